@@ -1,0 +1,1 @@
+"""Jacobian-free backpropagation for optimal control with implicit Hamiltonians."""

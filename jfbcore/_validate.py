@@ -1,0 +1,50 @@
+"""Argument checks whose messages name the argument, the value found and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+
+def positive_int(name: str, value: object, hint: str = "") -> int:
+    """Return `value` as an int, or raise: TypeError for a non-integer, ValueError below 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be an integer >= 1, got {value!r}{_way_out(hint)}")
+    if value < 1:
+        raise ValueError(f"`{name}` must be >= 1, got {value}{_way_out(hint)}")
+    return int(value)
+
+
+def positive(name: str, value: object, hint: str = "") -> float:
+    """Return `value` as a float, or raise unless it is a finite number above zero."""
+    number = finite(name, value, hint)
+    if number <= 0:
+        raise ValueError(f"`{name}` must be > 0, got {value}{_way_out(hint)}")
+    return number
+
+
+def non_negative(name: str, value: object, hint: str = "") -> float:
+    """Return `value` as a float, or raise unless it is a finite number at or above zero."""
+    number = finite(name, value, hint)
+    if number < 0:
+        raise ValueError(f"`{name}` must be >= 0, got {value}{_way_out(hint)}")
+    return number
+
+
+def finite(name: str, value: object, hint: str = "") -> float:
+    """Return `value` as a float, or raise unless it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number, got {value!r}{_way_out(hint)}")
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, got {value}{_way_out(hint)}")
+    return float(value)
+
+
+def one_of(name: str, value: object, allowed) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def _way_out(hint: str) -> str:
+    return f"; {hint}" if hint else ""

@@ -1,0 +1,26 @@
+"""Optimal-control problems. A new problem is one file here and one line in `PROBLEMS`."""
+
+from __future__ import annotations
+
+from jfbcore.problems.base import Hamiltonian, Problem
+from jfbcore.problems.bicycle import Bicycle
+from jfbcore.problems.consumption import Consumption
+from jfbcore.problems.interaction import interaction_cost
+from jfbcore.problems.quadrotor import Quadrotor
+
+#: problems by the name used on the command line; each constructor takes `n_agents`
+PROBLEMS: dict[str, type[Problem]] = {
+    "quadrotor": Quadrotor,
+    "bicycle": Bicycle,
+    "consumption": Consumption,
+}
+
+__all__ = [
+    "PROBLEMS",
+    "Bicycle",
+    "Consumption",
+    "Hamiltonian",
+    "Problem",
+    "Quadrotor",
+    "interaction_cost",
+]

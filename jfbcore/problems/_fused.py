@@ -1,0 +1,28 @@
+"""When a hand-written derivative has to step aside for the plain formula it was derived from.
+
+The hand-written vector-Jacobian products of this package write into preallocated tensors: fast,
+lean, and differentiable once. Second derivatives, `torch.func` transforms and `torch.compile`
+(which fuses plain operations better than it could an opaque function) take the plain formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def plain_formula_required() -> bool:
+    """True inside torch.func transforms and while torch.compile traces."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def differentiable_vjp(
+    formula: Callable[..., Tensor], inputs: tuple[Tensor, ...], cotangent: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Vector-Jacobian product of `formula` at `inputs`, itself differentiable."""
+    output = formula(*inputs)
+    wanted = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(output, wanted, cotangent, create_graph=True))
+    return tuple(next(found) if x.requires_grad else None for x in inputs)

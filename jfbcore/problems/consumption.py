@@ -1,0 +1,240 @@
+"""Consumption and saving with habit formation over many goods (sec. 5)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from jfbcore import _validate
+from jfbcore.problems.base import Hamiltonian, Problem, Time, time_column
+
+_HABIT_FLOOR = 1e-12
+
+
+class Consumption(Problem):
+    """Spread wealth over m goods and time when utility counts consumption above a habit.
+
+    State, (batch, 1 + m): wealth x [money], habits h_1..h_m [money/time]. Control, (batch, m):
+    consumption rates u_i > h_i [money/time]. Dynamics x' = r x - sum(u), h' = u^eta - h^theta
+    componentwise. Minimises the negative of discounted CRRA utility of the excess u - h plus
+    bequest utility of the final wealth. With eta < 1 the maximiser of H has no closed form and
+    H is not concave everywhere; with eta = 1 both change.
+
+    CRRA utility is -infinity (or undefined) at and below zero. Wealth below `wealth_floor` is
+    given the tangent of the bequest there, so that debt stays ever more costly and finite; the
+    excess is held within [`min_excess`, `max_excess`], a bound no optimum touches at the
+    defaults. `Consumption.released(m)` gives the released code's parameters.
+    """
+
+    name = "consumption"
+    network_width = 50
+    batch_size = 128
+
+    def __init__(
+        self,
+        n_goods: int | None = None,
+        *,
+        n_agents: int | None = None,
+        r: float = 0.3,
+        delta: float = 0.01,
+        gamma: float = 2.0,
+        epsilon: float = 5.0,
+        eta: float = 0.9,
+        theta: float = 0.9,
+        initial_wealth: float = 25.0,
+        initial_habit: float = 0.01,
+        initial_scale: float = 0.1,
+        wealth_floor: float = 0.05,
+        min_excess: float = 1e-6,
+        max_excess: float = 100.0,
+        t_final: float = 2.0,
+        n_steps: int = 100,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(t_final=t_final, n_steps=n_steps, dtype=dtype, device=device)
+        if n_goods is not None and n_agents is not None:
+            raise TypeError("`n_agents` is another name for `n_goods`; give one of them")
+        if n_goods is None and n_agents is None:
+            n_goods = 1
+        if n_goods is not None:
+            self.n_goods = _validate.positive_int("n_goods", n_goods)
+        else:
+            self.n_goods = _validate.positive_int("n_agents", n_agents)
+        self.n_agents = self.n_goods
+        self.r = _validate.finite("r", r)
+        self.delta = _validate.finite("delta", delta)
+        self.gamma = _validate.positive("gamma", gamma)
+        if self.gamma == 1.0:
+            raise ValueError("`gamma` must differ from 1 (log utility is a limit), got 1.0")
+        self.epsilon = _validate.positive("epsilon", epsilon)
+        self.eta = _validate.positive("eta", eta)
+        if self.eta > 1.0:
+            raise ValueError(f"`eta` must be in (0, 1], got {eta}")
+        self.theta = _validate.positive("theta", theta)
+        self.initial_wealth = _validate.positive("initial_wealth", initial_wealth)
+        self.initial_habit = _validate.positive("initial_habit", initial_habit)
+        self.initial_scale = _validate.non_negative("initial_scale", initial_scale)
+        self.wealth_floor = _validate.positive("wealth_floor", wealth_floor)
+        self.min_excess = _validate.positive("min_excess", min_excess)
+        self.max_excess = _validate.positive("max_excess", max_excess)
+        if self.max_excess <= self.min_excess:
+            raise ValueError(
+                f"`max_excess` must be > `min_excess` = {min_excess}, got {max_excess}"
+            )
+        self.state_dim = 1 + self.n_goods
+        self.control_dim = self.n_goods
+
+    @classmethod
+    def released(cls, n_goods: int = 5, **keywords) -> Consumption:
+        """The released code's parameters, whose consumption spans five decades."""
+        settings = {"r": 3.0, "delta": 0.1, "gamma": 0.5, "epsilon": 0.1, "max_excess": 1e5}
+        return cls(n_goods, **(settings | keywords))
+
+    def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
+        """f(t, z, u): (batch, 1 + m), (batch, m) -> (batch, 1 + m); needs u > 0."""
+        wealth, habits = z[:, :1], z[:, 1:]
+        growth = self.r * wealth - u.sum(1, keepdim=True)
+        drift = u.pow(self.eta) - habits.clamp_min(_HABIT_FLOOR).pow(self.theta)
+        return torch.cat((growth, drift), 1)
+
+    def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
+        """L = -exp(-delta t) sum (u - h)^(1 - gamma) / (1 - gamma): -> (batch,); needs u > h."""
+        return -self._discount(t) * self._utility(u - z[:, 1:]).sum(1)
+
+    def terminal_cost(self, z: Tensor) -> Tensor:
+        """G = -epsilon x^(1 - gamma) / (1 - gamma), its tangent below the floor: -> (batch,)."""
+        wealth, floor = z[:, 0], self.wealth_floor
+        shortfall = (floor - wealth).clamp_min(0.0)
+        bequest = self._utility(wealth.clamp_min(floor)) - floor**-self.gamma * shortfall
+        return -self.epsilon * bequest
+
+    def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
+        return _ConsumptionHamiltonian(self, t, z, p)
+
+    def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:
+        """x = 25 + 0.1 U(0, 1), h = 0.01 + 0.1 U(0, 1): (batch, 1 + m)."""
+        states = self.initial_scale * self._uniform(batch, self.state_dim, generator)
+        states[:, :1] += self.initial_wealth
+        states[:, 1:] += self.initial_habit
+        return states
+
+    def initial_control(self, t: Time, z: Tensor) -> Tensor:
+        """Habit plus the excess that spends the initial wealth evenly, (batch, m)."""
+        return z[:, 1:].detach() + self.nominal_excess
+
+    def initial_costate(self) -> Tensor:
+        """Marginal utility of wealth at the nominal excess; with zero, H has no maximiser."""
+        costate = super().initial_costate()
+        costate[0] = -(self.nominal_excess**-self.gamma)
+        return costate
+
+    @property
+    def nominal_excess(self) -> float:
+        """Excess consumption per good that would spend the initial wealth evenly over time."""
+        even = self.initial_wealth / (self.t_final * self.n_goods)
+        return min(max(even, self.min_excess), self.max_excess)
+
+    def _utility(self, excess: Tensor) -> Tensor:
+        return excess.pow(1.0 - self.gamma) / (1.0 - self.gamma)
+
+    def _discount(self, t: Time) -> Time:
+        if isinstance(t, Tensor):
+            return (-self.delta * t).exp()
+        return math.exp(-self.delta * t)
+
+
+class _ConsumptionHamiltonian(Hamiltonian):
+    """H = sum(p_x u - p_h u^eta) + exp(-delta t) sum w^(1-gamma)/(1-gamma) + ..., w = u - h.
+
+    The gradient is e^(-delta t) w^(-gamma) - a(u) with the marginal price
+    a(u) = -p_x + eta p_h u^(eta-1) of consuming one unit more.
+    """
+
+    constrained = True
+
+    def __init__(self, problem: Consumption, t: Time, z: Tensor, p: Tensor) -> None:
+        self._problem, self._t, self._z, self._p = problem, t, z, p
+        self._discount = problem._discount(time_column(t))
+        self._habits = z[:, 1:]
+        self._p_wealth, self._p_habits = p[:, :1], p[:, 1:]
+        # Half the inverse curvature of the utility at the nominal excess.
+        self.plain_step_size = 0.5 * problem.nominal_excess ** (problem.gamma + 1.0) / problem.gamma
+
+    def control_part(self, u: Tensor) -> Tensor:
+        problem = self._problem
+        utility = self._discount * problem._utility(u - self._habits)
+        return (self._p_wealth * u - self._p_habits * u.pow(problem.eta) + utility).sum(1)
+
+    def constant_part(self) -> Tensor:
+        wealth, habits = self._z[:, 0], self._habits.clamp_min(_HABIT_FLOOR)
+        decay = torch.linalg.vecdot(self._p_habits, habits.pow(self._problem.theta))
+        return decay - self._problem.r * self._p_wealth.squeeze(1) * wealth
+
+    def grad(self, u: Tensor) -> Tensor:
+        marginal = self._discount * (u - self._habits).pow(-self._problem.gamma)
+        return marginal - self._price(u)
+
+    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        return -self._negative_curvature(u) * v
+
+    def curvature_scaling(self, u: Tensor) -> Tensor:
+        # Chosen so that u + D grad(u) = h + (a e^(delta t))^(-1/gamma), the excess at which the
+        # marginal utility meets the present price: contracts at a rate of at most
+        # (1 - eta)/gamma while the price is positive. Where the price is not positive any finite
+        # excess is too small, and the price at the largest excess stands in for it.
+        with torch.no_grad():
+            problem = self._problem
+            excess = u - self._habits
+            marginal = self._discount * excess.pow(-problem.gamma)
+            lowest = self._discount * problem.max_excess**-problem.gamma
+            price = self._price(u).clamp_min(lowest)
+            gap = torch.log(marginal / price)
+            ratio = torch.expm1(gap / problem.gamma) / torch.expm1(gap)
+            # 0/0 at the fixed point itself; the limit is 1/gamma, to within |gap|.
+            ratio = torch.where(gap.abs() < 1e-5, 1.0 / problem.gamma, ratio)
+            return excess / price * ratio
+
+    def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
+        with torch.no_grad():
+            # The utility's own curvature bounds the total from below where H is not concave.
+            own = self._utility_curvature(u)
+            curvature = torch.maximum(self._negative_curvature(u), 0.1 * own)
+        return r / curvature
+
+    def project(self, u: Tensor) -> Tensor:
+        excess = (u - self._habits).clamp(self._problem.min_excess, self._problem.max_excess)
+        return self._habits + excess
+
+    def interior(self, u: Tensor) -> Tensor:
+        excess = u - self._habits
+        return (excess > self._problem.min_excess) & (excess < self._problem.max_excess)
+
+    def closed_form(self) -> Tensor | None:
+        """h + (price e^(delta t))^(-1/gamma) where eta = 1, (batch, m); None elsewhere."""
+        if self._problem.eta != 1.0:
+            return None
+        with torch.no_grad():
+            lowest = self._discount * self._problem.max_excess**-self._problem.gamma
+            price = (self._p_habits - self._p_wealth).clamp_min(lowest)
+            excess = (price / self._discount).pow(-1.0 / self._problem.gamma)
+            return self.project(self._habits + excess)
+
+    def _price(self, u: Tensor) -> Tensor:
+        eta = self._problem.eta
+        if eta == 1.0:
+            return self._p_habits - self._p_wealth
+        return eta * self._p_habits * u.pow(eta - 1.0) - self._p_wealth
+
+    def _utility_curvature(self, u: Tensor) -> Tensor:
+        gamma = self._problem.gamma
+        return gamma * self._discount * (u - self._habits).pow(-gamma - 1.0)
+
+    def _negative_curvature(self, u: Tensor) -> Tensor:
+        eta = self._problem.eta
+        curvature = self._utility_curvature(u)
+        if eta == 1.0:
+            return curvature
+        return curvature + eta * (eta - 1.0) * self._p_habits * u.pow(eta - 2.0)
