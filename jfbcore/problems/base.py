@@ -145,6 +145,11 @@ class Problem(abc.ABC):
     def initial_control(self, t: Time, z: Tensor) -> Tensor:
         """Where the inner iteration starts, (batch, m), without a graph."""
 
+    @property
+    def tolerance(self) -> float:
+        """The inner residual |grad H| that counts as solved in float32, in the units of H/u."""
+        return 1e-4
+
     def initial_costate(self) -> Tensor:
         """A constant costate (n,) that a value network may start from; zero unless H needs it."""
         return torch.zeros(self.state_dim, dtype=self.dtype, device=self.device)

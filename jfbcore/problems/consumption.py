@@ -122,7 +122,7 @@ class Consumption(Problem):
         return states
 
     def initial_control(self, t: Time, z: Tensor) -> Tensor:
-        """Habit plus the excess that spends the initial wealth evenly, (batch, m)."""
+        """Habit plus the nominal excess, (batch, m)."""
         return z[:, 1:].detach() + self.nominal_excess
 
     def initial_costate(self) -> Tensor:
@@ -132,9 +132,18 @@ class Consumption(Problem):
         return costate
 
     @property
+    def tolerance(self) -> float:
+        """1e-4 of the size of the marginal utilities, |grad H|'s terms, at the nominal excess."""
+        return 1e-4 * self.nominal_excess**-self.gamma * math.sqrt(self.n_goods)
+
+    @property
     def nominal_excess(self) -> float:
-        """Excess consumption per good that would spend the initial wealth evenly over time."""
-        even = self.initial_wealth / (self.t_final * self.n_goods)
+        """Excess consumption per good that would spend 40 % of the initial wealth evenly.
+
+        The rest leaves room for the habits that consumption builds up: at the defaults wealth
+        stays positive from 1 to 100 goods.
+        """
+        even = 0.4 * self.initial_wealth / (self.t_final * self.n_goods)
         return min(max(even, self.min_excess), self.max_excess)
 
     def _utility(self, excess: Tensor) -> Tensor:

@@ -1,0 +1,66 @@
+"""How the graph is re-attached to a control that was found without one.
+
+A gradient estimator decides du*/d(theta, z) and nothing else. The Jacobian-free one lives here;
+the ones it is compared with are in the `baselines` package.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from jfbcore import _validate
+from jfbcore.solvers.base import Solution, Solver
+
+if TYPE_CHECKING:
+    from jfbcore.maps import BoundMap
+    from jfbcore.problems.base import Problem
+
+
+class GradientEstimator(abc.ABC):
+    """Solves max_u H and returns the control with a graph to (theta, z)."""
+
+    @abc.abstractmethod
+    def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        """The solution, its control (batch, m) attached to the Hamiltonian's z and p.
+
+        Without grad mode the control comes back detached, at the solver's own cost.
+        """
+
+    def supports(self, problem: Problem) -> str | None:
+        """None, or the reason why this estimator cannot serve `problem`."""
+        return None
+
+    def supports_solver(self, solver: Solver) -> str | None:
+        """None, or the reason why this estimator cannot work with `solver`."""
+        return None
+
+
+@dataclass(frozen=True)
+class JFB(GradientEstimator):
+    """Jacobian-free backpropagation: `tracked` applications of T from the detached solution.
+
+    `tracked` = 1 is JFB (Fung et al., AAAI 2022); more is the phantom or truncated-Neumann
+    gradient. Biased, of order rate^tracked on a contraction; memory O(tracked), independent of
+    the solver's iterations.
+    """
+
+    tracked: int = 1
+
+    def __post_init__(self) -> None:
+        _validate.positive_int("tracked", self.tracked, "for the exact gradient use `Implicit()`")
+
+    def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        found = solver.solve(fixed_point_map, initial)
+        if not torch.is_grad_enabled():
+            return found
+        # The one place where a derivative is dropped: the dependence of the solver's result on
+        # its inputs, (I - dT/du)^-1 beyond the first `tracked` terms of its series.
+        control = found.control.detach()
+        for _ in range(self.tracked):
+            control = fixed_point_map(control)
+        return Solution(control, found.residual, found.iterations, found.tolerance)

@@ -1,0 +1,281 @@
+"""The value network phi(t, z) with a hand-written gradient sweep (arXiv 2602.00921, sec. 4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jfbcore import _validate
+from jfbcore.problems._fused import differentiable_vjp, plain_formula_required
+from jfbcore.problems.base import Problem, Time, time_column
+
+QUADRATIC_RANK = 10
+
+
+class ValueNetwork(nn.Module):
+    """phi(t, z) = w.N(y) + |A y|^2 / 2 + b.y with y = (z, t) and a residual network N.
+
+    N has `depth` layers of `width`, the activation log(2 cosh x) (whose derivative is tanh) and
+    residual step 1/(depth - 1); A has rank min(10, n + 1). Gradients with respect to the state
+    and to time come from one forward-backward sweep written by hand, never from a second pass of
+    automatic differentiation. `center` and `scale`, (n,), replace z by (z - center)/scale, for
+    problems whose states are far from order one.
+
+    Parameters are drawn from `generator` (CPU) in float64, so that a seed means the same network
+    in every dtype and on every device.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        width: int,
+        depth: int = 3,
+        *,
+        initial_costate: Tensor | None = None,
+        center: Tensor | None = None,
+        scale: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.state_dim = _validate.positive_int("state_dim", state_dim)
+        self.width = _validate.positive_int("width", width)
+        self.depth = _validate.positive_int("depth", depth)
+        self.residual_step = 1.0 / max(depth - 1, 1)
+        rank = min(QUADRATIC_RANK, state_dim + 1)
+
+        def uniform(*shape: int, fan_in: int) -> nn.Parameter:
+            bound = 1.0 / math.sqrt(fan_in)
+            draw = torch.rand(*shape, generator=generator, dtype=torch.float64)
+            return nn.Parameter(((2.0 * draw - 1.0) * bound).to(device=device, dtype=dtype))
+
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(*shape, device=device, dtype=dtype))
+
+        n = state_dim
+        # The opening layer and A act on y = (z, t); their last column is kept apart so that y is
+        # never concatenated.
+        self.opening = uniform(width, n, fan_in=n + 1)
+        self.opening_time = uniform(width, fan_in=n + 1)
+        self.opening_bias = uniform(width, fan_in=n + 1)
+        self.weights = nn.ParameterList(
+            uniform(width, width, fan_in=width) for _ in range(depth - 1)
+        )
+        self.biases = nn.ParameterList(uniform(width, fan_in=width) for _ in range(depth - 1))
+        self.readout = uniform(width, fan_in=100 * width)
+        self.quadratic = uniform(rank, n, fan_in=10 * (n + 1))
+        self.quadratic_time = uniform(rank, fan_in=10 * (n + 1))
+        self.linear = zeros(n)
+        self.linear_time = zeros(1)
+        if initial_costate is not None:
+            with torch.no_grad():
+                self.linear.copy_(initial_costate if scale is None else initial_costate * scale)
+        self.register_buffer("center", None if center is None else center.to(device, dtype))
+        self.register_buffer("inverse_scale", None if scale is None else 1.0 / scale.to(device, dtype))
+
+    @classmethod
+    def for_problem(
+        cls,
+        problem: Problem,
+        *,
+        width: int | None = None,
+        depth: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ValueNetwork:
+        """The network used for `problem` in arXiv 2602.00921, on its dtype and device."""
+        return cls(
+            problem.state_dim,
+            problem.network_width if width is None else width,
+            problem.network_depth if depth is None else depth,
+            initial_costate=problem.initial_costate(),
+            dtype=problem.dtype,
+            device=problem.device,
+            generator=generator,
+        )
+
+    def forward(self, t: Time, z: Tensor) -> Tensor:
+        """phi(t, z): (batch, n) -> (batch,)."""
+        return self.value_and_gradient(t, z)[0]
+
+    def costate(self, t: Time, z: Tensor) -> Tensor:
+        """p = grad_z phi(t, z): (batch, n) -> (batch, n), differentiable in z and parameters."""
+        z = self._normalised(z)
+        parameters = self._sweep_parameters()
+        if plain_formula_required():
+            p = _plain_costate(self.residual_step, t, z, *parameters)
+        else:
+            p = _Costate.apply(self.residual_step, t, z, *parameters)
+        return p if self.inverse_scale is None else p * self.inverse_scale
+
+    def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""
+        z = self._normalised(z)
+        sweep = _sweep(self.residual_step, t, z, *self._sweep_parameters())
+        time = time_column(t)
+        phi = (
+            sweep.features @ self.readout
+            + 0.5 * torch.linalg.vecdot(sweep.projected, sweep.projected)
+            + z @ self.linear
+            + (self.linear_time * time).reshape(-1)
+        )
+        p = _gradient(sweep, self.opening, self.quadratic, self.linear)
+        phi_t = (
+            sweep.pulled @ self.opening_time
+            + sweep.projected @ self.quadratic_time
+            + self.linear_time
+        )
+        return phi, p if self.inverse_scale is None else p * self.inverse_scale, phi_t
+
+    def _normalised(self, z: Tensor) -> Tensor:
+        if self.center is not None:
+            z = z - self.center
+        return z if self.inverse_scale is None else z * self.inverse_scale
+
+    def _sweep_parameters(self) -> tuple[Tensor, ...]:
+        return (
+            self.opening,
+            self.opening_time,
+            self.opening_bias,
+            self.readout,
+            self.quadratic,
+            self.quadratic_time,
+            self.linear,
+            *self.weights,
+            *self.biases,
+        )
+
+
+@dataclass
+class _Sweep:
+    """What a forward-backward sweep leaves: `slopes[i]` = tanh(a_i), `states[i]` = x_i."""
+
+    slopes: list[Tensor]
+    states: list[Tensor]
+    features: Tensor
+    pulled: Tensor
+    projected: Tensor
+
+
+def _antiderivative_of_tanh(a: Tensor) -> Tensor:
+    """log(2 cosh a) without overflow."""
+    return functional.softplus(2.0 * a) - a
+
+
+def _sweep(step: float, t: Time, z: Tensor, *parameters: Tensor) -> _Sweep:
+    opening, opening_time, opening_bias, readout, quadratic, quadratic_time, _, *layers = parameters
+    weights, biases = layers[: len(layers) // 2], layers[len(layers) // 2 :]
+    time = time_column(t)
+    a = torch.addmm(opening_bias + time * opening_time, z, opening.T)
+    slopes, states = [a.tanh()], [_antiderivative_of_tanh(a)]
+    for weight, bias in zip(weights, biases, strict=True):
+        a = torch.addmm(bias, states[-1], weight.T)
+        slopes.append(a.tanh())
+        states.append(torch.add(states[-1], _antiderivative_of_tanh(a), alpha=step))
+    pulled = readout
+    for weight, slope in zip(reversed(weights), reversed(slopes[1:]), strict=True):
+        pulled = torch.addmm(pulled.expand_as(slope), slope * pulled, weight, alpha=step)
+    pulled = slopes[0] * pulled
+    projected = torch.addmm(time * quadratic_time, z, quadratic.T)
+    return _Sweep(slopes, states, states[-1], pulled, projected)
+
+
+def _gradient(sweep: _Sweep, opening: Tensor, quadratic: Tensor, linear: Tensor) -> Tensor:
+    p = torch.addmm(linear, sweep.pulled, opening)
+    return torch.addmm(p, sweep.projected, quadratic)
+
+
+def _plain_costate(step: float, t: Time, z: Tensor, *parameters: Tensor) -> Tensor:
+    sweep = _sweep(step, t, z, *parameters)
+    return _gradient(sweep, parameters[0], parameters[4], parameters[6])
+
+
+class _Costate(torch.autograd.Function):
+    """`_plain_costate` with the derivative of the sweep written out.
+
+    Saves z and, per layer, tanh(a) and the layer's input: nothing else of batch size. Reverse of
+    the sweep: `bar` names the cotangent of what it follows.
+    """
+
+    @staticmethod
+    def forward(ctx, step: float, t: Time, z: Tensor, *parameters: Tensor) -> Tensor:
+        sweep = _sweep(step, t, z, *parameters)
+        ctx.step, ctx.time = step, t
+        ctx.n_layers = len(sweep.slopes)
+        ctx.save_for_backward(z, *parameters, *sweep.slopes, *sweep.states[:-1])
+        return _gradient(sweep, parameters[0], parameters[4], parameters[6])
+
+    @staticmethod
+    def backward(ctx, p_bar: Tensor):
+        z, *rest = ctx.saved_tensors
+        n_layers, step = ctx.n_layers, ctx.step
+        states = rest[len(rest) - n_layers + 1 :]
+        slopes = rest[len(rest) - 2 * n_layers + 1 : len(rest) - n_layers + 1]
+        parameters = rest[: len(rest) - 2 * n_layers + 1]
+        if torch.is_grad_enabled():
+            formula = lambda z, *q: _plain_costate(step, ctx.time, z, *q)  # noqa: E731
+            return None, None, *differentiable_vjp(formula, (z, *parameters), p_bar)
+        opening, _, _, readout, quadratic, quadratic_time, _, *layers = parameters
+        weights = layers[: n_layers - 1]
+        time = time_column(ctx.time)
+
+        # The backward half of the sweep again, keeping the pulled-back vectors q_i.
+        pulled = [readout.expand_as(slopes[-1])]
+        for weight, slope in zip(reversed(weights), reversed(slopes[1:]), strict=True):
+            pulled.append(torch.addmm(pulled[-1], slope * pulled[-1], weight, alpha=step))
+        pulled.reverse()
+
+        projected = torch.addmm(time * quadratic_time, z, quadratic.T)
+        projected_bar = p_bar @ quadratic.T
+        quadratic_bar = torch.addmm(projected.T @ p_bar, projected_bar.T, z)
+        opening_bar = (slopes[0] * pulled[0]).T @ p_bar
+        cotangent = p_bar @ opening.T
+        slope_bars = [cotangent * pulled[0]]
+        pulled_bar = cotangent * slopes[0]
+        weight_bars = []
+        for i, weight in enumerate(weights, start=1):
+            weight_bars.append((slopes[i] * pulled[i]).T @ pulled_bar)
+            cotangent = pulled_bar @ weight.T
+            slope_bars.append(cotangent * pulled[i] * step)
+            pulled_bar = torch.addcmul(pulled_bar, cotangent, slopes[i], value=step)
+
+        bias_bars: list[Tensor] = []
+        state_bar: Tensor | None = None
+        for i in range(n_layers - 1, 0, -1):
+            a_bar = torch.addcmul(slope_bars[i], slope_bars[i] * slopes[i], slopes[i], value=-1.0)
+            if state_bar is not None:
+                a_bar.addcmul_(state_bar, slopes[i], value=step)
+            weight_bars[i - 1].mul_(step).addmm_(a_bar.T, states[i - 1])
+            bias_bars.append(a_bar.sum(0))
+            pullback = a_bar @ weights[i - 1]
+            state_bar = pullback if state_bar is None else state_bar + pullback
+        bias_bars.reverse()
+        a_bar = torch.addcmul(slope_bars[0], slope_bars[0] * slopes[0], slopes[0], value=-1.0)
+        if state_bar is not None:
+            a_bar.addcmul_(state_bar, slopes[0])
+        opening_bar.addmm_(a_bar.T, z)
+        z_bar = None
+        if ctx.needs_input_grad[2]:
+            z_bar = torch.addmm(projected_bar @ quadratic, a_bar, opening)
+        return (
+            None,
+            None,
+            z_bar,
+            opening_bar,
+            _time_weighted(time, a_bar),
+            a_bar.sum(0),
+            pulled_bar.sum(0),
+            quadratic_bar,
+            _time_weighted(time, projected_bar),
+            p_bar.sum(0),
+            *weight_bars,
+            *bias_bars,
+        )
+
+
+def _time_weighted(time: Time, cotangent: Tensor) -> Tensor:
+    return (time * cotangent).sum(0)

@@ -1,0 +1,75 @@
+"""Policies: what turns a time and a state into a control."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from jfbcore.gradients import GradientEstimator
+from jfbcore.maps import FixedPointMap
+from jfbcore.network import ValueNetwork
+from jfbcore.problems.base import Hamiltonian, Problem, Time
+from jfbcore.solvers.base import Solution, Solver
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A control (batch, m) with a graph, and where it came from.
+
+    `solution` and `hamiltonian` are None for a policy that solves no inner problem.
+    """
+
+    control: Tensor
+    solution: Solution | None = None
+    hamiltonian: Hamiltonian | None = None
+
+
+class Policy(nn.Module, abc.ABC):
+    """A feedback law u(t, z) with trainable parameters."""
+
+    problem: Problem
+
+    @abc.abstractmethod
+    def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
+        """Decide at time `t` in states `z` (batch, n).
+
+        `warm_start` (batch, m), detached: where an inner iteration may start instead of at the
+        problem's initial control.
+        """
+
+
+class HamiltonianPolicy(Policy):
+    """u(t, z) = argmax_u H(t, z, grad phi(t, z), u), found by `solver` on `fixed_point_map`."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        value_network: ValueNetwork,
+        *,
+        fixed_point_map: FixedPointMap,
+        solver: Solver,
+        gradient: GradientEstimator,
+    ) -> None:
+        super().__init__()
+        for reason in (
+            gradient.supports(problem),
+            solver.supports(problem),
+            gradient.supports_solver(solver),
+        ):
+            if reason is not None:
+                raise ValueError(reason)
+        self.problem = problem
+        self.value_network = value_network
+        self.fixed_point_map = fixed_point_map
+        self.solver = solver
+        self.gradient = gradient
+
+    def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
+        p = self.value_network.costate(t, z)
+        hamiltonian = self.problem.hamiltonian(t, z, p)
+        initial = self.problem.initial_control(t, z) if warm_start is None else warm_start
+        bound = self.fixed_point_map.bind(hamiltonian)
+        solution = self.gradient.attach(bound, self.solver, initial)
+        return Decision(solution.control, solution, hamiltonian)

@@ -1,0 +1,94 @@
+"""What a solver is and what it returns. Solvers know nothing of gradients."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from jfbcore import _validate
+
+if TYPE_CHECKING:
+    from jfbcore.maps import BoundMap
+    from jfbcore.problems.base import Problem
+
+
+class Status(enum.Enum):
+    """How an inner solve ended; the value is the message."""
+
+    CONVERGED = "every sample reached the tolerance"
+    FIXED_ITERATIONS = "ran exactly the iterations asked for, without a stopping test"
+    MAX_ITERATIONS = "the iteration limit came before the tolerance"
+    NON_FINITE = "the control or its residual stopped being finite"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A control, and how well it solves max_u H.
+
+    `control`: (batch, m). `residual`: (batch,), see `BoundMap.residual`. `iterations`: how often
+    the map (or Newton step) was applied, the same for all samples of a batch. `tolerance`: the
+    residual asked for, None in the fixed-iteration mode.
+    """
+
+    control: Tensor
+    residual: Tensor
+    iterations: int
+    tolerance: float | None
+
+    @property
+    def converged(self) -> Tensor:
+        """Mask (batch,): samples whose residual meets the tolerance (finite, when fixed)."""
+        if self.tolerance is None:
+            return torch.isfinite(self.residual)
+        return self.residual <= self.tolerance
+
+    @property
+    def status(self) -> Status:
+        """The worst status over the batch. Reads the residual, so it waits for the device."""
+        if not bool(torch.isfinite(self.residual).all()):
+            return Status.NON_FINITE
+        if self.tolerance is None:
+            return Status.FIXED_ITERATIONS
+        return Status.CONVERGED if bool(self.converged.all()) else Status.MAX_ITERATIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(abc.ABC):
+    """Finds u = T(u) without a graph.
+
+    `tolerance`: residual at which to stop; None runs exactly `max_iterations` iterations.
+    `check_interval`: iterations between stopping tests (each waits for the device).
+    """
+
+    tolerance: float | None = 1e-4
+    max_iterations: int = 500
+    check_interval: int = 1
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None:
+            _validate.positive("tolerance", self.tolerance)
+        _validate.positive_int("max_iterations", self.max_iterations)
+        _validate.positive_int("check_interval", self.check_interval)
+
+    @abc.abstractmethod
+    def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        """Iterate from `initial` (batch, m). Non-convergence is in the result, not raised."""
+
+    def supports(self, problem: Problem) -> str | None:
+        """None, or the reason why this solver cannot serve `problem`."""
+        return None
+
+    def done(self, iteration: int, residual: Tensor) -> bool:
+        """The stopping test: all samples within tolerance, or some not a number."""
+        if self.tolerance is None or iteration % self.check_interval:
+            return False
+        # Written so that a NaN ends the iteration: it can only get worse from there.
+        return not bool((residual > self.tolerance).any())
+
+    def solution(self, control: Tensor, residual: Tensor, iterations: int) -> Solution:
+        return Solution(control, residual, iterations, self.tolerance)

@@ -1,0 +1,314 @@
+"""The training loop, one page, the same for every gradient."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from jfbcore import _validate
+from jfbcore.guard import Guard, GuardSettings, Intervention
+from jfbcore.held_out import held_out_states
+from jfbcore.policy import Policy
+from jfbcore.rollout import Rollout, rollout
+
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything that shapes a training run besides the problem and the policy.
+
+    The run ends after `steps` optimiser steps or `time_limit` seconds of training (evaluation
+    excluded), whichever is given; the cosine schedule runs to that end. `schedule`: "cosine"
+    (to `final_learning_rate_fraction`), "plateau" (halved after `plateau_patience` steps without
+    a better loss) or "constant". `fixed_minibatch` draws one minibatch and keeps it.
+    `hjb_running`, `hjb_final`: weights of the HJB penalties (released defaults 1e-4 and 1e-2;
+    off here). `evaluation_interval`: steps between evaluations on the held-out states; with a
+    time limit they are spaced in time instead, `evaluations` in all.
+    """
+
+    steps: int | None = None
+    time_limit: float | None = None
+    batch_size: int = 50
+    learning_rate: float = 2e-3
+    warmup_steps: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: str = "cosine"
+    final_learning_rate_fraction: float = 0.01
+    plateau_patience: int = 100
+    clip_norm: float = 20.0
+    fixed_minibatch: bool = False
+    warm_start: bool = False
+    hjb_running: float = 0.0
+    hjb_final: float = 0.0
+    evaluations: int = 10
+    held_out: int = 64
+    guard: GuardSettings = field(default_factory=GuardSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.time_limit is None):
+            raise ValueError(
+                f"give exactly one of `steps` and `time_limit`, got {self.steps} and "
+                f"{self.time_limit}"
+            )
+        if self.steps is not None:
+            _validate.positive_int("steps", self.steps)
+        if self.time_limit is not None:
+            _validate.positive("time_limit", self.time_limit)
+        for name in ("batch_size", "plateau_patience", "evaluations", "held_out"):
+            _validate.positive_int(name, getattr(self, name))
+        for name in ("learning_rate", "clip_norm"):
+            _validate.positive(name, getattr(self, name))
+        for name in ("final_learning_rate_fraction", "hjb_running", "hjb_final"):
+            _validate.non_negative(name, getattr(self, name))
+        _validate.one_of("schedule", self.schedule, ("cosine", "plateau", "constant"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A point of the curve: `loss` on the last minibatch, the costs on the held-out states."""
+
+    step: int
+    seconds: float
+    loss: float
+    running_cost: float
+    terminal_cost: float
+    evaluation_cost: float
+    costs: tuple[float, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run leaves. `status` is "ok" or "diverged", with the reason."""
+
+    curve: list[Evaluation]
+    steps: int
+    seconds: float
+    step_seconds: list[float]
+    interventions: list[Intervention]
+    status: str
+    reason: str | None
+
+    @property
+    def median_step_seconds(self) -> float | None:
+        return median(self.step_seconds) if self.step_seconds else None
+
+
+class Training:
+    """A training run that can be stopped, saved and continued.
+
+    `callback`, if given, is called after every step with this object; time spent in it and in
+    evaluations is off the clock.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: TrainingConfig,
+        *,
+        checkpoint: Path | None = None,
+        checkpoint_interval: int = 100,
+        callback: Callable[[Training], None] | None = None,
+    ) -> None:
+        self.policy, self.config, self.problem = policy, config, policy.problem
+        self.checkpoint = checkpoint
+        self.checkpoint_interval = _validate.positive_int(
+            "checkpoint_interval", checkpoint_interval
+        )
+        self.callback = callback
+        self.optimizer = torch.optim.Adam(
+            policy.parameters(), lr=config.learning_rate, betas=config.betas
+        )
+        self.guard = Guard(config.guard, policy)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.held_out = held_out_states(self.problem, config.held_out)
+        self.minibatch = self._draw() if config.fixed_minibatch else None
+        self.step, self.seconds, self.loss = 0, 0.0, math.nan
+        self.step_seconds: list[float] = []
+        self.curve: list[Evaluation] = []
+        self._plateau_scale, self._plateau_best, self._plateau_wait = 1.0, math.inf, 0
+
+    def run(self, progress: Callable[[float, str], None] | None = None) -> TrainingResult:
+        """Train to the end. `progress` is told the fraction done and a line of text."""
+        reason = None
+        if not self.curve:
+            self.evaluate()
+        while (fraction := self.fraction_done()) < 1.0:
+            began = time.perf_counter()
+            self._train_step()
+            self._synchronise()
+            elapsed = time.perf_counter() - began
+            self.seconds += elapsed
+            self.step_seconds.append(elapsed)
+            if self.guard.exhausted:
+                reason = self.guard.interventions[-1].reason
+                break
+            if self.callback is not None:
+                self.callback(self)
+            if self._evaluation_due(fraction) and self.fraction_done() < 1.0:
+                self.evaluate()
+            if self.checkpoint is not None and self.step % self.checkpoint_interval == 0:
+                self.save(self.checkpoint)
+            if progress is not None:
+                progress(self.fraction_done(), self._headline())
+        if self.curve[-1].step != self.step:
+            self.evaluate()
+        if self.checkpoint is not None:
+            self.save(self.checkpoint)
+        status = "ok" if reason is None else "diverged"
+        if reason is None and not math.isfinite(self.curve[-1].evaluation_cost):
+            status, reason = "diverged", "the final evaluation cost is not finite"
+        return TrainingResult(
+            self.curve,
+            self.step,
+            self.seconds,
+            self.step_seconds,
+            self.guard.interventions,
+            status,
+            reason,
+        )
+
+    def _train_step(self) -> None:
+        x = self._draw() if self.minibatch is None else self.minibatch
+        self.optimizer.zero_grad()
+        result = self._rollout(x)
+        objective = result.cost.mean()
+        loss = objective
+        if result.hjb_penalty is not None and result.terminal_penalty is not None:
+            loss = loss + self.config.hjb_running * result.hjb_penalty.mean()
+            loss = loss + self.config.hjb_final * result.terminal_penalty.mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip_norm)
+        self.loss = objective.item()
+        problem = self.guard.inspect(self.loss, norm.item())
+        if problem is None:
+            self.guard.accept(self.loss)
+            rate = self.learning_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        else:
+            self.guard.reject(self.step, problem)
+        self.step += 1
+
+    def _rollout(self, x: Tensor) -> Rollout:
+        penalties = self.config.hjb_running > 0 or self.config.hjb_final > 0
+        return rollout(self.policy, x, warm_start=self.config.warm_start, penalties=penalties)
+
+    def learning_rate(self) -> float:
+        """The rate for the next step: schedule x warm-up x the guard's caution."""
+        config = self.config
+        rate = config.learning_rate * self.guard.learning_rate_scale
+        if self.step < config.warmup_steps:
+            rate *= (self.step + 1) / config.warmup_steps
+        if config.schedule == "cosine":
+            floor = config.final_learning_rate_fraction
+            wave = 0.5 * (1.0 + math.cos(math.pi * min(self.fraction_done(), 1.0)))
+            rate *= floor + (1.0 - floor) * wave
+        elif config.schedule == "plateau":
+            rate *= self._plateau()
+        return rate
+
+    def _plateau(self) -> float:
+        if self.loss < self._plateau_best:
+            self._plateau_best, self._plateau_wait = self.loss, 0
+        else:
+            self._plateau_wait += 1
+        if self._plateau_wait > self.config.plateau_patience:
+            self._plateau_scale, self._plateau_wait = 0.5 * self._plateau_scale, 0
+        return self._plateau_scale
+
+    def fraction_done(self) -> float:
+        if self.config.steps is not None:
+            return self.step / self.config.steps
+        assert self.config.time_limit is not None
+        return self.seconds / self.config.time_limit
+
+    def _evaluation_due(self, before: float) -> bool:
+        n = self.config.evaluations
+        return int(self.fraction_done() * n) > int(before * n)
+
+    @torch.no_grad()
+    def evaluate(self) -> Evaluation:
+        """Score the policy on the held-out states and add the point to the curve."""
+        result = rollout(self.policy, self.held_out, warm_start=self.config.warm_start)
+        cost = result.cost.double()
+        point = Evaluation(
+            step=self.step,
+            seconds=self.seconds,
+            loss=self.loss,
+            running_cost=result.running_cost.double().mean().item(),
+            terminal_cost=result.terminal_cost.double().mean().item(),
+            evaluation_cost=cost.mean().item(),
+            costs=tuple(cost.tolist()),
+        )
+        self.curve.append(point)
+        return point
+
+    def _draw(self) -> Tensor:
+        return self.problem.sample_initial_states(self.config.batch_size, self.generator)
+
+    def _synchronise(self) -> None:
+        if self.problem.device.type == "cuda":
+            torch.cuda.synchronize(self.problem.device)
+
+    def _headline(self) -> str:
+        line = f"loss {self.loss:.4g}, held-out {self.curve[-1].evaluation_cost:.4g}"
+        rejected = len(self.guard.interventions)
+        return f"{line}, {rejected} rejected" if rejected else line
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint atomically: a killed process leaves the old one or the new one."""
+        state = {
+            "version": CHECKPOINT_VERSION,
+            "config": asdict(self.config),
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "guard": self.guard.state_dict(),
+            "generator": self.generator.get_state(),
+            "minibatch": self.minibatch,
+            "progress": (self.step, self.seconds, self.loss),
+            "plateau": (self._plateau_scale, self._plateau_best, self._plateau_wait),
+            "step_seconds": self.step_seconds,
+            "curve": [asdict(point) for point in self.curve],
+        }
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint of a run with the same configuration.
+
+        Raises ValueError when the checkpoint is unreadable or belongs to another configuration.
+        """
+        try:
+            state = torch.load(path, map_location=self.problem.device, weights_only=True)
+        except (OSError, EOFError, RuntimeError) as error:
+            raise ValueError(f"`checkpoint` {path} cannot be read: {error}") from error
+        if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
+            raise ValueError(f"`checkpoint` {path} is not a version {CHECKPOINT_VERSION} checkpoint")
+        expected = asdict(self.config)
+        changed = [name for name, value in state["config"].items() if expected[name] != value]
+        if changed:
+            raise ValueError(
+                f"`checkpoint` {path} was written with another configuration; different: "
+                f"{', '.join(changed)}"
+            )
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.guard.load_state_dict(state["guard"])
+        self.generator.set_state(state["generator"].cpu())
+        self.minibatch = state["minibatch"]
+        self.step, self.seconds, self.loss = state["progress"]
+        self._plateau_scale, self._plateau_best, self._plateau_wait = state["plateau"]
+        self.step_seconds = state["step_seconds"]
+        self.curve = [Evaluation(**point) for point in state["curve"]]
