@@ -29,6 +29,9 @@ class ValueNetwork(nn.Module):
     in every dtype and on every device.
     """
 
+    center: Tensor | None
+    inverse_scale: Tensor | None
+
     def __init__(
         self,
         state_dim: int,
@@ -76,7 +79,9 @@ class ValueNetwork(nn.Module):
             with torch.no_grad():
                 self.linear.copy_(initial_costate if scale is None else initial_costate * scale)
         self.register_buffer("center", None if center is None else center.to(device, dtype))
-        self.register_buffer("inverse_scale", None if scale is None else 1.0 / scale.to(device, dtype))
+        self.register_buffer(
+            "inverse_scale", None if scale is None else 1.0 / scale.to(device, dtype)
+        )
 
     @classmethod
     def for_problem(

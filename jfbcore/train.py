@@ -295,7 +295,9 @@ class Training:
         except (OSError, EOFError, RuntimeError) as error:
             raise ValueError(f"`checkpoint` {path} cannot be read: {error}") from error
         if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
-            raise ValueError(f"`checkpoint` {path} is not a version {CHECKPOINT_VERSION} checkpoint")
+            raise ValueError(
+                f"`checkpoint` {path} is not a version {CHECKPOINT_VERSION} checkpoint"
+            )
         expected = asdict(self.config)
         changed = [name for name, value in state["config"].items() if expected[name] != value]
         if changed:

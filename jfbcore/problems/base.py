@@ -34,6 +34,8 @@ class Hamiltonian(abc.ABC):
     unless they say otherwise.
     """
 
+    #: the problem this Hamiltonian belongs to
+    problem: Problem
     #: whether the set of admissible controls is a proper subset of R^m
     constrained: bool = False
     #: step size of plain ascent that suits the curvature of H at moderate controls
@@ -80,6 +82,10 @@ class Hamiltonian(abc.ABC):
 
     def interior(self, u: Tensor) -> Tensor | None:
         """Mask (batch, m), True where `project` leaves `u` alone; None when unconstrained."""
+        return None
+
+    def control_coefficient(self) -> Tensor | None:
+        """c = (df/du)^T p, (batch, m), where the dynamics are affine in u; None elsewhere."""
         return None
 
     def closed_form(self) -> Tensor | None:
@@ -171,7 +177,7 @@ class Problem(abc.ABC):
 
 
 def time_column(t: Time) -> Time:
-    """A time that broadcasts against (batch, k): floats and 0-d tensors pass, (batch,) unsqueezes."""
+    """A time that broadcasts against (batch, k): (batch,) becomes (batch, 1), scalars pass."""
     if isinstance(t, Tensor) and t.dim() == 1:
         return t.unsqueeze(-1)
     return t

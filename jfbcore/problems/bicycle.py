@@ -126,25 +126,27 @@ class _BicycleHamiltonian(Hamiltonian):
     #: smallest curvature Newton-type steps divide by: a step of at most 20 times the gradient
     _CURVATURE_FLOOR = 0.05
 
+    problem: Bicycle
+
     def __init__(self, problem: Bicycle, t: Time, z: Tensor, p: Tensor) -> None:
-        self._problem, self._t, self._z, self._p = problem, t, z, p
+        self.problem, self._t, self._z, self._p = problem, t, z, p
         _, _, p_heading, self._p_speed = problem._agents(p).unbind(-1)
         #: kappa = p_psi v / l, (batch, N)
         self.kappa = p_heading * problem._agents(z)[..., 3] / problem.wheelbase
 
     def control_part(self, u: Tensor) -> Tensor:
-        steering, acceleration = self._problem._controls(u)
+        steering, acceleration = self.problem._controls(u)
         along = self.kappa * steering.tan() + self._p_speed * acceleration
         return -along.sum(1) - 0.5 * torch.linalg.vecdot(u, u)
 
     def constant_part(self) -> Tensor:
-        no_control = self._problem.initial_control(self._t, self._z)
-        drift = self._problem.dynamics(self._t, self._z, no_control)
-        cost = self._problem.running_cost(self._t, self._z, no_control)
+        no_control = self.problem.initial_control(self._t, self._z)
+        drift = self.problem.dynamics(self._t, self._z, no_control)
+        cost = self.problem.running_cost(self._t, self._z, no_control)
         return -torch.linalg.vecdot(self._p, drift) - cost
 
     def grad(self, u: Tensor) -> Tensor:
-        steering, _ = self._problem._controls(u)
+        steering, _ = self.problem._controls(u)
         pull = torch.stack((self.kappa / steering.cos().square(), self._p_speed), -1)
         return -u - pull.flatten(1)
 
@@ -159,18 +161,18 @@ class _BicycleHamiltonian(Hamiltonian):
         return self.curvature_scaling(u) * r
 
     def project(self, u: Tensor) -> Tensor:
-        steering, acceleration = self._problem._controls(u)
-        bound = self._problem.max_steering
+        steering, acceleration = self.problem._controls(u)
+        bound = self.problem.max_steering
         return torch.stack((steering.clamp(-bound, bound), acceleration), -1).flatten(1)
 
     def interior(self, u: Tensor) -> Tensor:
-        steering, acceleration = self._problem._controls(u)
-        inside = steering.abs() < self._problem.max_steering
+        steering, acceleration = self.problem._controls(u)
+        inside = steering.abs() < self.problem.max_steering
         return torch.stack((inside, torch.ones_like(acceleration, dtype=torch.bool)), -1).flatten(1)
 
     def _negative_curvature(self, u: Tensor, kappa: Tensor) -> Tensor:
         """-(diagonal of the Hessian): 1 + 2 kappa sec^2 tan for steering, 1 for acceleration."""
-        steering, acceleration = self._problem._controls(u)
+        steering, acceleration = self.problem._controls(u)
         tangent = steering.tan()
         bend = 1.0 + 2.0 * kappa * tangent * (1.0 + tangent.square())
         return torch.stack((bend, torch.ones_like(acceleration)), -1).flatten(1)

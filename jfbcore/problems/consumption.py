@@ -164,26 +164,28 @@ class _ConsumptionHamiltonian(Hamiltonian):
 
     constrained = True
 
+    problem: Consumption
+
     def __init__(self, problem: Consumption, t: Time, z: Tensor, p: Tensor) -> None:
-        self._problem, self._t, self._z, self._p = problem, t, z, p
-        self._discount = problem._discount(time_column(t))
-        self._habits = z[:, 1:]
+        self.problem, self._t, self._z, self._p = problem, t, z, p
+        self.discount = problem._discount(time_column(t))
+        self.habits = z[:, 1:]
         self._p_wealth, self._p_habits = p[:, :1], p[:, 1:]
         # Half the inverse curvature of the utility at the nominal excess.
         self.plain_step_size = 0.5 * problem.nominal_excess ** (problem.gamma + 1.0) / problem.gamma
 
     def control_part(self, u: Tensor) -> Tensor:
-        problem = self._problem
-        utility = self._discount * problem._utility(u - self._habits)
+        problem = self.problem
+        utility = self.discount * problem._utility(u - self.habits)
         return (self._p_wealth * u - self._p_habits * u.pow(problem.eta) + utility).sum(1)
 
     def constant_part(self) -> Tensor:
-        wealth, habits = self._z[:, 0], self._habits.clamp_min(_HABIT_FLOOR)
-        decay = torch.linalg.vecdot(self._p_habits, habits.pow(self._problem.theta))
-        return decay - self._problem.r * self._p_wealth.squeeze(1) * wealth
+        wealth, habits = self._z[:, 0], self.habits.clamp_min(_HABIT_FLOOR)
+        decay = torch.linalg.vecdot(self._p_habits, habits.pow(self.problem.theta))
+        return decay - self.problem.r * self._p_wealth.squeeze(1) * wealth
 
     def grad(self, u: Tensor) -> Tensor:
-        marginal = self._discount * (u - self._habits).pow(-self._problem.gamma)
+        marginal = self.discount * (u - self.habits).pow(-self.problem.gamma)
         return marginal - self._price(u)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
@@ -195,10 +197,10 @@ class _ConsumptionHamiltonian(Hamiltonian):
         # (1 - eta)/gamma while the price is positive. Where the price is not positive any finite
         # excess is too small, and the price at the largest excess stands in for it.
         with torch.no_grad():
-            problem = self._problem
-            excess = u - self._habits
-            marginal = self._discount * excess.pow(-problem.gamma)
-            lowest = self._discount * problem.max_excess**-problem.gamma
+            problem = self.problem
+            excess = u - self.habits
+            marginal = self.discount * excess.pow(-problem.gamma)
+            lowest = self.discount * problem.max_excess**-problem.gamma
             price = self._price(u).clamp_min(lowest)
             gap = torch.log(marginal / price)
             ratio = torch.expm1(gap / problem.gamma) / torch.expm1(gap)
@@ -214,35 +216,38 @@ class _ConsumptionHamiltonian(Hamiltonian):
         return r / curvature
 
     def project(self, u: Tensor) -> Tensor:
-        excess = (u - self._habits).clamp(self._problem.min_excess, self._problem.max_excess)
-        return self._habits + excess
+        excess = (u - self.habits).clamp(self.problem.min_excess, self.problem.max_excess)
+        return self.habits + excess
 
     def interior(self, u: Tensor) -> Tensor:
-        excess = u - self._habits
-        return (excess > self._problem.min_excess) & (excess < self._problem.max_excess)
+        excess = u - self.habits
+        return (excess > self.problem.min_excess) & (excess < self.problem.max_excess)
+
+    def control_coefficient(self) -> Tensor | None:
+        return self._p_habits - self._p_wealth if self.problem.eta == 1.0 else None
 
     def closed_form(self) -> Tensor | None:
         """h + (price e^(delta t))^(-1/gamma) where eta = 1, (batch, m); None elsewhere."""
-        if self._problem.eta != 1.0:
+        if self.problem.eta != 1.0:
             return None
         with torch.no_grad():
-            lowest = self._discount * self._problem.max_excess**-self._problem.gamma
+            lowest = self.discount * self.problem.max_excess**-self.problem.gamma
             price = (self._p_habits - self._p_wealth).clamp_min(lowest)
-            excess = (price / self._discount).pow(-1.0 / self._problem.gamma)
-            return self.project(self._habits + excess)
+            excess = (price / self.discount).pow(-1.0 / self.problem.gamma)
+            return self.project(self.habits + excess)
 
     def _price(self, u: Tensor) -> Tensor:
-        eta = self._problem.eta
+        eta = self.problem.eta
         if eta == 1.0:
             return self._p_habits - self._p_wealth
         return eta * self._p_habits * u.pow(eta - 1.0) - self._p_wealth
 
     def _utility_curvature(self, u: Tensor) -> Tensor:
-        gamma = self._problem.gamma
-        return gamma * self._discount * (u - self._habits).pow(-gamma - 1.0)
+        gamma = self.problem.gamma
+        return gamma * self.discount * (u - self.habits).pow(-gamma - 1.0)
 
     def _negative_curvature(self, u: Tensor) -> Tensor:
-        eta = self._problem.eta
+        eta = self.problem.eta
         curvature = self._utility_curvature(u)
         if eta == 1.0:
             return curvature

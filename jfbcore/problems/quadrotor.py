@@ -103,8 +103,10 @@ class Quadrotor(Problem):
 class _QuadrotorHamiltonian(Hamiltonian):
     """H = -<c, u> - exp(|u|^2 / 2N) + terms without u, where c = (df/du)^T p."""
 
+    problem: Quadrotor
+
     def __init__(self, problem: Quadrotor, t: Time, z: Tensor, p: Tensor) -> None:
-        self._problem, self._t, self._z, self._p = problem, t, z, p
+        self.problem, self._t, self._z, self._p = problem, t, z, p
         self._n = problem.n_agents
         #: c = (df/du)^T p, (batch, 4 N)
         self.linear = (
@@ -123,7 +125,7 @@ class _QuadrotorHamiltonian(Hamiltonian):
         return -torch.linalg.vecdot(self.linear, u) - cost
 
     def constant_part(self) -> Tensor:
-        problem, no_control = self._problem, torch.zeros_like(self.linear)
+        problem, no_control = self.problem, torch.zeros_like(self.linear)
         drift = problem.dynamics(self._t, self._z, no_control)
         # The running cost at zero control counts exp(0) = 1 that is not constant in u.
         cost = problem.running_cost(self._t, self._z, no_control) - 1.0
@@ -160,6 +162,9 @@ class _QuadrotorHamiltonian(Hamiltonian):
         along = torch.linalg.vecdot(u, r).unsqueeze(-1) / (self._n * (1.0 + 2.0 * s))
         return self._n * torch.exp(-s) * torch.addcmul(r, along, u, value=-1.0)
 
+    def control_coefficient(self) -> Tensor:
+        return self.linear
+
     def closed_form(self) -> Tensor:
         """u* = -N exp(-W0(N |c|^2) / 2) c, W0 Lambert's function, evaluated in float64."""
         # Optional at import time: only the oracle needs scipy.
@@ -193,9 +198,7 @@ def _direction_vjp(
     w1, w2, w3 = w.unbind(-1)
     forward = torch.addcmul(w1 * c_yaw, w2, s_yaw)
     sideways = torch.addcmul(w1 * s_yaw, w2, c_yaw, value=-1.0)
-    torch.addcmul(
-        w2 * direction[..., 0], w1, direction[..., 1], value=-1.0, out=out[..., 0]
-    )
+    torch.addcmul(w2 * direction[..., 0], w1, direction[..., 1], value=-1.0, out=out[..., 0])
     torch.mul(c_roll, torch.addcmul(c_pitch * forward, w3, s_pitch, value=-1.0), out=out[..., 1])
     tilt = torch.addcmul(s_pitch * forward, w3, c_pitch)
     torch.addcmul(c_roll * sideways, s_roll, tilt, value=-1.0, out=out[..., 2])
@@ -232,7 +235,7 @@ def _plain_control_coefficient(z: Tensor, p: Tensor, mass: float) -> Tensor:
 
 
 class _Dynamics(torch.autograd.Function):
-    """`_plain_dynamics` with a hand-written vector-Jacobian product: saves z and u, nothing else."""
+    """`_plain_dynamics` with a hand-written vector-Jacobian product: saves z and u."""
 
     @staticmethod
     def forward(ctx, z: Tensor, u: Tensor, mass: float, g: float) -> Tensor:

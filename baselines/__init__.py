@@ -1,0 +1,79 @@
+"""The gradients JFB is compared with. A new one is one file here and one line in `GRADIENTS`."""
+
+from __future__ import annotations
+
+import torch
+
+from baselines.cvxpy_layers import CvxpyLayer
+from baselines.direct import DirectPolicy
+from baselines.implicit import Implicit
+from baselines.linear_solvers import GMRES, ConjugateGradient, DenseLU, LinearSolver, Neumann
+from baselines.torchdeq_backend import TorchDEQ
+from baselines.unrolled import Unrolled, UnrolledCheckpoint
+from jfbcore.gradients import JFB, GradientEstimator
+from jfbcore.maps import FixedPointMap
+from jfbcore.network import ValueNetwork
+from jfbcore.policy import HamiltonianPolicy, Policy
+from jfbcore.problems import Problem
+from jfbcore.solvers import Solver
+
+#: the name of the policy without an inner problem, to which no estimator belongs
+DIRECT = "direct"
+
+#: gradients by the name used on the command line; None is the direct policy
+GRADIENTS: dict[str, GradientEstimator | None] = {
+    "jfb": JFB(),
+    "jfb-3": JFB(3),
+    "jfb-5": JFB(5),
+    "unrolled": Unrolled(),
+    "unrolled-checkpoint": UnrolledCheckpoint(),
+    "implicit": Implicit(),
+    "implicit-gmres": Implicit(GMRES()),
+    "implicit-lu": Implicit(DenseLU()),
+    "implicit-neumann": Implicit(Neumann()),
+    "cvxpylayers": CvxpyLayer(),
+    "torchdeq": TorchDEQ(),
+    "torchdeq-phantom": TorchDEQ(tracked=3),
+    "torchdeq-implicit": TorchDEQ(mode="implicit"),
+    DIRECT: None,
+}
+
+
+def build_policy(
+    problem: Problem,
+    gradient: GradientEstimator | None,
+    *,
+    fixed_point_map: FixedPointMap,
+    solver: Solver,
+    width: int | None = None,
+    depth: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Policy:
+    """The policy that trains with `gradient` (None: the direct policy) on `problem`.
+
+    Raises ValueError with the reason where the gradient or the solver cannot serve the problem.
+    """
+    if gradient is None:
+        return DirectPolicy(problem, width=width, depth=depth, generator=generator)
+    network = ValueNetwork.for_problem(problem, width=width, depth=depth, generator=generator)
+    return HamiltonianPolicy(
+        problem, network, fixed_point_map=fixed_point_map, solver=solver, gradient=gradient
+    )
+
+
+__all__ = [
+    "DIRECT",
+    "GMRES",
+    "GRADIENTS",
+    "ConjugateGradient",
+    "CvxpyLayer",
+    "DenseLU",
+    "DirectPolicy",
+    "Implicit",
+    "LinearSolver",
+    "Neumann",
+    "TorchDEQ",
+    "Unrolled",
+    "UnrolledCheckpoint",
+    "build_policy",
+]

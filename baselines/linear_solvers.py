@@ -1,0 +1,150 @@
+"""Batched solvers for A x = b, given A as a product, for implicit differentiation.
+
+A is symmetric and, at a maximiser where H is concave, positive definite. Every solver works on
+(batch, m) right-hand sides, one independent system per sample.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jfbcore import _validate
+
+Operator = Callable[[Tensor], Tensor]
+
+
+class LinearSolver(abc.ABC):
+    @abc.abstractmethod
+    def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        """Solve A x = b, all (batch, m); `preconditioner` applies an approximate inverse of A."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseLU(LinearSolver):
+    """Assembles A, (batch, m, m), and factors it: O(m^2) memory, O(m^3) time, exact.
+
+    Prefer it for small m and as a check of the others. A singular A gives non-finite gradients.
+    """
+
+    def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        identity = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device)
+        columns = torch.func.vmap(lambda column: operator(column.expand_as(b)))(identity)
+        solution, _ = torch.linalg.solve_ex(columns.permute(1, 2, 0), b.unsqueeze(-1))
+        return solution.squeeze(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConjugateGradient(LinearSolver):
+    """Preconditioned conjugate gradients; the default. Needs A positive definite.
+
+    Stops when every sample's residual is below `tolerance` times its right-hand side. A sample
+    that meets non-positive curvature stops where it is.
+    """
+
+    tolerance: float = 1e-6
+    max_iterations: int = 100
+
+    def __post_init__(self) -> None:
+        _validate.positive("tolerance", self.tolerance)
+        _validate.positive_int("max_iterations", self.max_iterations)
+
+    def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        x = torch.zeros_like(b)
+        r = b
+        z = preconditioner(r)
+        p = z
+        rz = _dot(r, z)
+        limit = self.tolerance * torch.linalg.vector_norm(b, dim=-1, keepdim=True)
+        for _ in range(self.max_iterations):
+            active = torch.linalg.vector_norm(r, dim=-1, keepdim=True) > limit
+            if not bool(active.any()):
+                break
+            ap = operator(p)
+            curvature = _dot(p, ap)
+            usable = active & (curvature > 0)
+            length = torch.where(usable, rz / curvature, 0.0)
+            x = x + length * p
+            r = r - length * ap
+            z = preconditioner(r)
+            rz_new = _dot(r, z)
+            p = z + torch.where(usable, rz_new / rz, 0.0) * p
+            rz = rz_new
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class GMRES(LinearSolver):
+    """Left-preconditioned GMRES without restart; for A that is symmetric but indefinite.
+
+    Stores up to `max_iterations` vectors of (batch, m).
+    """
+
+    tolerance: float = 1e-6
+    max_iterations: int = 30
+
+    def __post_init__(self) -> None:
+        _validate.positive("tolerance", self.tolerance)
+        _validate.positive_int("max_iterations", self.max_iterations)
+
+    def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        r = preconditioner(b)
+        beta = torch.linalg.vector_norm(r, dim=-1)
+        tiny = torch.finfo(b.dtype).tiny
+        basis = [r / beta.clamp_min(tiny).unsqueeze(-1)]
+        steps = min(self.max_iterations, b.shape[-1])
+        hessenberg = b.new_zeros(b.shape[0], steps + 1, steps)
+        target = b.new_zeros(b.shape[0], steps + 1, 1)
+        target[:, 0, 0] = beta
+        weights = target[:, :0]
+        for j in range(steps):
+            w = preconditioner(operator(basis[j]))
+            vectors = torch.stack(basis, 1)
+            # Classical Gram-Schmidt twice: as stable as the modified form, and two products.
+            for _ in range(2):
+                overlap = (vectors @ w.unsqueeze(-1)).squeeze(-1)
+                hessenberg[:, : j + 1, j] += overlap
+                w = w - (overlap.unsqueeze(1) @ vectors).squeeze(1)
+            norm = torch.linalg.vector_norm(w, dim=-1)
+            # An invariant subspace: the solution is inside what has been found.
+            broken = norm <= 1e-7 * hessenberg[:, : j + 1, j].norm(dim=1)
+            hessenberg[:, j + 1, j] = torch.where(broken, 0.0, norm)
+            basis.append(torch.where(broken, 0.0, 1.0 / norm).unsqueeze(-1) * w)
+            block = hessenberg[:, : j + 2, : j + 1]
+            weights = torch.linalg.pinv(block) @ target[:, : j + 2]
+            misfit = torch.linalg.vector_norm(block @ weights - target[:, : j + 2], dim=(1, 2))
+            if not bool((misfit > self.tolerance * beta).any()):
+                break
+        return (weights.transpose(1, 2) @ torch.stack(basis[: weights.shape[1]], 1)).squeeze(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neumann(LinearSolver):
+    """Preconditioned Richardson iteration: with the map's scaling, the Neumann series of
+    (I - dT/du)^-1 with at most `terms` terms. Converges where T contracts.
+    """
+
+    terms: int = 100
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _validate.positive_int("terms", self.terms)
+        _validate.positive("tolerance", self.tolerance)
+
+    def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        x = preconditioner(b)
+        limit = self.tolerance * torch.linalg.vector_norm(b, dim=-1)
+        for _ in range(self.terms - 1):
+            r = b - operator(x)
+            if not bool((torch.linalg.vector_norm(r, dim=-1) > limit).any()):
+                break
+            x = x + preconditioner(r)
+        return x
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a, b).unsqueeze(-1)
