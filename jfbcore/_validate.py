@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 
@@ -38,6 +39,15 @@ def finite(name: str, value: object, hint: str = "") -> float:
     if not math.isfinite(value):
         raise ValueError(f"`{name}` must be finite, got {value}{_way_out(hint)}")
     return float(value)
+
+
+def point(name: str, value: object, dimension: int) -> tuple[float, ...]:
+    """Return `value` as a tuple of `dimension` finite numbers, or raise."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"`{name}` must be a sequence of {dimension} numbers, got {value!r}")
+    if len(value) != dimension:
+        raise ValueError(f"`{name}` must have {dimension} entries, got {value!r}")
+    return tuple(finite(name, x) for x in value)
 
 
 def one_of(name: str, value: object, allowed) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -145,6 +145,9 @@ class Training:
         while (fraction := self.fraction_done()) < 1.0:
             began = time.perf_counter()
             self._train_step()
+            if self.step == 1:
+                # The first minibatch's loss belongs to the parameters of the first point.
+                self.curve[0] = replace(self.curve[0], loss=self.loss)
             self._synchronise()
             elapsed = time.perf_counter() - began
             self.seconds += elapsed

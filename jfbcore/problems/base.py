@@ -152,9 +152,9 @@ class Problem(abc.ABC):
         """Where the inner iteration starts, (batch, m), without a graph."""
 
     @property
-    def tolerance(self) -> float:
-        """The inner residual |grad H| that counts as solved in float32, in the units of H/u."""
-        return 1e-4
+    def gradient_scale(self) -> float:
+        """Typical size of the terms of grad H; tolerances of inner solves are multiples of it."""
+        return 1.0
 
     def initial_costate(self) -> Tensor:
         """A constant costate (n,) that a value network may start from; zero unless H needs it."""

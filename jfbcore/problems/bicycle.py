@@ -24,7 +24,7 @@ class Bicycle(Problem):
 
     The dynamics are affine in tan(delta), so H = -kappa tan(delta) - delta^2/2 + ... with
     kappa = p_psi v / l is not concave. For |kappa| above about 0.41 the maximiser sits on the
-    steering bound; between about 0.22 and 0.41 an interior local maximiser exists beside the
+    steering bound; between about 0.23 and 0.41 an interior local maximiser exists beside the
     global one on the bound, and an ascent from zero steering finds the interior one.
     """
 
@@ -60,9 +60,7 @@ class Bicycle(Problem):
         self.initial_scale = _validate.non_negative("initial_scale", initial_scale)
         self.initial_heading = _validate.finite("initial_heading", initial_heading)
         self.initial_speed = _validate.finite("initial_speed", initial_speed)
-        if len(target_position) != 2:
-            raise ValueError(f"`target_position` must have 2 entries, got {target_position!r}")
-        self.target_position = tuple(float(x) for x in target_position)
+        self.target_position = _validate.point("target_position", target_position, 2)
         self.state_dim = STATES_PER_AGENT * self.n_agents
         self.control_dim = CONTROLS_PER_AGENT * self.n_agents
 

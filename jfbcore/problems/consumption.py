@@ -132,9 +132,9 @@ class Consumption(Problem):
         return costate
 
     @property
-    def tolerance(self) -> float:
-        """1e-4 of the size of the marginal utilities, |grad H|'s terms, at the nominal excess."""
-        return 1e-4 * self.nominal_excess**-self.gamma * math.sqrt(self.n_goods)
+    def gradient_scale(self) -> float:
+        """Euclidean norm of the marginal utilities at the nominal excess."""
+        return self.nominal_excess**-self.gamma * math.sqrt(self.n_goods)
 
     @property
     def nominal_excess(self) -> float:
@@ -216,12 +216,19 @@ class _ConsumptionHamiltonian(Hamiltonian):
         return r / curvature
 
     def project(self, u: Tensor) -> Tensor:
-        excess = (u - self.habits).clamp(self.problem.min_excess, self.problem.max_excess)
-        return self.habits + excess
+        lowest, highest = self._bounds()
+        return torch.clamp(u, lowest, highest)
 
     def interior(self, u: Tensor) -> Tensor:
-        excess = u - self.habits
-        return (excess > self.problem.min_excess) & (excess < self.problem.max_excess)
+        lowest, highest = self._bounds()
+        return (lowest < u) & (u < highest)
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        # Bounds on u, not on u - h, which does not round back to itself. Large habits swallow a
+        # small excess; the lower bound keeps it a few units in the last place above zero.
+        visible = 4.0 * torch.finfo(self.habits.dtype).eps * self.habits.detach().abs()
+        lowest = self.habits + visible.clamp_min(self.problem.min_excess)
+        return lowest, self.habits + self.problem.max_excess
 
     def control_coefficient(self) -> Tensor | None:
         return self._p_habits - self._p_wealth if self.problem.eta == 1.0 else None

@@ -52,9 +52,7 @@ class Quadrotor(Problem):
         self.interaction_weight = _validate.non_negative("interaction_weight", interaction_weight)
         self.terminal_weight = _validate.non_negative("terminal_weight", terminal_weight)
         self.initial_scale = _validate.non_negative("initial_scale", initial_scale)
-        if len(target_position) != 3:
-            raise ValueError(f"`target_position` must have 3 entries, got {target_position!r}")
-        self.target_position = tuple(float(x) for x in target_position)
+        self.target_position = _validate.point("target_position", target_position, 3)
         self.state_dim = STATES_PER_AGENT * self.n_agents
         self.control_dim = CONTROLS_PER_AGENT * self.n_agents
 
@@ -153,7 +151,8 @@ class _QuadrotorHamiltonian(Hamiltonian):
         # where exp(|u|^2/2N) may overflow. At the fixed point N e^-s |c| = |u*| <= R: inactive.
         with torch.no_grad():
             x = torch.linalg.vecdot(self.linear, self.linear).unsqueeze(-1) * self._n
-            return torch.sqrt(torch.log1p(x) / x.clamp_min(torch.finfo(x.dtype).tiny))
+            # At c = 0 the ratio tends to 1, and so does it, to rounding, for denormal x.
+            return torch.where(x > torch.finfo(x.dtype).tiny, torch.log1p(x) / x, 1.0).sqrt()
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
         # Sherman-Morrison: (I + u u^T/N)^-1 = I - u u^T / (N + |u|^2)

@@ -1,0 +1,42 @@
+# Every target sets up .venv by itself, once: a stamp remembers that it is up to date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SMOKE := reports/runs/smoke
+
+.PHONY: help venv bench test lint format clean
+
+help:
+	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff rewrite"
+
+venv: $(STAMP)
+
+# torch first and pinned: an open range would pull gigabytes of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+bench: $(STAMP)
+	$(BIN)/python -m bench run --preset smoke --out $(SMOKE) --resume
+	$(BIN)/python -m bench report $(SMOKE)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(STAMP)
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

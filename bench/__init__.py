@@ -1,0 +1,1 @@
+"""The harness: cases, measurement, records, reports. Importing it stays light: no torch."""

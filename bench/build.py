@@ -1,0 +1,74 @@
+"""From a case's names to the objects that run it. The only place that resolves names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from baselines import GRADIENTS, build_policy
+from bench.case import Case
+from jfbcore.maps import MAPS, FixedPointMap, PlainMap
+from jfbcore.policy import Policy
+from jfbcore.problems import PROBLEMS, Problem
+from jfbcore.problems.consumption import Consumption
+from jfbcore.solvers import SOLVERS, Solver
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Unsupported(Exception):  # noqa: N818 - a result, not an error
+    """A case whose gradient or solver cannot serve its problem; `reason` says why."""
+
+    reason: str
+
+
+def check_device(device: str) -> None:
+    """ValueError when `device` is cuda and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`device` must be cpu on this machine, got 'cuda': no CUDA device found")
+
+
+def build_problem(case: Case) -> Problem:
+    """The problem of `case`, on its device and in its dtype."""
+    check_device(case.device)
+    settings = {"n_steps": case.n_steps, "dtype": DTYPES[case.dtype], "device": case.device}
+    if case.variant == "released":
+        return Consumption.released(case.n_agents, **settings)
+    if case.variant == "concave":
+        return Consumption(case.n_agents, eta=1.0, **settings)
+    return PROBLEMS[case.problem](n_agents=case.n_agents, **settings)
+
+
+def build_map(case: Case) -> FixedPointMap:
+    if case.step_size is not None:
+        return PlainMap(case.step_size)
+    return MAPS[case.map]
+
+
+def build_solver(case: Case, problem: Problem) -> Solver:
+    tolerance = None if case.tolerance is None else case.tolerance * problem.gradient_scale
+    return SOLVERS[case.solver](tolerance=tolerance, max_iterations=case.max_iterations)
+
+
+def build(case: Case, seed: int) -> Policy:
+    """The policy of `case`, its parameters drawn with `seed`; raises Unsupported."""
+    problem = build_problem(case)
+    solver = build_solver(case, problem)
+    gradient = GRADIENTS[case.gradient]
+    if gradient is not None:
+        for reason in (
+            gradient.supports(problem),
+            gradient.supports_solver(solver),
+            solver.supports(problem),
+        ):
+            if reason is not None:
+                raise Unsupported(reason)
+    return build_policy(
+        problem,
+        gradient,
+        fixed_point_map=build_map(case),
+        solver=solver,
+        generator=torch.Generator().manual_seed(seed),
+    )

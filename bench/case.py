@@ -1,0 +1,122 @@
+"""The case: what is measured. One definition feeds the sweep, asv and pytest-benchmark."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from jfbcore import _validate
+
+#: discretisation of each problem in arXiv 2602.00921, kept here so that listing needs no torch
+DEFAULT_STEPS = {"quadrotor": 160, "bicycle": 60, "consumption": 100}
+DEFAULT_BATCH = {"quadrotor": 50, "bicycle": 100, "consumption": 128}
+PROBLEM_NAMES = tuple(DEFAULT_STEPS)
+#: "concave" is consumption with eta = 1; "released" its released parameters
+VARIANTS = ("default", "concave", "released")
+MAP_NAMES = ("plain", "scaled", "newton")
+SOLVER_NAMES = ("picard", "anderson", "newton", "closed-form")
+GRADIENT_NAMES = (
+    "jfb",
+    "jfb-3",
+    "jfb-5",
+    "unrolled",
+    "unrolled-checkpoint",
+    "implicit",
+    "implicit-gmres",
+    "implicit-lu",
+    "implicit-neumann",
+    "cvxpylayers",
+    "torchdeq",
+    "torchdeq-phantom",
+    "torchdeq-implicit",
+    "direct",
+)
+DTYPES = ("float32", "float64")
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One measurement, fully specified; `id` is stable and independent of the seed.
+
+    `tolerance` None runs exactly `max_iterations` inner iterations; otherwise the inner residual
+    asked for, in units of the problem's gradient scale. `train_steps` optimiser steps give the
+    record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
+    map's. Raises ValueError or TypeError naming the field.
+    """
+
+    problem: str
+    n_agents: int
+    gradient: str
+    map: str = "scaled"
+    solver: str = "picard"
+    max_iterations: int = 500
+    tolerance: float | None = 1e-4
+    batch_size: int
+    n_steps: int
+    dtype: str = "float32"
+    device: str = "cpu"
+    variant: str = "default"
+    step_size: float | None = None
+    train_steps: int = 0
+    timed: bool = True
+
+    def __post_init__(self) -> None:
+        _validate.one_of("problem", self.problem, PROBLEM_NAMES)
+        _validate.positive_int("n_agents", self.n_agents)
+        _validate.one_of("gradient", self.gradient, GRADIENT_NAMES)
+        _validate.one_of("map", self.map, MAP_NAMES)
+        _validate.one_of("solver", self.solver, SOLVER_NAMES)
+        _validate.positive_int("max_iterations", self.max_iterations)
+        if self.tolerance is not None:
+            _validate.positive("tolerance", self.tolerance)
+        _validate.positive_int("batch_size", self.batch_size)
+        _validate.positive_int("n_steps", self.n_steps)
+        _validate.one_of("dtype", self.dtype, DTYPES)
+        _validate.one_of("device", self.device, DEVICES)
+        _validate.one_of("variant", self.variant, VARIANTS)
+        if self.variant != "default" and self.problem != "consumption":
+            raise ValueError(f"`variant` must be default for {self.problem}, got {self.variant!r}")
+        if self.step_size is not None:
+            _validate.positive("step_size", self.step_size)
+        if self.train_steps:
+            _validate.positive_int("train_steps", self.train_steps)
+
+    @property
+    def id(self) -> str:
+        """A name for files and tables: every field that is not at its usual value is in it."""
+        parts = [self.problem]
+        if self.variant != "default":
+            parts.append(self.variant)
+        parts += [f"n{self.n_agents}", self.gradient]
+        if self.gradient != "direct":
+            parts += [self.map, self.solver]
+            if self.step_size is not None:
+                parts.append(f"a{self.step_size:g}")
+            mode = "k" if self.tolerance is None else "max"
+            parts.append(f"{mode}{self.max_iterations}")
+            if self.tolerance is not None and not math.isclose(self.tolerance, 1e-4):
+                parts.append(f"tol{self.tolerance:g}")
+        parts += [f"b{self.batch_size}", f"t{self.n_steps}", self.dtype, self.device]
+        return "-".join(parts)
+
+    def to_dict(self, seed: int) -> dict[str, Any]:
+        """The record's `case` object: id, seed and every field; null where it plays no part."""
+        found = {"id": self.id, **asdict(self), "seed": seed}
+        if self.gradient == "direct":
+            found |= {"map": None, "solver": None, "max_iterations": None, "tolerance": None}
+        return found
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Case:
+        """The inverse of `to_dict`; TypeError for an unknown field."""
+        known = {field.name for field in fields(cls)}
+        unknown = set(found) - known - {"id", "seed"}
+        if unknown:
+            raise TypeError(f"unknown case fields {sorted(unknown)}; allowed: {sorted(known)}")
+        kept = {name: value for name, value in found.items() if name in known}
+        if kept["gradient"] == "direct":
+            for name in ("map", "solver", "max_iterations", "tolerance"):
+                kept.pop(name, None)
+        return cls(**kept)

@@ -1,0 +1,44 @@
+"""`python -m bench VERB`: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import warnings
+
+#: modules of bench.commands, in the order of the help
+VERBS = ("list", "run", "train", "report")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; the exit code. Bad input is one line on stderr and exit code 2."""
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Benchmark of implicit-layer gradients in optimal control.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name in VERBS:
+        module = importlib.import_module(f"bench.commands.{name}")
+        verb = verbs.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return args.run(args)
+        except (ValueError, TypeError) as error:
+            print(f"bench {args.verb}: error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"bench {args.verb}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"bench {args.verb}: interrupted", file=sys.stderr)
+            return 130
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""Measure the cases of a preset, each in a fresh process, one record each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bench.commands.list import add_arguments as add_selection
+
+HELP = "measure the cases of a preset"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_selection(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/runs/PRESET")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0..N-1 per case")
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds per case")
+    parser.add_argument("--resume", action="store_true", help="measure only what is missing")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--memory-limit", type=float, metavar="GIB", help="address space of a case, in GiB"
+    )
+    parser.add_argument(
+        "--jobs",
+        default="local",
+        help="where cases run: local, or slurm (through submitit, one job per case)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from bench.environment import ROOT
+    from bench.presets import TIMEOUTS, select
+    from bench.runner import RunSettings, run_cases
+    from jfbcore import _validate
+
+    cases = select(args.preset, args.filter, args.device)
+    _validate.positive_int("seeds", args.seeds)
+    _validate.one_of("jobs", args.jobs, ("local", "slurm"))
+    timeout = TIMEOUTS[args.preset] if args.timeout is None else args.timeout
+    limit = args.memory_limit
+    settings = RunSettings(
+        out=(args.out or ROOT / "reports" / "runs" / args.preset).resolve(),
+        preset=args.preset,
+        timeout=_validate.positive("timeout", timeout),
+        resume=args.resume,
+        threads=None if args.threads is None else _validate.positive_int("threads", args.threads),
+        memory_limit=None
+        if limit is None
+        else int(_validate.positive("memory-limit", limit) * 2**30),
+        jobs=args.jobs,
+    )
+    if any(case.device == "cuda" for case in cases):
+        from bench.build import check_device
+
+        check_device("cuda")
+    counts = run_cases(cases, args.seeds, settings)
+    summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    print(f"{summary or 'nothing to do'}; records in {args.out or settings.out}")
+    return 0

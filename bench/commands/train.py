@@ -1,0 +1,154 @@
+"""Train one policy; the last line on stdout is one JSON object with the result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = "one training run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--problem", required=True, help="quadrotor, bicycle or consumption")
+    parser.add_argument("--agents", type=int, required=True, metavar="N", help="agents or goods")
+    parser.add_argument("--gradient", required=True, help="jfb, implicit, unrolled, …")
+    parser.add_argument("--map", default="scaled", help="plain, scaled or newton")
+    parser.add_argument("--step-size", type=float, metavar="A", help="of the plain map")
+    parser.add_argument("--solver", default="picard", help="picard, anderson, newton, closed-form")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        metavar="K",
+        help="exactly K inner iterations (default: to --tolerance)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="inner residual, in units of the problem's gradient scale (default: 1e-4)",
+    )
+    parser.add_argument("--batch", type=int, metavar="B", help="default: the problem's own")
+    parser.add_argument("--horizon-steps", type=int, metavar="T", help="default: the problem's own")
+    parser.add_argument("--variant", default="default", help="default, concave or released")
+    parser.add_argument("--dtype", default="float32", help="float32 or float64")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, metavar="S", help="optimiser steps (default: 100)")
+    length.add_argument("--time-limit", type=float, metavar="SECONDS", help="training seconds")
+    parser.add_argument("--learning-rate", type=float, metavar="RATE")
+    parser.add_argument("--schedule", help="cosine, plateau or constant")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to FILE as it goes")
+    parser.add_argument("--resume", action="store_true", help="continue from --checkpoint")
+
+
+def run(args: argparse.Namespace) -> int:
+    from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, PROBLEM_NAMES, Case
+    from jfbcore import _validate
+
+    _validate.one_of("problem", args.problem, PROBLEM_NAMES)
+    _validate.positive_int("agents", args.agents)
+    if args.iterations is not None:
+        _validate.positive_int("iterations", args.iterations)
+    if args.batch is not None:
+        _validate.positive_int("batch", args.batch)
+    if args.seed < 0:
+        raise ValueError(f"`seed` must be >= 0, got {args.seed}")
+    if args.resume and args.checkpoint is None:
+        raise ValueError("`resume` needs a checkpoint file; give --checkpoint FILE")
+    if args.checkpoint is not None and not args.checkpoint.resolve().parent.is_dir():
+        raise ValueError(f"`checkpoint` {args.checkpoint} is in a folder that does not exist")
+    case = Case(
+        problem=args.problem,
+        n_agents=args.agents,
+        gradient=args.gradient,
+        map=args.map,
+        step_size=args.step_size,
+        solver=args.solver,
+        max_iterations=500 if args.iterations is None else args.iterations,
+        tolerance=args.tolerance if args.iterations is None else None,
+        batch_size=DEFAULT_BATCH[args.problem] if args.batch is None else args.batch,
+        n_steps=DEFAULT_STEPS[args.problem] if args.horizon_steps is None else args.horizon_steps,
+        dtype=args.dtype,
+        device=args.device,
+        variant=args.variant,
+    )
+    return _train(args, case)
+
+
+def _train(args: argparse.Namespace, case: Any) -> int:
+    import torch
+    from tqdm import tqdm
+
+    from bench.build import Unsupported, build
+    from bench.environment import default_threads
+    from bench.gap import gaps
+    from bench.measure import peak_rss_bytes
+    from bench.recipes import training_config
+    from jfbcore import _validate
+    from jfbcore.train import Training
+
+    threads = default_threads() if args.threads is None else args.threads
+    torch.set_num_threads(_validate.positive_int("threads", threads))
+    config = training_config(
+        case,
+        steps=100 if args.steps is None and args.time_limit is None else args.steps,
+        time_limit=args.time_limit,
+        seed=args.seed,
+        learning_rate=args.learning_rate,
+        schedule=args.schedule,
+    )
+    try:
+        policy = build(case, args.seed)
+    except Unsupported as unsupported:
+        raise ValueError(
+            f"`gradient` {case.gradient} cannot serve {case.problem}: {unsupported.reason}"
+        ) from unsupported
+    training = Training(policy, config, checkpoint=args.checkpoint)
+    if args.resume and args.checkpoint.exists():
+        training.load(args.checkpoint)
+    with tqdm(total=1.0, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:
+
+        def progress(fraction: float, line: str) -> None:
+            bar.n = min(fraction, 1.0)
+            bar.set_postfix_str(line)
+
+        result = training.run(progress)
+    gap_of, _ = gaps(policy.problem)
+
+    def describe(point: Any) -> dict[str, float | None]:
+        costs = {
+            "loss": point.loss,
+            "running_cost": point.running_cost,
+            "terminal_cost": point.terminal_cost,
+            "evaluation_cost": point.evaluation_cost,
+        }
+        return _finite(costs) | {"optimality_gap": gap_of(point.costs)}
+
+    for intervention in result.interventions:
+        print(f"rejected step {intervention.step}: {intervention.reason}", file=sys.stderr)
+    if result.status != "ok":
+        print(f"{result.status}: {result.reason}", file=sys.stderr)
+    answer = {
+        "final": describe(result.curve[-1]),
+        "first": describe(result.curve[0]),
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "step_seconds": {"median": result.median_step_seconds},
+        "peak_rss_bytes": peak_rss_bytes(),
+        "seed": args.seed,
+        "status": result.status,
+        "reason": result.reason,
+        "interventions": len(result.interventions),
+    }
+    print(json.dumps(answer, allow_nan=False))
+    return 0
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    """Unknown and non-finite both become null: JSON has no word for them."""
+    return {name: x if abs(x) < float("inf") else None for name, x in values.items()}

@@ -1,0 +1,123 @@
+"""What a measurement ran on: hardware, versions, threads, source revision."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "cvxpy",
+    "cvxpylayers",
+    "diffcp",
+    "clarabel",
+    "torchdeq",
+    "casadi",
+    "nvidia-ml-py",
+)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions; null for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_revision() -> dict[str, Any]:
+    """{"commit", "dirty"} of the source tree; nulls outside a repository."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    # Reports and records are what a run writes: they do not make its source dirty.
+    status = git("status", "--porcelain", "--", ".", ":(exclude)reports")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def default_threads() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(preset: str | None, threads: int, started: str) -> dict[str, Any]:
+    """The environment file of a run."""
+    import psutil
+
+    return {
+        "schema_version": 1,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": default_threads(),
+        "threads": threads,
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": _gpu(),
+        "python": sys.version.split()[0],
+        "versions": versions(),
+        "git": git_revision(),
+        "preset": preset,
+        "started": started,
+        "limits": limits(preset),
+    }
+
+
+def limits(preset: str | None) -> list[str]:
+    """What a reader must know before comparing rows."""
+    found = [
+        "Rows compare only where the achieved inner residual does; a row that missed its "
+        "tolerance is marked, not dropped.",
+        "Times are medians within one process on an otherwise idle machine and compare within "
+        "one run only. Byte counts are exact and repeat on any machine.",
+        "CVXPYLayers solves on the CPU in float64, one sample at a time.",
+        "No iterative row uses the closed form; it is a row of its own, named so.",
+    ]
+    if preset == "smoke":
+        found.insert(
+            0,
+            "The smoke preset shortens horizons and batches to finish in minutes: it shows that "
+            "everything runs and how memory grows, not how well anything trains.",
+        )
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _gpu() -> dict[str, Any] | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "uuid": str(properties.uuid),
+        "cuda": torch.version.cuda,
+    }

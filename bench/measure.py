@@ -1,0 +1,197 @@
+"""The benchmark body: one training step of a case, its time and its memory.
+
+The sweep, asv and pytest-benchmark all call what is here; nothing is measured anywhere else.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.build import build
+from bench.case import Case
+from bench.memory import LiveTensorTracker, SavedTensorCounter
+from jfbcore.rollout import Rollout, rollout
+from jfbcore.train import TrainingConfig
+
+#: timed repeats, and how many untimed ones come before
+REPEATS = 10
+WARM_UP = 2
+#: seconds after which fewer repeats than `REPEATS` have to do; recorded with the result
+TIME_BUDGET = 120.0
+#: offset between the seed of the parameters and that of the minibatch
+_MINIBATCH_SEED = 1_000
+
+
+class Step:
+    """A training step of `case`, ready to run: rollout, mean cost, backward.
+
+    The optimiser's update is left out: it is the same for every gradient. Raises Unsupported.
+    """
+
+    def __init__(self, case: Case, seed: int = 0) -> None:
+        self.case = case
+        self.policy = build(case, seed)
+        generator = torch.Generator().manual_seed(_MINIBATCH_SEED + seed)
+        self.states = self.policy.problem.sample_initial_states(case.batch_size, generator)
+        self.last: Rollout | None = None
+
+    def forward(self) -> Tensor:
+        """The minibatch's mean cost, with its graph."""
+        self.last = rollout(self.policy, self.states)
+        return self.last.cost.mean()
+
+    def clear(self) -> None:
+        """Drop gradients, so that every step allocates the same."""
+        for parameter in self.policy.parameters():
+            parameter.grad = None
+        self.last = None
+
+    def synchronise(self) -> None:
+        if self.case.device == "cuda":
+            torch.cuda.synchronize()
+
+    def __call__(self) -> float:
+        """One whole step, synchronised: the mean cost."""
+        self.clear()
+        cost = self.forward()
+        cost.backward()
+        self.synchronise()
+        return cost.item()
+
+    def gradient(self) -> Tensor:
+        """The minibatch gradient as one vector, (n_parameters,)."""
+        self()
+        parts = [
+            torch.zeros_like(p) if p.grad is None else p.grad for p in self.policy.parameters()
+        ]
+        return torch.cat([part.detach().flatten() for part in parts])
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each timed repeat, whole and by part."""
+
+    forward: list[float]
+    backward: list[float]
+
+    @property
+    def step(self) -> list[float]:
+        return [a + b for a, b in zip(self.forward, self.backward, strict=True)]
+
+
+def summarise(seconds: list[float]) -> dict[str, float | int]:
+    """{median, min, q25, q75, repeats} of a list of timings."""
+    q25, median, q75 = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return {
+        "median": float(median),
+        "min": min(seconds),
+        "q25": float(q25),
+        "q75": float(q75),
+        "repeats": len(seconds),
+    }
+
+
+def measure_time(
+    step: Step, repeats: int = REPEATS, warm_up: int = WARM_UP, budget: float = TIME_BUDGET
+) -> Timing:
+    """Time `repeats` steps after a warm-up; at least 3 when the budget runs out before."""
+    timing = Timing([], [])
+    began = time.perf_counter()
+    for i in range(-warm_up, repeats):
+        spent = time.perf_counter() - began
+        if (i < 0 and i > -warm_up and spent > budget) or (i >= 3 and spent > budget):
+            continue
+        step.clear()
+        step.synchronise()
+        t0 = time.perf_counter()
+        cost = step.forward()
+        step.synchronise()
+        t1 = time.perf_counter()
+        cost.backward()
+        step.synchronise()
+        t2 = time.perf_counter()
+        if i >= 0:
+            timing.forward.append(t1 - t0)
+            timing.backward.append(t2 - t1)
+    return timing
+
+
+def measure_memory(step: Step) -> dict[str, Any]:
+    """Peak live tensor bytes of a step and bytes saved for backward, in a pass of its own.
+
+    Parameters count as live (they are, whichever gradient is used), not as saved.
+    """
+    step.clear()
+    gc.collect()
+    fixed = [*step.policy.parameters(), *step.policy.buffers(), step.states]
+    with SavedTensorCounter(exclude=fixed) as saved:
+        cost = step.forward()
+    inner = step.last.inner.summary() if step.last is not None else None
+    finite = bool(torch.isfinite(cost))
+    del cost
+    step.clear()
+    gc.collect()
+    with LiveTensorTracker() as live:
+        live.track(fixed)
+        cost = step.forward()
+        cost.backward()
+        del cost
+        step.clear()
+    return {
+        "peak_live_tensor_bytes": live.peak_bytes,
+        "saved_tensor_bytes": saved.bytes,
+        "iterations": inner["iterations"] if inner else None,
+        "residual": inner["residual"] if inner else None,
+        "finite": finite,
+    }
+
+
+def cuda_memory(step: Step) -> dict[str, int]:
+    """The allocator's peaks over one step, taken apart from its time."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return {
+        "max_allocated_bytes": torch.cuda.max_memory_allocated(),
+        "max_reserved_bytes": torch.cuda.max_memory_reserved(),
+    }
+
+
+def tolerance_reached(step: Step, residual: dict[str, float] | None) -> bool | None:
+    """Whether the largest inner residual met the tolerance; None where none was asked for."""
+    solver = getattr(step.policy, "solver", None)
+    if residual is None or solver is None or solver.tolerance is None:
+        return None
+    return math.isfinite(residual["max"]) and residual["max"] <= solver.tolerance
+
+
+def training_config(case: Case, seed: int) -> TrainingConfig:
+    """How a case trains for its curve."""
+    return TrainingConfig(
+        steps=case.train_steps,
+        batch_size=case.batch_size,
+        evaluations=2 if case.train_steps < 100 else 10,
+        held_out=8 if case.train_steps < 100 else 64,
+        seed=seed,
+    )
+
+
+def peak_rss_bytes() -> int | None:
+    """This process's largest resident set so far.
+
+    From /proc, whose figure starts anew at exec; getrusage's would inherit the parent's.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)

@@ -1,0 +1,317 @@
+"""GPU memory as the driver sees it, sampled every 10 ms from a process of its own.
+
+A sampler inside the measured process would stall with it and could not see what its allocator
+hides; this one is started before the measured process touches the device:
+
+    sampler = Sampler.start(uuid, worker_pid)   # returns once the idle baseline is taken
+    ...                                         # the worker runs
+    record["cuda"].update(sampler.stop())
+
+Nothing here raises because a figure cannot be had: the figure is None and `nvml_source` says why.
+`python -m bench.nvml` is the sampling process; it ends when its standard input closes, so it
+does not outlive whoever started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+PERIOD = 0.01
+
+
+class Sampler:
+    """The parent's handle on a sampling process; made by `Sampler.start`."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        #: what the sampling process printed, line by line; None once it has closed its output
+        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._result: dict[str, Any] | None = None
+
+    @classmethod
+    def start(
+        cls, uuid: str | None, pid: int, *, period: float = PERIOD, timeout: float = 30.0
+    ) -> Sampler:
+        """Start sampling the device `uuid` for process `pid`; returns with the baseline taken.
+
+        `uuid` is the device's own ("GPU-…" or "MIG-…", the prefix may be left out), or None
+        where there is no CUDA device. NVML's indices are of no use: it ignores
+        CUDA_VISIBLE_DEVICES. The delta `stop` returns is relative to the device's use now, so
+        call this before `pid` creates a CUDA context. `period` and `timeout` (for the baseline)
+        are in seconds.
+        """
+        sampler = cls()
+        if uuid is None:
+            sampler._result = _unavailable("no CUDA device in this run")
+            return sampler
+        sampler._launch(uuid, pid, period)
+        try:
+            first = sampler._messages.get(timeout=timeout)
+        except queue.Empty:
+            sampler._give_up(f"the sampler took no baseline within {timeout:g} s")
+            return sampler
+        if first is None:
+            sampler._give_up()
+        elif "ready" not in first:
+            sampler._finish(first)
+        return sampler
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the sampling process; None where none was started."""
+        return self._process.pid if self._process else None
+
+    def stop(self, *, timeout: float = 10.0) -> dict[str, Any]:
+        """End the sampling and return its figures; the same again when called twice.
+
+        - `nvml_device_delta_bytes`: the most the device used, minus the idle baseline
+        - `nvml_process_bytes`: the most the driver attributed to the process
+        - `samples`: how many times both were read
+        - `nvml_source`: where these come from, and for each None the reason
+
+        The first includes the CUDA context and whatever else allocated on the device meanwhile.
+        """
+        if self._result is None:
+            assert self._process is not None
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                last = self._messages.get(timeout=timeout)
+            except queue.Empty:
+                self._give_up(f"the sampler did not answer within {timeout:g} s")
+            else:
+                if last is None:
+                    self._give_up()
+                else:
+                    self._finish(last)
+        assert self._result is not None
+        return dict(self._result)
+
+    def _launch(self, uuid: str, pid: int, period: float) -> None:
+        # -P and an explicit path: the working directory may hold another package named bench.
+        paths = [os.environ.get("PYTHONPATH", ""), str(Path(__file__).resolve().parents[1])]
+        command = [sys.executable, "-P", "-m", "bench.nvml"]
+        command += ["--uuid", uuid, "--pid", str(pid), "--period", repr(period)]
+        # A file rather than a pipe, which would have to be drained; closed in `_close`.
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        )
+        # A thread, because reading a pipe with a timeout is not portable otherwise.
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                try:
+                    self._messages.put(json.loads(line))
+                except json.JSONDecodeError:
+                    break  # killed in the middle of a line: as good as no line
+        self._messages.put(None)
+
+    def _finish(self, result: dict[str, Any]) -> None:
+        self._result = result
+        self._close()
+
+    def _give_up(self, reason: str | None = None) -> None:
+        """Record that there is no answer; without a `reason`, because the sampler ended."""
+        assert self._process is not None
+        if reason is None:
+            code = self._process.wait()
+            self._errors.seek(0)
+            lines = self._errors.read().split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "no message")
+            reason = f"the sampler ended with code {code} before it answered ({last.strip()})"
+        self._finish(_unavailable(reason))
+
+    def _close(self) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+
+def _unavailable(reason: str) -> dict[str, Any]:
+    return {
+        "nvml_device_delta_bytes": None,
+        "nvml_process_bytes": None,
+        "nvml_source": f"null: {reason}",
+        "samples": None,
+    }
+
+
+class _Reader:
+    """Device and per-process memory of one device, through NVML."""
+
+    def __init__(self, nvml: Any, uuid: str, pid: int) -> None:
+        self._nvml, self._pid = nvml, pid
+        self._handle = _handle(nvml, uuid)
+        self.uuid: str = nvml.nvmlDeviceGetUUID(self._handle)
+        self.call = "nvmlDeviceGetMemoryInfo v2"
+        try:
+            self.used()
+        except nvml.NVMLError_FunctionNotFound:
+            # An old driver. Version 1 counts memory the driver reserves as used; the difference
+            # to the baseline does not change.
+            self.call = "nvmlDeviceGetMemoryInfo v1"
+        self.process_peak: int | None = None
+        self.process_reason = "the driver did not list the process (as in most containers)"
+        self._ask_for_processes = True
+
+    def used(self) -> int:
+        """Bytes used on the device now."""
+        if self.call.endswith("v1"):
+            return self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used
+        version = self._nvml.nvmlMemory_v2
+        return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, version=version).used
+
+    def processes(self) -> set[int]:
+        """Ids of the processes on the device; updates the peak of the one looked for."""
+        if not self._ask_for_processes:
+            return set()
+        try:
+            found = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except self._nvml.NVMLError as error:
+            self._ask_for_processes = False
+            self.process_reason = f"the driver refused to list processes: {error}"
+            return set()
+        for process in found:
+            if process.pid == self._pid:
+                if process.usedGpuMemory is None:
+                    self.process_reason = "the driver lists the process without its memory"
+                else:
+                    self.process_peak = max(self.process_peak or 0, process.usedGpuMemory)
+        return {process.pid for process in found}
+
+
+def _handle(nvml: Any, uuid: str) -> Any:
+    bare = not uuid.startswith(("GPU-", "MIG-"))
+    for name in ("GPU-" + uuid, "MIG-" + uuid) if bare else (uuid,):
+        try:
+            return nvml.nvmlDeviceGetHandleByUUID(name)
+        except (nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
+            continue
+    seen = [
+        nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))
+        for i in range(nvml.nvmlDeviceGetCount())
+    ]
+    raise LookupError(f"NVML knows no device {uuid}; it has {', '.join(seen) or 'none'}")
+
+
+def _sample(uuid: str, pid: int, period: float, stop: threading.Event) -> dict[str, Any]:
+    """Sample until `stop` is set or `pid` ends; prints a line once the baseline is taken."""
+    try:
+        import pynvml
+    except ImportError as error:
+        return _unavailable(f"pynvml (package nvidia-ml-py) cannot be imported: {error}")
+    import psutil
+
+    try:
+        pynvml.nvmlInit()
+    except (pynvml.NVMLError, OSError) as error:
+        return _unavailable(f"NVML cannot be initialised: {error}")
+    try:
+        reader = _Reader(pynvml, uuid, pid)
+        baseline, present = reader.used(), reader.processes()
+        print(json.dumps({"ready": True}), flush=True)
+        try:
+            target: psutil.Process | None = psutil.Process(pid)
+        except psutil.NoSuchProcess:
+            target = None
+        peak, samples = baseline, 0
+        due = time.monotonic()
+        while True:
+            # Asked before reading: the last reading is then at or after the stop.
+            stopped, alive = stop.is_set(), _is_alive(target)
+            peak = max(peak, reader.used())
+            reader.processes()
+            samples += 1
+            if stopped or not alive:
+                break
+            # A late sample shifts the following ones; it is not made up for by a burst.
+            due = max(due + period, time.monotonic())
+            stop.wait(due - time.monotonic())
+    except LookupError as error:
+        return _unavailable(str(error))
+    except pynvml.NVMLError as error:
+        # A peak up to here would be a lower bound that reads like a measurement.
+        return _unavailable(f"NVML failed while sampling: {error}")
+    finally:
+        pynvml.nvmlShutdown()
+
+    notes = [
+        f"{reader.call} on {reader.uuid} every {period * 1e3:g} ms, "
+        f"minus an idle baseline of {baseline} bytes"
+    ]
+    if pid in present:
+        notes.append(f"process {pid} was on the device before the baseline, which includes it")
+    if present - {pid}:
+        notes.append(f"{len(present - {pid})} other processes on the device at the baseline")
+    if not alive:
+        notes.append(f"process {pid} ended before the sampler was stopped")
+    if reader.process_peak is None:
+        notes.append(f"per process null: {reader.process_reason}")
+    else:
+        notes.append("per process from nvmlDeviceGetComputeRunningProcesses")
+    return {
+        "nvml_device_delta_bytes": peak - baseline,
+        "nvml_process_bytes": reader.process_peak,
+        "nvml_source": "; ".join(notes),
+        "samples": samples,
+    }
+
+
+def _is_alive(process: Any) -> bool:
+    import psutil
+
+    if process is None:
+        return False
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def main() -> None:
+    """The sampling process: prints {"ready": true} at the baseline, and the figures at the end."""
+    parser = argparse.ArgumentParser(prog="python -m bench.nvml", description=main.__doc__)
+    parser.add_argument("--uuid", required=True, help="UUID of the device")
+    parser.add_argument("--pid", required=True, type=int, help="process to attribute memory to")
+    parser.add_argument("--period", type=float, default=PERIOD, help="seconds between samples")
+    arguments = parser.parse_args()
+    stop = threading.Event()
+
+    def wait_for_end_of_input() -> None:
+        # Unbuffered: a thread blocked inside a buffered reader breaks the interpreter's exit.
+        while os.read(0, 4096):
+            pass
+        stop.set()
+
+    threading.Thread(target=wait_for_end_of_input, daemon=True).start()
+    print(json.dumps(_sample(arguments.uuid, arguments.pid, arguments.period, stop)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

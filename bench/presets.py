@@ -1,0 +1,199 @@
+"""The case grids: which cases each preset measures, in order of priority."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+
+from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
+
+#: one of each kind of gradient
+MAIN_GRADIENTS = (
+    "jfb",
+    "implicit",
+    "unrolled",
+    "unrolled-checkpoint",
+    "torchdeq",
+    "cvxpylayers",
+    "direct",
+)
+MORE_GRADIENTS = ("jfb-3", "torchdeq-phantom", "torchdeq-implicit", "implicit-gmres")
+
+
+def smoke() -> Iterator[Case]:
+    """Every gradient on every problem in minutes: short horizons, small batches."""
+    for n_agents in (1, 6, 20, 100):
+        for gradient in MAIN_GRADIENTS:
+            yield Case(
+                problem="quadrotor",
+                n_agents=n_agents,
+                gradient=gradient,
+                batch_size=4,
+                n_steps=12,
+                train_steps=6,
+            )
+    base = Case(
+        problem="quadrotor", n_agents=1, gradient="jfb", batch_size=4, n_steps=12, train_steps=6
+    )
+    yield replace(base, map="plain")
+    yield replace(base, solver="anderson")
+    yield replace(base, solver="newton")
+    yield replace(base, solver="closed-form")
+    for problem, n_agents, n_steps in (("bicycle", 1, 20), ("consumption", 5, 20)):
+        for gradient in MAIN_GRADIENTS:
+            yield Case(
+                problem=problem,
+                n_agents=n_agents,
+                gradient=gradient,
+                batch_size=8,
+                n_steps=n_steps,
+                train_steps=6,
+            )
+    yield Case(
+        problem="consumption",
+        variant="concave",
+        n_agents=5,
+        gradient="cvxpylayers",
+        batch_size=8,
+        n_steps=20,
+        train_steps=6,
+    )
+    yield from _iteration_sweep(6, batch_size=4, n_steps=8, gradients=("jfb", "unrolled"))
+    yield from _iteration_sweep(
+        6, batch_size=4, n_steps=8, gradients=("unrolled-checkpoint", "implicit"), counts=(5, 500)
+    )
+    yield from _iteration_sweep(
+        100, batch_size=2, n_steps=4, gradients=("jfb", "unrolled"), counts=(5, 500)
+    )
+
+
+def _iteration_sweep(
+    n_agents: int,
+    *,
+    batch_size: int,
+    n_steps: int,
+    gradients: tuple[str, ...],
+    counts: tuple[int, ...] = (5, 50, 500),
+) -> Iterator[Case]:
+    for iterations in counts:
+        for gradient in gradients:
+            yield Case(
+                problem="quadrotor",
+                n_agents=n_agents,
+                gradient=gradient,
+                tolerance=None,
+                max_iterations=iterations,
+                batch_size=batch_size,
+                n_steps=n_steps,
+                timed=False,
+            )
+
+
+def cpu() -> Iterator[Case]:
+    """Agents x iterations x batch x gradients on three problems; a night on two cores."""
+    yield from _sweep("cpu", batches=(32, 8, 128))
+
+
+def gpu() -> Iterator[Case]:
+    """The same at full size, on one GPU."""
+    yield from _sweep("cuda", batches=(50, 128, 512))
+
+
+def released() -> Iterator[Case]:
+    """The released code's settings: plain ascent, step 1e-4, 499 iterations, tolerance 0.1."""
+    for problem in DEFAULT_STEPS:
+        for n_agents in (1, 6, 20, 100):
+            for gradient in ("jfb", "unrolled", "direct"):
+                yield Case(
+                    problem=problem,
+                    n_agents=n_agents,
+                    gradient=gradient,
+                    map="plain",
+                    step_size=1e-4,
+                    max_iterations=499,
+                    tolerance=0.1,
+                    batch_size=DEFAULT_BATCH[problem],
+                    n_steps=DEFAULT_STEPS[problem],
+                    variant="released" if problem == "consumption" else "default",
+                    train_steps=10,
+                )
+
+
+def _sweep(device: str, batches: tuple[int, ...]) -> Iterator[Case]:
+    """Headline cases first: to tolerance, then the iteration sweep, then the other batches."""
+    for batch_size in batches:
+        for n_agents in (1, 6, 20, 50, 100):
+            for problem in DEFAULT_STEPS:
+                base = Case(
+                    problem=problem,
+                    n_agents=n_agents,
+                    gradient="jfb",
+                    batch_size=batch_size,
+                    n_steps=DEFAULT_STEPS[problem],
+                    device=device,
+                    train_steps=20 if batch_size == batches[0] else 0,
+                )
+                for gradient in MAIN_GRADIENTS:
+                    yield replace(base, gradient=gradient)
+                if batch_size == batches[0]:
+                    for gradient in MORE_GRADIENTS:
+                        yield replace(base, gradient=gradient)
+                    yield replace(base, map="plain")
+        for iterations in (5, 20, 50, 100, 500):
+            for n_agents in (1, 6, 20, 50, 100):
+                for problem in DEFAULT_STEPS:
+                    for gradient in ("jfb", "unrolled", "unrolled-checkpoint", "implicit"):
+                        yield Case(
+                            problem=problem,
+                            n_agents=n_agents,
+                            gradient=gradient,
+                            tolerance=None,
+                            max_iterations=iterations,
+                            batch_size=batch_size,
+                            n_steps=DEFAULT_STEPS[problem],
+                            device=device,
+                        )
+
+
+#: presets by the name used on the command line
+PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
+    "smoke": smoke,
+    "cpu": cpu,
+    "gpu": gpu,
+    "released": released,
+}
+#: seconds one case may take before it is recorded as timed out
+TIMEOUTS = {"smoke": 120.0, "cpu": 900.0, "gpu": 300.0, "released": 1800.0}
+
+
+def select(preset: str, filters: list[str], device: str | None = None) -> list[Case]:
+    """The cases of `preset` that match every KEY=VALUE filter, on `device` if one is given.
+
+    A filter's value may list alternatives, separated by commas. ValueError for an unknown
+    preset, a filter that is not KEY=VALUE, an unknown key, or when nothing is left.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
+    cases = list(PRESETS[preset]())
+    if device is not None:
+        cases = [replace(case, device=device) for case in cases]
+    names = ["id", *(field.name for field in fields(Case))]
+    for entry in filters:
+        key, separator, value = entry.partition("=")
+        if not separator:
+            raise ValueError(f"`filter` must be KEY=VALUE, got {entry!r}")
+        if key not in names:
+            raise ValueError(f"`filter` key must be one of {', '.join(names)}, got {key!r}")
+        wanted = value.split(",")
+        cases = [case for case in cases if _text(getattr(case, key)) in wanted]
+    if not cases:
+        raise ValueError(f"`filter` {' '.join(filters)} leaves no case of preset {preset}")
+    return cases
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

@@ -1,0 +1,138 @@
+"""Records on disk: one JSON object per case and seed, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.case import Case
+
+SCHEMA_VERSION = 1
+STATUSES = (
+    "ok",
+    "unsupported",
+    "out_of_memory",
+    "timeout",
+    "diverged",
+    "crashed",
+    "predicted",
+)
+_CUDA_FIELDS = (
+    "max_allocated_bytes",
+    "max_reserved_bytes",
+    "nvml_device_delta_bytes",
+    "nvml_process_bytes",
+    "nvml_source",
+    "samples",
+)
+
+
+class CorruptRecord(UserWarning):
+    """A record file that could not be used."""
+
+
+def empty_record(case: Case, seed: int) -> dict[str, Any]:
+    """A record of `case` with every field of the schema, all unknown."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "case": case.to_dict(seed),
+        "status": None,
+        "reason": None,
+        "step_seconds": None,
+        "forward_seconds": None,
+        "backward_seconds": None,
+        "iterations": None,
+        "residual": None,
+        "tolerance_reached": None,
+        "peak_live_tensor_bytes": None,
+        "saved_tensor_bytes": None,
+        "peak_rss_bytes": None,
+        "cuda": dict.fromkeys(_CUDA_FIELDS),
+        "curve": None,
+        "interventions": None,
+        "final": {"loss": None, "evaluation_cost": None, "optimality_gap": None},
+        "threads": None,
+        "null_reasons": {},
+        "versions": {},
+        "git": {"commit": None, "dirty": None},
+    }
+
+
+def explain_nulls(record: dict[str, Any], default: str) -> None:
+    """Give every null a reason in `null_reasons`: `default` where none is there yet."""
+    reasons = record["null_reasons"]
+
+    def visit(path: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{path}.{key}" if path else key, inner)
+        elif value is None:
+            reasons.setdefault(path, default)
+
+    for key, value in record.items():
+        if key not in ("null_reasons", "case", "reason", "curve"):
+            visit(key, value)
+    if record["curve"] is None:
+        reasons.setdefault("curve", default)
+
+
+def record_path(directory: Path, case: Case, seed: int) -> Path:
+    return directory / "records" / f"{case.id}-s{seed}.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write atomically: after a crash at any moment `path` is whole, old or new.
+
+    Non-finite numbers become null, which JSON has no other word for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(_finite(value), file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One record; ValueError naming the file when it is not a whole record of this schema."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole record ({error})") from error
+    if not isinstance(record, dict) or not isinstance(record.get("case"), dict):
+        raise ValueError(f"{path}: not a record")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: schema version {record.get('schema_version')!r}, need {SCHEMA_VERSION}"
+        )
+    if record.get("status") not in STATUSES or "id" not in record["case"]:
+        raise ValueError(f"{path}: no known status or no case id")
+    return record
+
+
+def read_records(directory: Path) -> Iterator[dict[str, Any]]:
+    """The records under DIR/records; a corrupt one is warned about and left out."""
+    for path in sorted((directory / "records").glob("*.json")):
+        try:
+            yield read_record(path)
+        except ValueError as error:
+            warnings.warn(str(error), CorruptRecord, stacklevel=2)

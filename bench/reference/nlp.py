@@ -1,0 +1,198 @@
+"""The problems as CasADi expressions, discretised exactly as the rollout discretises them.
+
+Left-endpoint Euler, z_{i+1} = z_i + h f(t_i, z_i, u_i), cost sum_i h L(t_i, z_i, u_i) + G(z_n),
+by multiple shooting: every state is a variable and every Euler step a constraint, so that the
+derivatives stay sparse. Parameters are read from the problem object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import casadi as ca
+
+from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
+from jfbcore.problems.interaction import CUTOFF_SQUARED
+
+#: above this many agents the second derivatives of a weak interaction cost are left out
+_DENSE_INTERACTION_LIMIT = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One time step of a problem. Every function is a CasADi SX function of column vectors.
+
+    `decision` is what the solver chooses at a step: the control itself, or for consumption the
+    excess over the habit, whose admissible set is a box. `lifted` collects a quantity that
+    would make the Hessian dense into one variable per step.
+    """
+
+    #: (z, decision) -> u
+    control: ca.Function
+    #: (t, z, u) -> dz/dt
+    dynamics: ca.Function
+    #: (t, z, u, lifted) -> L without the interaction
+    running_cost: ca.Function
+    #: (u) -> lifted, a scalar; None where nothing is lifted
+    lifted: ca.Function | None
+    #: (z) -> weighted interaction cost; None where there is none
+    interaction: ca.Function | None
+    #: whether the solver sees the second derivatives of the interaction
+    interaction_hessian: bool
+    #: (z) -> G
+    terminal_cost: ca.Function
+    #: bounds of one step's decision, (m,)
+    decision_lower: list[float]
+    decision_upper: list[float]
+    #: lower bounds of a state inside the horizon and of the last one, (n,)
+    state_lower: list[float]
+    final_state_lower: list[float]
+    #: whether the problem is convex, so that a local optimum is global
+    convex: bool
+
+
+def stage_of(problem: Problem) -> Stage:
+    """The CasADi expressions of `problem`. Raises TypeError for a problem without any."""
+    for kind, build in _BUILDERS.items():
+        if isinstance(problem, kind):
+            return build(problem)
+    known = ", ".join(kind.__name__ for kind in _BUILDERS)
+    raise TypeError(
+        f"`problem` must be one of {known} for IPOPT, got {type(problem).__name__}; "
+        "transcription in torch needs no CasADi expressions"
+    )
+
+
+def _symbols(problem: Problem) -> tuple[ca.SX, ca.SX, ca.SX, ca.SX]:
+    return (
+        ca.SX.sym("t"),
+        ca.SX.sym("z", problem.state_dim),
+        ca.SX.sym("u", problem.control_dim),
+        ca.SX.sym("lifted"),
+    )
+
+
+def _quadrotor(problem: Quadrotor) -> Stage:
+    t, z, u, lifted = _symbols(problem)
+    n_agents = problem.n_agents
+    rates = []
+    for agent in range(n_agents):
+        state = z[12 * agent : 12 * agent + 12]
+        thrust = u[4 * agent] / problem.mass
+        yaw, pitch, roll = state[3], state[4], state[5]
+        lean = ca.sin(pitch) * ca.cos(roll)
+        rates += [
+            state[6:12],
+            thrust * (ca.sin(yaw) * ca.sin(roll) + ca.cos(yaw) * lean),
+            thrust * (ca.sin(yaw) * lean - ca.cos(yaw) * ca.sin(roll)),
+            thrust * ca.cos(pitch) * ca.cos(roll) - problem.g,
+            u[4 * agent + 1 : 4 * agent + 4],
+        ]
+    target = ca.DM([*problem.target_position, *[0.0] * 9] * n_agents)
+    miss = ca.sumsqr(z - target)
+    free = [-math.inf] * problem.state_dim
+    return Stage(
+        control=_identity(z, u),
+        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(*rates)]),
+        running_cost=ca.Function("running", [t, z, u, lifted], [ca.exp(lifted)]),
+        # |u|^2 couples all agents' controls; one variable keeps that out of the Hessian.
+        lifted=ca.Function("lifted", [u], [ca.sumsqr(u) / (2 * n_agents)]),
+        interaction=_interaction(z, n_agents, 12, 3, problem.interaction_weight),
+        interaction_hessian=n_agents <= _DENSE_INTERACTION_LIMIT,
+        terminal_cost=ca.Function("end", [z], [problem.terminal_weight / (4 * n_agents) * miss]),
+        decision_lower=[-math.inf] * problem.control_dim,
+        decision_upper=[math.inf] * problem.control_dim,
+        state_lower=free,
+        final_state_lower=free,
+        convex=False,
+    )
+
+
+def _bicycle(problem: Bicycle) -> Stage:
+    t, z, u, lifted = _symbols(problem)
+    n_agents = problem.n_agents
+    rates, miss = [], 0
+    for agent in range(n_agents):
+        x, y, heading, speed = ca.vertsplit(z[4 * agent : 4 * agent + 4])
+        steering, acceleration = u[2 * agent], u[2 * agent + 1]
+        rates += [
+            speed * ca.cos(heading),
+            speed * ca.sin(heading),
+            speed * ca.tan(steering) / problem.wheelbase,
+            acceleration,
+        ]
+        miss += (x - problem.target_position[0]) ** 2 + (y - problem.target_position[1]) ** 2
+    free = [-math.inf] * problem.state_dim
+    return Stage(
+        control=_identity(z, u),
+        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(*rates)]),
+        running_cost=ca.Function("running", [t, z, u, lifted], [ca.sumsqr(u) / 2]),
+        lifted=None,
+        interaction=_interaction(z, n_agents, 4, 2, problem.interaction_weight),
+        # Strong enough to push the agents apart: without its curvature Newton steps go astray.
+        interaction_hessian=True,
+        terminal_cost=ca.Function("end", [z], [problem.terminal_weight * miss]),
+        decision_lower=[-problem.max_steering, -math.inf] * n_agents,
+        decision_upper=[problem.max_steering, math.inf] * n_agents,
+        state_lower=free,
+        final_state_lower=free,
+        convex=False,
+    )
+
+
+def _consumption(problem: Consumption) -> Stage:
+    t, z, u, lifted = _symbols(problem)
+    goods, gamma = problem.n_goods, problem.gamma
+    wealth, habits = z[0], z[1:]
+    excess = ca.SX.sym("excess", goods)
+    utility = ca.sum1((u - habits) ** (1 - gamma)) / (1 - gamma)
+    bequest = problem.epsilon * wealth ** (1 - gamma) / (1 - gamma)
+    growth = problem.r * wealth - ca.sum1(u)
+    drift = u**problem.eta - habits**problem.theta
+    return Stage(
+        # The admissible controls are a box around the habit; in the excess the box is fixed.
+        control=ca.Function("control", [z, excess], [habits + excess]),
+        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(growth, drift)]),
+        running_cost=ca.Function(
+            "running", [t, z, u, lifted], [-ca.exp(-problem.delta * t) * utility]
+        ),
+        lifted=None,
+        interaction=None,
+        interaction_hessian=False,
+        terminal_cost=ca.Function("end", [z], [-bequest]),
+        decision_lower=[problem.min_excess] * goods,
+        decision_upper=[problem.max_excess] * goods,
+        # Consumption is positive, so wealth that ends above the floor was positive throughout.
+        # Below the floor the bequest is its tangent there: steep enough that nothing ends there.
+        state_lower=[-math.inf] + [0.0] * goods,
+        final_state_lower=[problem.wealth_floor] + [0.0] * goods,
+        convex=problem.eta == 1.0 and problem.theta == 1.0,
+    )
+
+
+_BUILDERS: dict[type[Problem], Callable[..., Stage]] = {
+    Quadrotor: _quadrotor,
+    Bicycle: _bicycle,
+    Consumption: _consumption,
+}
+
+
+def _identity(z: ca.SX, u: ca.SX) -> ca.Function:
+    return ca.Function("control", [z, u], [u])
+
+
+def _interaction(
+    z: ca.SX, n_agents: int, width: int, dimension: int, weight: float
+) -> ca.Function | None:
+    """weight / (2N) sum_{i<j} 1[d^2 < 4] exp(-d^2/2); the jump has no derivative, as in torch."""
+    if n_agents == 1 or weight == 0:
+        return None
+    positions = [z[width * i : width * i + dimension] for i in range(n_agents)]
+    total = 0
+    for i in range(n_agents):
+        for j in range(i):
+            squared = ca.sumsqr(positions[i] - positions[j])
+            total += (squared < CUTOFF_SQUARED) * ca.exp(-squared / 2)
+    return ca.Function("interaction", [z], [weight / (2 * n_agents) * total])

@@ -1,0 +1,77 @@
+"""From run directories to files: page, tidy CSV, figures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from bench.report.figures import Drawing, draw_all, theme
+from bench.report.frames import case_frame, curve_frame
+from bench.report.header import READING, environment_table, limitations, workload_table
+from bench.report.html import Page, Section, claims_of, figure_image, render
+from bench.report.load import load_runs
+from bench.report.summary import summary
+from bench.report.tables import case_table, generic_table, missing_table, target_table
+from bench.report.targets import target_times
+
+_DOTS_PER_INCH = 130
+
+
+def write_report(directories: Sequence[Path], out: Path) -> Path:
+    """Write index.html, cases.csv, curves.csv and figures/ under `out`; return the page's path.
+
+    Raises ValueError where a directory does not exist or none holds a usable record. Files of a
+    run that cannot be read are left out with a `RecordWarning`.
+    """
+    runs = load_runs([Path(directory) for directory in directories])
+    cases = case_frame(runs)
+    curves = curve_frame(runs, cases)
+    out = Path(out)
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    cases.to_csv(out / "cases.csv", index=False)
+    curves.to_csv(out / "curves.csv", index=False)
+    drawings = draw_all(cases, curves)
+    for drawing in drawings:
+        _save(drawing.figure, out / "figures" / drawing.name)
+    targets = target_table(target_times(curves, cases))
+    extra = [generic_table(table) for run in runs for table in run.tables]
+    page = Page(
+        title=" + ".join(run.name for run in runs),
+        environment=environment_table(runs),
+        workload=workload_table(cases),
+        reading=READING,
+        limitations=limitations(runs),
+        missing=missing_table(cases),
+        summary=summary(cases),
+        claims=claims_of(runs),
+        sections=_sections(drawings, out / "figures"),
+        tables=[table for table in (targets, *extra) if table],
+        cases=case_table(cases),
+    )
+    index = out / "index.html"
+    index.write_text(render(page), encoding="utf-8")
+    return index
+
+
+def _save(figure: Figure, stem: Path) -> None:
+    with theme():
+        # the layout is solved once and kept for both files
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        # no date in the file, so that the same records give the same bytes
+        figure.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
+        figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=_DOTS_PER_INCH)
+
+
+def _sections(drawings: Sequence[Drawing], folder: Path) -> list[Section]:
+    return [
+        Section(
+            title,
+            title.lower().replace(" ", "-").replace(":", ""),
+            [figure_image(folder / drawing.name, drawing.caption) for drawing in group],
+        )
+        for title, group in itertools.groupby(drawings, key=lambda drawing: drawing.section)
+    ]

@@ -1,0 +1,30 @@
+"""The report's figures: each module draws one kind and returns `Drawing`s."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bench.report.figures.canvas import Drawing, theme
+from bench.report.figures.convergence import convergence_figures
+from bench.report.figures.profiles import profile_figures
+from bench.report.figures.residuals import residual_figures
+from bench.report.figures.scaling import (
+    memory_agents_figures,
+    memory_iterations_figures,
+    time_agents_figures,
+)
+
+__all__ = ["Drawing", "draw_all"]
+
+
+def draw_all(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
+    """Every figure the data allow, in the order of the report."""
+    with theme():
+        return [
+            *memory_agents_figures(cases),
+            *memory_iterations_figures(cases),
+            *time_agents_figures(cases),
+            *residual_figures(cases),
+            *convergence_figures(curves, cases),
+            *profile_figures(cases, curves),
+        ]

@@ -1,0 +1,209 @@
+"""Loss, evaluation cost and optimality gap along training, against seconds and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bench.report.figures.canvas import (
+    Drawing,
+    Lane,
+    failure_strip,
+    failure_words,
+    grid,
+    handle,
+    legend_right,
+    line_style,
+    scale_axis,
+    seeds_in_words,
+)
+from bench.report.frames import WORKLOAD
+from bench.report.series import Panel, Series, constant_settings, describe, panels, series_of, title
+from bench.report.style import FAILURES
+
+_METRICS = {
+    "evaluation_cost": "evaluation cost",
+    "optimality_gap": "optimality gap",
+    "loss": "training loss",
+}
+_AXES = {"seconds": "wall-clock [s], evaluation off the clock", "step": "gradient evaluations"}
+_VARIANTS = ("map", "solver", "budget", "recipe")
+_CURVE = ("run", "id", "seed")
+#: points of a line; more cannot be told apart at this size
+_GRID = 120
+_MOST_ROWS = 6
+
+
+def convergence_figures(curves: pd.DataFrame, cases: pd.DataFrame) -> list[Drawing]:
+    """Per metric one figure: a row per problem and number of agents, columns seconds and steps."""
+    trained = cases["train_steps"].fillna(0) > 0
+    failed = cases[trained & cases["status"].isin(list(FAILURES))]
+    drawings = []
+    for metric in _METRICS:
+        known = curves[curves[metric].notna()]
+        points = known.groupby(list(_CURVE), dropna=False)["step"].transform("size")
+        if (points > 1).any():
+            drawings += _pages(known[points > 1], failed, metric)
+    return drawings
+
+
+def _pages(curves: pd.DataFrame, failed: pd.DataFrame, metric: str) -> list[Drawing]:
+    rows = panels(curves, ("environment", "problem", "n_agents", *WORKLOAD))
+    pages = [rows[start : start + _MOST_ROWS] for start in range(0, len(rows), _MOST_ROWS)]
+    drawings = []
+    for number, page in enumerate(pages, start=1):
+        figure, axes = grid(len(page), len(_AXES), height=3.3)
+        constant = constant_settings(pd.concat([panel.rows for panel in page]))
+        for line, panel in zip(axes, page, strict=True):
+            _row(line, panel, failed, metric, constant)
+        suffix = f"-{number}" if len(pages) > 1 else ""
+        drawings.append(
+            Drawing(
+                f"convergence-{metric.replace('_', '-')}{suffix}",
+                f"{_METRICS[metric].capitalize()} against time and steps",
+                _caption(page, constant, metric),
+                figure,
+            )
+        )
+    return drawings
+
+
+def _row(
+    axes: np.ndarray, panel: Panel, failed: pd.DataFrame, metric: str, constant: Mapping[str, Any]
+) -> None:
+    """One panel against seconds and against steps, its legend on the right."""
+    here = pd.Series(True, index=failed.index)
+    for name, value in panel.settings.items():
+        here &= failed[name] == value
+    # a run that failed before its first evaluation has no curve, yet is part of the picture
+    together = pd.concat(
+        [panel.rows, failed.loc[here, ["gradient", *_VARIANTS, "status", *_CURVE]]]
+    )
+    drawn = series_of(together, _VARIANTS)
+    for ax, (axis, name) in zip(axes, _AXES.items(), strict=True):
+        _draw(ax, drawn, metric, axis)
+        ax.set_xlabel(name)
+        ax.set_ylabel(_METRICS[metric])
+        ax.set_title(title(panel.settings, constant))
+    legend_right(axes[-1], [handle(series.look, series.label) for series in drawn])
+
+
+def _draw(ax: Axes, drawn: Sequence[Series], metric: str, axis: str) -> None:
+    bands = {series.label: median_band(series.rows, metric, axis) for series in drawn}
+    shown = [band for band in bands.values() if len(band)]
+    ends = [band["x"].max() for band in shown]
+    wide = axis == "seconds" and max(ends) > 15 * min(ends) and min(ends) > 0
+    if wide:
+        firsts = [band.loc[band["x"] > 0, "x"].min() for band in shown]
+        ax.set_xscale("log")
+        ax.set_xlim(max(min(firsts), max(ends) / 1e4), max(ends) * 1.15)
+    else:
+        ax.set_xlim(0, max(ends) * 1.03 or 1)
+    values: list[float] = []
+    lanes = []
+    for series in drawn:
+        band = bands[series.label]
+        _line(ax, series, band)
+        values += [*band["median"], *band["low"], *band["high"]]
+        failures = series.rows[series.rows["status"].isin(list(FAILURES))]
+        if len(failures):
+            last = failures.groupby(list(_CURVE), dropna=False)[axis].max().fillna(0)
+            places = sorted(last.clip(lower=ax.get_xlim()[0], upper=ax.get_xlim()[1]))
+            lanes.append(Lane(series.look, places, failure_words(failures["status"])))
+    finite = [value for value in values if np.isfinite(value)]
+    log = bool(finite) and min(finite) > 0 and max(finite) > 20 * min(finite)
+    scale_axis(ax, "number", values, log=log, lanes=len(lanes))
+    failure_strip(ax, lanes)
+
+
+def _line(ax: Axes, series: Series, band: pd.DataFrame) -> None:
+    finite = band.replace(np.inf, np.nan)
+    ax.fill_between(
+        finite["x"], finite["low"], finite["high"], color=series.look.color, alpha=0.16, linewidth=0
+    )
+    ax.plot(
+        finite["x"],
+        finite["median"],
+        color=series.look.color,
+        linestyle=line_style(series.look),
+        linewidth=1.5,
+        marker=series.look.marker,
+        markersize=5,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        markevery=max(1, len(finite) // 8),
+    )
+
+
+def median_band(rows: pd.DataFrame, metric: str, axis: str) -> pd.DataFrame:
+    """Median and quartiles over seeds on a common grid of `axis`: columns x, median, low, high.
+
+    The grid ends where the first seed that did not fail ends, so that every point rests on every
+    seed; a seed that failed counts as infinite after its last point.
+    """
+    rows = rows.dropna(subset=[metric, axis])
+    curves = [
+        (own.sort_values(axis), own["status"].iloc[0] in FAILURES)
+        for _, own in rows.groupby(list(_CURVE), dropna=False)
+    ]
+    if not curves:
+        return pd.DataFrame(columns=["x", "median", "low", "high"], dtype=float)
+    ends = [own[axis].max() for own, failed in curves if not failed]
+    end = min(ends) if ends else max(own[axis].max() for own, _ in curves)
+    x = _common_grid([own[axis].to_numpy(dtype=float) for own, _ in curves], end)
+    values = np.stack(
+        [
+            np.interp(x, own[axis], own[metric], right=np.inf if failed else None)
+            for own, failed in curves
+        ]
+    )
+    low, median, high = (_quantile(values, share) for share in (0.25, 0.5, 0.75))
+    return pd.DataFrame({"x": x, "median": median, "low": low, "high": high})
+
+
+def _common_grid(places: list[np.ndarray], end: float) -> np.ndarray:
+    """The points that occur, or evenly chosen ones of them where they are too many."""
+    start = max(own.min() for own in places)
+    every = np.unique(np.concatenate(places))
+    every = every[(every >= start) & (every <= end)]
+    if len(every) <= _GRID:
+        return every
+    return every[np.unique(np.linspace(0, len(every) - 1, _GRID).round().astype(int))]
+
+
+def _quantile(values: np.ndarray, share: float) -> np.ndarray:
+    """Quantile over the first axis; numpy's own gives nan beside an infinite value."""
+    ordered = np.sort(values, axis=0)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    weight = place - below
+    if weight == 0:
+        return ordered[below]
+    return (1 - weight) * ordered[below] + weight * ordered[below + 1]
+
+
+def _caption(page: Sequence[Panel], constant: Mapping[str, Any], metric: str) -> str:
+    rows = pd.concat([panel.rows for panel in page])
+    seeds = rows.groupby(["environment", "n_agents", "gradient", *_VARIANTS], dropna=False)[
+        "seed"
+    ].nunique()
+    words = ", ".join(
+        word for word in (describe(name, value) for name, value in constant.items()) if word
+    )
+    parts = [
+        f"All panels: {words}." if words else "",
+        f"Lines are medians over {seeds_in_words(seeds)}, bands the interquartile range.",
+        "One gradient evaluation is one training step on one minibatch.",
+    ]
+    if metric == "loss":
+        parts.append("The loss is that of the training minibatch, hence noisy.")
+    if rows["status"].isin(list(FAILURES)).any():
+        parts.append(
+            "A seed that diverged counts as infinite from its last point on; the grey strip shows "
+            "where runs ended early."
+        )
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,228 @@
+"""Memory and time against the number of agents and of inner iterations, with fitted slopes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from bench.report.figures.canvas import (
+    Drawing,
+    Lane,
+    failure_strip,
+    failure_words,
+    grid,
+    handle,
+    legend_right,
+    log_counts,
+    scale_axis,
+    seeds_in_words,
+)
+from bench.report.figures.cells import Cell, Metric, select_cells
+from bench.report.fits import power_law_slope
+from bench.report.frames import WORKLOAD
+from bench.report.series import Panel, Series, constant_settings, describe, panels, title
+from bench.report.style import FAILURES, Look
+
+_COLUMNS = 2
+_MOST_CELLS = 8
+#: share of the axis' logarithmic length over which series at equal x are spread
+_SPREAD = 0.05
+_GREY = Look("#555555", "o", "")
+
+
+LIVE = Metric("peak_live_tensor_bytes", "peak live tensors", "bytes")
+SAVED = Metric("saved_tensor_bytes", "saved for backward", "bytes")
+ALLOCATED = Metric("cuda_max_allocated_bytes", "peak CUDA allocation", "bytes")
+DEVICE = Metric("cuda_nvml_device_delta_bytes", "device memory (NVML)", "bytes")
+STEP = Metric("step_seconds", "time per gradient step", "seconds")
+
+
+def memory_agents_figures(cases: pd.DataFrame) -> list[Drawing]:
+    """Peak memory against the number of agents."""
+    drawings = []
+    for name, metric in (("", LIVE), ("-cuda", ALLOCATED), ("-nvml", DEVICE)):
+        drawings += _figures(
+            cases,
+            name=f"memory-agents{name}",
+            section="Peak memory against agents",
+            metrics=(metric,),
+            x=("n_agents", "agents"),
+            loose=("map", "budget"),
+        )
+    return drawings
+
+
+def memory_iterations_figures(cases: pd.DataFrame) -> list[Drawing]:
+    """Memory against K, over the cases that run exactly K inner iterations."""
+    exact = cases[cases["tolerance"].isna() & cases["max_iterations"].notna()]
+    return _figures(
+        exact,
+        name="memory-iterations",
+        section="Memory against inner iterations K",
+        metrics=(SAVED, LIVE),
+        x=("max_iterations", "inner iterations K (exactly K, no early stop)"),
+        strict=("n_agents",),
+        loose=("map",),
+    )
+
+
+def time_agents_figures(cases: pd.DataFrame) -> list[Drawing]:
+    """Time of one gradient step against the number of agents."""
+    return _figures(
+        cases,
+        name="time-agents",
+        section="Step time against agents",
+        metrics=(STEP,),
+        x=("n_agents", "agents"),
+        loose=("map", "budget"),
+    )
+
+
+def _figures(
+    cases: pd.DataFrame,
+    *,
+    name: str,
+    section: str,
+    metrics: Sequence[Metric],
+    x: tuple[str, str],
+    loose: Sequence[str],
+    strict: Sequence[str] = (),
+) -> list[Drawing]:
+    column, axis_name = x
+    fixed = ("environment", "problem", *strict, *WORKLOAD)
+    cells = select_cells(panels(cases, fixed, loose), metrics, column, fixed, loose)
+    drawings = []
+    pages = [cells[start : start + _MOST_CELLS] for start in range(0, len(cells), _MOST_CELLS)]
+    for number, page in enumerate(pages, start=1):
+        rows = -(-len(page) // _COLUMNS)
+        figure, axes = grid(rows, _COLUMNS, height=3.25)
+        constant = constant_settings(pd.concat([panel.rows for panel, _, _ in page]))
+        for ax in axes.flat[len(page) :]:
+            ax.set_visible(False)
+        for ax, (panel, metric, drawn) in zip(axes.flat, page, strict=False):
+            _draw(ax, panel, metric, drawn, column, axis_name, constant)
+        suffix = f"-{number}" if len(pages) > 1 else ""
+        caption = _caption(page, column, constant)
+        drawings.append(Drawing(name + suffix, section, caption, figure))
+    return drawings
+
+
+def _draw(
+    ax: Axes,
+    panel: Panel,
+    metric: Metric,
+    drawn: Sequence[Series],
+    column: str,
+    axis_name: str,
+    constant: Mapping[str, Any],
+) -> None:
+    every = np.concatenate([series.rows[column].to_numpy(dtype=float) for series in drawn])
+    log_counts(ax, every, _goods(axis_name, panel))
+    shift = np.exp(np.linspace(-0.5, 0.5, max(len(drawn), 2)) * _SPREAD * np.log(np.ptp(every) + 1))
+    lanes, handles, values, points = [], [], [], []
+    hollow = False
+    for series, factor in zip(drawn, shift, strict=False):
+        failed = series.rows[series.rows["status"].isin(list(FAILURES))]
+        predicted = series.rows[series.rows["status"] == "predicted"]
+        # a run that diverged later may well have been measured before
+        measured = series.rows[
+            series.rows[metric.column].notna() & (series.rows["status"] != "predicted")
+        ]
+        values += [*measured[metric.column].astype(float), *predicted[metric.column].astype(float)]
+        if len(failed):
+            places = sorted(set(failed[column].astype(float) * factor))
+            words = failure_words(failed["status"])
+            if failed[column].isin(measured[column]).any():
+                words += " (some seeds)"
+            lanes.append(Lane(series.look, places, words))
+        if len(predicted):
+            hollow = True
+            _hollow(ax, predicted[column].astype(float) * factor, predicted[metric.column], series)
+        slope = power_law_slope(measured[column], measured[metric.column])
+        text = "" if slope is None else f"  slope {round(slope, 2) + 0.0:.2f}"
+        handles.append(handle(series.look, f"{series.label}{text}"))
+        points.append(
+            pd.DataFrame(
+                {
+                    "x": measured[column].astype(float) * factor,
+                    "y": measured[metric.column].astype(float),
+                    "series": series.label,
+                }
+            )
+        )
+    sns.lineplot(
+        pd.concat(points),
+        x="x",
+        y="y",
+        hue="series",
+        style="series",
+        palette={series.label: series.look.color for series in drawn},
+        markers={series.label: series.look.marker for series in drawn},
+        dashes={series.label: series.look.dashes for series in drawn},
+        estimator="median",
+        errorbar=("pi", 50),
+        linewidth=1.5,
+        markersize=6,
+        legend=False,
+        ax=ax,
+    )
+    scale_axis(ax, metric.unit, values, log=True, lanes=len(lanes))
+    failure_strip(ax, lanes)
+    if hollow:
+        handles.append(_predicted_handle())
+    legend_right(ax, handles)
+    ax.set_xlabel(_goods(axis_name, panel))
+    ax.set_ylabel(metric.name)
+    ax.set_title(title(panel.settings, constant))
+
+
+def _hollow(ax: Axes, x: pd.Series, y: pd.Series, series: Series) -> None:
+    ax.plot(
+        x,
+        y.astype(float),
+        linestyle="none",
+        marker=series.look.marker,
+        markersize=6.5,
+        markerfacecolor="white",
+        markeredgecolor=series.look.color,
+        zorder=3,
+    )
+
+
+def _predicted_handle() -> Line2D:
+    entry = handle(_GREY, "predicted, not run", hollow=True)
+    entry.set_linestyle("none")
+    return entry
+
+
+def _goods(axis_name: str, panel: Panel) -> str:
+    """The consumption problem counts goods where the others count agents."""
+    if panel.settings["problem"] == "consumption" and axis_name == "agents":
+        return "goods"
+    return axis_name
+
+
+def _caption(page: Sequence[Cell], column: str, constant: Mapping[str, Any]) -> str:
+    drawn = [series.rows for _, _, parts in page for series in parts]
+    counts = pd.concat(
+        [rows.groupby(["gradient", column], dropna=False)["seed"].nunique() for rows in drawn]
+    )
+    words = ", ".join(
+        word for word in (describe(name, value) for name, value in constant.items()) if word
+    )
+    parts = [
+        f"All panels: {words}." if words else "",
+        f"Points are medians over {seeds_in_words(counts)}, bands interquartile.",
+        "Both axes are logarithmic; a slope is the exponent of the least-squares power law through "
+        "the measured medians (predicted points take no part), rough where it rests on two sizes.",
+        "Series are spread sideways a little so that equal values stay visible.",
+    ]
+    if any(rows["status"].isin(list(FAILURES)).any() for rows in drawn):
+        parts.append("The grey strip at the top shows sizes at which a gradient did not finish.")
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,139 @@
+"""Tidy data frames of records: one row per case and seed, one row per point of a curve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.report.load import Run
+
+#: column of the tidy table -> (place in the record, pandas dtype)
+FIELDS: dict[str, tuple[str, str]] = {
+    "id": ("case.id", "str"),
+    "problem": ("case.problem", "str"),
+    "n_agents": ("case.n_agents", "Int64"),
+    "gradient": ("case.gradient", "str"),
+    "map": ("case.map", "str"),
+    "solver": ("case.solver", "str"),
+    "max_iterations": ("case.max_iterations", "Int64"),
+    "tolerance": ("case.tolerance", "float64"),
+    "batch_size": ("case.batch_size", "Int64"),
+    "n_steps": ("case.n_steps", "Int64"),
+    "dtype": ("case.dtype", "str"),
+    "device": ("case.device", "str"),
+    "train_steps": ("case.train_steps", "Int64"),
+    "seed": ("case.seed", "Int64"),
+    "recipe": ("case.recipe", "str"),
+    "memory_only": ("case.memory_only", "boolean"),
+    "status": ("status", "str"),
+    "reason": ("reason", "str"),
+    "step_seconds": ("step_seconds.median", "float64"),
+    "step_seconds_min": ("step_seconds.min", "float64"),
+    "step_seconds_q25": ("step_seconds.q25", "float64"),
+    "step_seconds_q75": ("step_seconds.q75", "float64"),
+    "step_repeats": ("step_seconds.repeats", "Int64"),
+    "forward_seconds": ("forward_seconds", "float64"),
+    "backward_seconds": ("backward_seconds", "float64"),
+    "iterations_mean": ("iterations.mean", "float64"),
+    "iterations_max": ("iterations.max", "float64"),
+    "residual_mean": ("residual.mean", "float64"),
+    "residual_max": ("residual.max", "float64"),
+    "tolerance_reached": ("tolerance_reached", "boolean"),
+    "peak_live_tensor_bytes": ("peak_live_tensor_bytes", "Int64"),
+    "saved_tensor_bytes": ("saved_tensor_bytes", "Int64"),
+    "peak_rss_bytes": ("peak_rss_bytes", "Int64"),
+    "cuda_max_allocated_bytes": ("cuda.max_allocated_bytes", "Int64"),
+    "cuda_max_reserved_bytes": ("cuda.max_reserved_bytes", "Int64"),
+    "cuda_nvml_device_delta_bytes": ("cuda.nvml_device_delta_bytes", "Int64"),
+    "cuda_nvml_process_bytes": ("cuda.nvml_process_bytes", "Int64"),
+    "cuda_nvml_source": ("cuda.nvml_source", "str"),
+    "final_loss": ("final.loss", "float64"),
+    "final_evaluation_cost": ("final.evaluation_cost", "float64"),
+    "final_optimality_gap": ("final.optimality_gap", "float64"),
+    "interventions": ("interventions", "Int64"),
+    "commit": ("git.commit", "str"),
+    "dirty": ("git.dirty", "boolean"),
+}
+
+#: what must be equal, besides the machine, before two rows may be compared
+WORKLOAD = ("batch_size", "n_steps", "dtype", "device")
+#: columns that identify a curve's record
+_CURVE_KEYS = (
+    *("run", "environment", "id", "problem", "n_agents", "gradient", "map", "solver"),
+    *("max_iterations", "tolerance", "budget", *WORKLOAD, "recipe", "seed", "status"),
+)
+_CURVE_VALUES = ("seconds", "step", "loss", "evaluation_cost", "optimality_gap")
+
+
+def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per record, the columns of `FIELDS` and run, environment, budget, null_reasons."""
+    letters = environment_letters(runs)
+    rows = []
+    for run in runs:
+        for record in run.records:
+            row = {column: value_at(record, place) for column, (place, _) in FIELDS.items()}
+            reasons = record.get("null_reasons") or {}
+            rows.append(
+                {"run": run.name, "environment": letters[run.name]}
+                | row
+                | {"null_reasons": json.dumps(reasons, sort_keys=True)}
+            )
+    frame = pd.DataFrame(rows)
+    frame = frame.astype({column: dtype for column, (_, dtype) in FIELDS.items()})
+    position = frame.columns.get_loc("tolerance")
+    frame.insert(position + 1, "budget", [_budget(row) for row in frame.to_dict("records")])
+    return frame
+
+
+def curve_frame(runs: Sequence[Run], cases: pd.DataFrame) -> pd.DataFrame:
+    """One row per point of every training curve; `cases` is the `case_frame` of the same runs."""
+    records = [record for run in runs for record in run.records]
+    rows: list[dict[str, Any]] = []
+    for record, case in zip(records, cases.to_dict("records"), strict=True):
+        for point in record.get("curve") or ():
+            rows.append(
+                {key: case[key] for key in _CURVE_KEYS}
+                | {key: point.get(key) for key in _CURVE_VALUES}
+            )
+    frame = pd.DataFrame(rows, columns=[*_CURVE_KEYS, *_CURVE_VALUES])
+    dtypes = {key: dtype for key, (_, dtype) in FIELDS.items() if key in _CURVE_KEYS}
+    return frame.astype(dtypes | dict.fromkeys(_CURVE_VALUES, "float64"))
+
+
+def environment_letters(runs: Sequence[Run]) -> dict[str, str]:
+    """Run name -> a letter that two runs share only where machine and software are the same."""
+    keys: list[str] = []
+    letters = {}
+    for run in runs:
+        compared = ("platform", "cpu", "cores", "threads", "gpu", "python", "versions", "git")
+        key = json.dumps([run.environment.get(name) for name in compared], sort_keys=True)
+        if key not in keys:
+            keys.append(key)
+        letters[run.name] = _letter(keys.index(key))
+    return letters
+
+
+def value_at(record: Mapping[str, Any], place: str) -> Any:
+    """The value at a dotted place of a record; None where any part of the way is null."""
+    value: Any = record
+    for part in place.split("."):
+        if value is None:
+            return None
+        value = value.get(part)
+    return value
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"E{index + 1}"
+
+
+def _budget(row: Mapping[str, Any]) -> str | None:
+    """How the inner iteration ends: at a tolerance, or after exactly K iterations."""
+    if not pd.isna(row["tolerance"]):
+        return f"tolerance {row['tolerance']:g}"
+    if not pd.isna(row["max_iterations"]):
+        return f"K = {row['max_iterations']}"
+    return None

@@ -1,0 +1,141 @@
+"""The opening of the page: environment, what the cases had in common, known limitations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.report.frames import environment_letters
+from bench.report.load import Run
+from bench.report.style import format_bytes
+from bench.report.tables import Cell, Table
+
+_UNKNOWN = "not recorded"
+
+#: what holds for every run; a run's own limitations follow
+READING = (
+    "A row is one case: a problem, a size, a gradient and a solver setting. Rows may be compared "
+    "only where the problem, batch, time steps, precision, device and the achieved residual are "
+    "equal; a row that did not reach its tolerance is marked, never dropped.",
+    "Time is the median of repeated gradient steps after a warm-up; memory is measured in a "
+    "separate pass. Peak live tensors and bytes saved for backward are counted from tensor "
+    "storages and do not depend on the machine; RSS includes the interpreter and libraries.",
+    "The time axis of training curves excludes evaluation.",
+    "A missing value is unknown, never zero.",
+)
+
+
+def environment_table(runs: Sequence[Run]) -> Table:
+    """What each run was measured on, one column per run."""
+    letters = environment_letters(runs)
+    rows = [
+        [Cell("environment"), *(Cell(letters[run.name]) for run in runs)],
+        [Cell("records"), *(Cell(str(len(run.records))) for run in runs)],
+    ]
+    rows += [
+        [Cell(name), *(Cell(write(run.environment)) for run in runs)] for name, write in _LINES
+    ]
+    headings = [run.name for run in runs]
+    return Table("Environment", ["", *headings], rows)
+
+
+def workload_table(cases: pd.DataFrame) -> Table:
+    """Batch, time steps, sizes and settings that each problem was run with."""
+    columns = {
+        "n_agents": "agents",
+        "batch_size": "batch",
+        "n_steps": "time steps",
+        "dtype": "precision",
+        "device": "device",
+        "map": "maps",
+        "solver": "solvers",
+        "budget": "stopping rules",
+        "train_steps": "training steps",
+        "seed": "seeds",
+    }
+    rows = []
+    for problem, group in cases.groupby("problem"):
+        lists = [group[name].dropna().unique().tolist() for name in columns]
+        ordered = [sorted(values, key=_natural) for values in lists]
+        # no line break inside a value such as "K = 50"
+        texts = (
+            ", ".join(str(value).replace(" ", "\N{NO-BREAK SPACE}") for value in values)
+            for values in ordered
+        )
+        rows.append([Cell(str(problem)), *(Cell(text) for text in texts)])
+    return Table("Cases in this report", ["problem", *columns.values()], rows)
+
+
+def limitations(runs: Sequence[Run]) -> list[str]:
+    """The limitations the runs state about themselves, each once."""
+    stated = [str(text) for run in runs for text in run.environment.get("limits") or ()]
+    if all(run.environment.get("gpu") is None for run in runs):
+        stated.append("No GPU: device memory was not measured, and nothing here speaks for one.")
+    if any((run.environment.get("git") or {}).get("dirty") for run in runs):
+        stated.append("The code had uncommitted changes when a run was made.")
+    return list(dict.fromkeys(stated))
+
+
+def _natural(value: Any) -> tuple[float, str]:
+    """Sort key: numbers by size, also those that end a text such as "K = 50"."""
+    text = str(value)
+    try:
+        return (float(text.split()[-1]), text)
+    except ValueError:
+        return (-1.0, text)
+
+
+def _text(name: str) -> Any:
+    def write(environment: Mapping[str, Any]) -> str:
+        value = environment.get(name)
+        return _UNKNOWN if value is None else str(value)
+
+    return write
+
+
+def _gpu(environment: Mapping[str, Any]) -> str:
+    gpu = environment.get("gpu")
+    if not gpu:
+        return "none"
+    if not isinstance(gpu, Mapping):
+        return str(gpu)
+    return ", ".join(
+        f"{name.removesuffix('_bytes')} {format_bytes(value)}"
+        if name.endswith("_bytes") and value is not None
+        else f"{name} {value}"
+        for name, value in gpu.items()
+    )
+
+
+def _memory(environment: Mapping[str, Any]) -> str:
+    size = environment.get("memory_bytes")
+    return _UNKNOWN if size is None else format_bytes(size)
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    versions = environment.get("versions") or {}
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or _UNKNOWN
+
+
+def _git(environment: Mapping[str, Any]) -> str:
+    git = environment.get("git") or {}
+    if not git.get("commit"):
+        return _UNKNOWN
+    return str(git["commit"])[:12] + (" with uncommitted changes" if git.get("dirty") else "")
+
+
+_LINES = (
+    ("preset", _text("preset")),
+    ("started", _text("started")),
+    ("CPU", _text("cpu")),
+    ("cores", _text("cores")),
+    ("threads used", _text("threads")),
+    ("memory", _memory),
+    ("GPU", _gpu),
+    ("platform", _text("platform")),
+    ("Python", _text("python")),
+    ("packages", _versions),
+    ("code version", _git),
+)

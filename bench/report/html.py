@@ -1,0 +1,118 @@
+"""The page itself: a Jinja template filled in, every image inside it as a data URI."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bench.report.load import RecordWarning, Run
+from bench.report.style import format_number
+from bench.report.tables import Table
+
+#: an SVG larger than this gives way to a smaller PNG, to keep the page small
+_LARGEST_SVG = 350_000
+
+
+@dataclass(frozen=True)
+class Image:
+    """An embedded image with its caption."""
+
+    source: str
+    caption: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and the images below it."""
+
+    title: str
+    anchor: str
+    images: Sequence[Image]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of verify.json with its figure embedded, if it has one."""
+
+    fields: Mapping[str, Any]
+    value: str
+    image: Image | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the template shows, in its order."""
+
+    title: str
+    environment: Table
+    workload: Table
+    reading: Sequence[str]
+    limitations: Sequence[str]
+    missing: Table | None
+    summary: Sequence[str]
+    claims: Sequence[Claim]
+    sections: Sequence[Section]
+    tables: Sequence[Table]
+    cases: Table
+
+
+def render(page: Page) -> str:
+    """The HTML text; it refers to nothing outside itself."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(page=page)
+
+
+def figure_image(stem: Path, caption: str) -> Image:
+    """The figure saved as `stem`.svg and `stem`.png: the SVG, or the PNG where much smaller."""
+    vector, raster = (stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png"))
+    size = vector.stat().st_size
+    chosen = raster if size > _LARGEST_SVG and size > raster.stat().st_size else vector
+    return Image(data_uri(chosen), caption, stem.name)
+
+
+def data_uri(path: Path) -> str:
+    """The file as a data URI."""
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def claims_of(runs: Sequence[Run]) -> list[Claim]:
+    """The claims of all runs; a figure that is not there is warned about and left out."""
+    claims = []
+    for run in runs:
+        for fields in run.claims:
+            image = None
+            if fields.get("figure"):
+                path = run.directory / str(fields["figure"])
+                if path.is_file():
+                    caption = str(fields.get("figure_caption") or "")
+                    image = Image(data_uri(path), caption, path.stem)
+                else:
+                    warnings.warn(f"figure {path} of a claim is missing", RecordWarning, 2)
+            claims.append(Claim(fields, _value(fields.get("value")), image))
+    return claims
+
+
+def _value(value: Any) -> str:
+    """A claim's value in words: its parts by name where it has several."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {_value(part)}" for name, part in value.items())
+    if isinstance(value, float):
+        return format_number(value)
+    return str(value)

@@ -1,0 +1,124 @@
+"""Reading run directories: the only place that parses JSON."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+#: parts of a record that are objects, or null where nothing was measured
+_OBJECTS = ("step_seconds", "iterations", "residual", "cuda", "final", "null_reasons")
+#: optional result tables that other commands leave in a run directory
+TABLE_FILES = ("gate_selftest.json", "roofline.json")
+
+
+class RecordWarning(UserWarning):
+    """A file of a run directory could not be used and was left out."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run directory holds; `name` is unique within a report, `directory` is not shown."""
+
+    name: str
+    directory: Path
+    environment: Mapping[str, Any]
+    records: tuple[Mapping[str, Any], ...]
+    claims: tuple[Mapping[str, Any], ...] = ()
+    tables: tuple[Mapping[str, Any], ...] = ()
+
+
+def load_run(directory: Path) -> Run:
+    """The run in `directory`; files that cannot be used are left out with a `RecordWarning`.
+
+    Raises ValueError where `directory` is not a directory.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is not a directory; pass one that `bench run` has written")
+    verify = _read_object(directory / "verify.json")
+    tables = (_read_object(directory / name) for name in TABLE_FILES)
+    return Run(
+        name=directory.resolve().name,
+        directory=directory,
+        environment=_read_object(directory / "environment.json") or {},
+        records=tuple(_read_records(directory)),
+        claims=tuple(verify.get("claims") or ()) if verify else (),
+        tables=tuple(table for table in tables if table),
+    )
+
+
+def load_runs(directories: Sequence[Path]) -> list[Run]:
+    """All runs, with unique names; ValueError where not one usable record is found."""
+    runs = [load_run(directory) for directory in directories]
+    if not any(run.records for run in runs):
+        raise ValueError(
+            f"no usable records under {', '.join(str(run.directory / 'records') for run in runs)}; "
+            "run `python -m bench run` first"
+        )
+    named: list[Run] = []
+    for run in runs:
+        taken = [other.name for other in named]
+        number = 2
+        name = run.name
+        while name in taken:
+            name, number = f"{run.name} ({number})", number + 1
+        named.append(Run(name, run.directory, run.environment, run.records, run.claims, run.tables))
+    return named
+
+
+def _read_records(directory: Path) -> list[Mapping[str, Any]]:
+    records: list[Mapping[str, Any]] = []
+    for path in sorted((directory / "records").glob("*.json")):
+        record = _read_object(path)
+        if record is None:
+            continue
+        fault = _fault(record)
+        if fault is None:
+            records.append(record)
+        else:
+            warnings.warn(f"{path} is left out: {fault}", RecordWarning, stacklevel=2)
+    return records
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None where there is no such file or, warned about, no object."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{path} is left out: {error}", RecordWarning, stacklevel=2)
+        return None
+    if not isinstance(content, dict):
+        warnings.warn(f"{path} is left out: not a JSON object", RecordWarning, stacklevel=2)
+        return None
+    return content
+
+
+def _fault(record: Mapping[str, Any]) -> str | None:
+    """Why `record` cannot be used, or None."""
+    if record.get("schema_version") != SCHEMA_VERSION:
+        return f"schema_version is {record.get('schema_version')!r}, known is {SCHEMA_VERSION}"
+    case = record.get("case")
+    if not isinstance(case, dict):
+        return "it has no case"
+    for key in ("id", "problem", "gradient", "n_agents"):
+        if case.get(key) is None:
+            return f"its case has no {key}"
+    if not isinstance(record.get("status"), str):
+        return "it has no status"
+    for key in _OBJECTS:
+        if not isinstance(record.get(key), dict | None):
+            return f"its {key} is neither an object nor null"
+    curve = record.get("curve")
+    if curve is not None and not (
+        isinstance(curve, list) and all(isinstance(point, dict) for point in curve)
+    ):
+        return "its curve is neither a list of objects nor null"
+    return None

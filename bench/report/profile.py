@@ -1,0 +1,45 @@
+"""Time to target and Dolan-Moré performance profiles (Math. Program. 91, 2002)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+
+def performance_profile(times: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Method -> (ratios, fraction of instances solved within that multiple of the best time).
+
+    `times`: one row per instance, one column per method [s]; NaN or infinite is a miss. Both
+    returned arrays start at ratio 1 and grow; the fraction holds from its ratio to the next. An
+    instance nobody solved stays in the denominator.
+    """
+    values = times.fillna(math.inf)
+    best = values.min(axis=1)
+    profiles = {}
+    for method in values.columns:
+        finite = np.isfinite(values[method]) & np.isfinite(best)
+        ratios = np.sort((values[method][finite] / best[finite]).to_numpy(dtype=float))
+        steps, counts = np.unique(ratios, return_counts=True)
+        fractions = np.cumsum(counts) / len(values)
+        if len(steps) == 0 or steps[0] > 1.0:
+            steps = np.concatenate([[1.0], steps])
+            fractions = np.concatenate([[0.0], fractions])
+        profiles[str(method)] = (steps, fractions)
+    return profiles
+
+
+def time_to_target(curve: pd.DataFrame, target: float) -> float:
+    """Seconds until the optimality gap of one curve is first at most `target`; inf for a miss."""
+    reached = curve.loc[curve["optimality_gap"] <= target, "seconds"]
+    return float(reached.min()) if len(reached) else math.inf
+
+
+def median_with_misses(seconds: pd.Series) -> float:
+    """Median where a miss is infinite: infinite once half of the seeds miss."""
+    ordered = np.sort(seconds.fillna(math.inf).to_numpy(dtype=float))
+    middle = len(ordered) // 2
+    if len(ordered) % 2:
+        return float(ordered[middle])
+    return float((ordered[middle - 1] + ordered[middle]) / 2)

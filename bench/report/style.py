@@ -1,0 +1,122 @@
+"""How every gradient looks, in every figure, and how quantities are written."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and dashes of one gradient; any of the three alone tells most apart."""
+
+    color: str
+    marker: str
+    dashes: tuple[float, ...] | str
+
+
+#: families share a hue, members differ in lightness, marker and dashes; safe for colour-blind
+#: readers and in grey print because marker and dashes repeat what the colour says
+LOOKS: dict[str, Look] = {
+    "jfb": Look("#0072B2", "o", ""),
+    "jfb-3": Look("#56B4E9", "s", (4, 1.5)),
+    "jfb-5": Look("#1B3A6B", "D", (4, 1.5, 1, 1.5)),
+    "unrolled": Look("#D55E00", "^", ""),
+    "unrolled-checkpoint": Look("#E69F00", "v", (4, 1.5)),
+    "implicit": Look("#009E73", "s", ""),
+    "implicit-cg": Look("#00543D", "P", (4, 1.5)),
+    "implicit-gmres": Look("#63BFA0", "h", (4, 1.5, 1, 1.5)),
+    "implicit-neumann": Look("#8A8D1A", "d", (1.5, 1.5)),
+    "cvxpylayers": Look("#CC79A7", "D", ""),
+    "torchdeq": Look("#882255", "<", ""),
+    "torchdeq-phantom": Look("#AA4499", ">", (4, 1.5)),
+    "torchdeq-implicit": Look("#6B4A2B", "p", (4, 1.5, 1, 1.5)),
+    "direct": Look("#767676", "X", ""),
+    "closed-form": Look("#000000", "H", (1.5, 1.5)),
+}
+
+_SPARE_COLORS = ("#4B6584", "#7F6A00", "#A23B3B", "#3D7A7A", "#6D4C9F")
+_SPARE_MARKERS = ("8", "P", "d", ">", "<", "p")
+_SPARE_DASHES = ((6, 2), (2, 1), (6, 1.5, 1.5, 1.5))
+
+#: gradients without an iteration whose residual and time could be compared with the others
+NO_INNER_SOLVE = ("direct", "closed-form")
+
+#: statuses drawn at the top edge of a figure, and the words they are drawn with
+FAILURES: dict[str, str] = {
+    "out_of_memory": "out of memory",
+    "timeout": "timeout",
+    "diverged": "diverged",
+    "crashed": "crashed",
+}
+
+
+def look(gradient: str) -> Look:
+    """The fixed look of `gradient`; an unknown name gets one that depends on the name alone."""
+    if gradient in LOOKS:
+        return LOOKS[gradient]
+    number = zlib.crc32(gradient.encode())
+    return Look(
+        _SPARE_COLORS[number % len(_SPARE_COLORS)],
+        _SPARE_MARKERS[number // 7 % len(_SPARE_MARKERS)],
+        _SPARE_DASHES[number // 31 % len(_SPARE_DASHES)],
+    )
+
+
+def gradient_rank(gradient: str) -> tuple[int, str]:
+    """Sort key: the order of `LOOKS`, then unknown names by alphabet."""
+    names = list(LOOKS)
+    return (names.index(gradient) if gradient in LOOKS else len(names), gradient)
+
+
+def tint(color: str, share: float) -> str:
+    """`color` mixed with `share` of white; tells settings of one gradient apart."""
+    parts = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)
+
+
+def format_bytes(value: float) -> str:
+    """Bytes with a binary prefix and three significant digits, such as 1.25 MiB."""
+    size, unit = float(value), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.0f} B" if unit == "B" else f"{_three_digits(size)} {unit}"
+
+
+def format_seconds(value: float) -> str:
+    """Seconds with three significant digits, in µs or ms where shorter; ∞ for a miss."""
+    if math.isinf(value):
+        return "∞"
+    if value >= 1 or value == 0:
+        return f"{_three_digits(value)} s"
+    if value >= 1e-3:
+        return f"{_three_digits(value * 1e3)} ms"
+    return f"{_three_digits(value * 1e6)} µs"
+
+
+def format_number(value: float) -> str:
+    """Three significant digits, in powers of ten outside 0.001 to 100,000."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if 1e-3 <= abs(value) < 1e5:
+        return _three_digits(value)
+    return f"{value:.2e}"
+
+
+def short(text: str) -> str:
+    """`text` without the zeros that end its number's decimals: 1.50 MiB becomes 1.5 MiB."""
+    number, space, unit = text.partition(" ")
+    if "." in number and "e" not in number:
+        number = number.rstrip("0").rstrip(".")
+    return number + space + unit
+
+
+def _three_digits(value: float) -> str:
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.{2 if abs(value) < 10 else 1}f}" if abs(value) >= 1 else f"{value:.3g}"

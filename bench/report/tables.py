@@ -1,0 +1,204 @@
+"""Tables of the page as plain cells: what is shown, how it sorts, what explains a gap."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.report.frames import FIELDS
+from bench.report.style import DASH, format_bytes, format_number, format_seconds
+from bench.report.targets import TARGETS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: text, value it sorts by, text on hovering, CSS class, a second smaller line."""
+
+    text: str
+    sort: float | str = ""
+    title: str = ""
+    kind: str = ""
+    below: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings, rows of cells and remarks below."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+    anchor: str = ""
+
+
+#: heading, column of the case table, how its median over seeds is written
+_MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("iterations", "iterations_mean", format_number),
+    ("residual max", "residual_max", format_number),
+    ("step", "step_seconds", format_seconds),
+    ("saved for backward", "saved_tensor_bytes", format_bytes),
+    ("peak live tensors", "peak_live_tensor_bytes", format_bytes),
+    ("peak RSS", "peak_rss_bytes", format_bytes),
+    ("evaluation cost", "final_evaluation_cost", format_number),
+    ("optimality gap", "final_optimality_gap", format_number),
+    ("forward", "forward_seconds", format_seconds),
+    ("backward", "backward_seconds", format_seconds),
+    ("CUDA allocated", "cuda_max_allocated_bytes", format_bytes),
+    ("CUDA reserved", "cuda_max_reserved_bytes", format_bytes),
+    ("NVML device", "cuda_nvml_device_delta_bytes", format_bytes),
+    ("NVML process", "cuda_nvml_process_bytes", format_bytes),
+    ("iterations max", "iterations_max", format_number),
+    ("residual mean", "residual_mean", format_number),
+    ("final loss", "final_loss", format_number),
+    ("interventions", "interventions", format_number),
+)
+
+
+def case_table(cases: pd.DataFrame) -> Table:
+    """One row per case and status; numbers are medians over the seeds with that status."""
+    several = cases["run"].nunique() > 1
+    rows = []
+    for _, group in cases.groupby(["run", "id", "status"], sort=False, dropna=False):
+        first = group.iloc[0]
+        lead = [Cell(str(first["run"]), str(first["run"]))] if several else []
+        lead += [
+            Cell(str(first["id"]), str(first["id"]), kind="id"),
+            _status(group),
+            _seeds(group),
+        ]
+        rows.append(lead + [_measure(group, column, write) for _, column, write in _MEASURES])
+    headings = ["run"] if several else []
+    headings += ["case", "status, reason", "seeds", *(name for name, _, _ in _MEASURES)]
+    notes = [
+        "Numbers are medians over the seeds with that status; hover over a number for the range, "
+        f"over a {DASH} for why it is missing. Click a heading to sort. Printed, only the leading "
+        "columns appear; cases.csv has every record and column.",
+        "“residual not reached”: the row did not come down to the tolerance it was asked for and "
+        "is not comparable with rows that did.",
+    ]
+    return Table("All cases", headings, rows, notes, "cases")
+
+
+def target_table(times: pd.DataFrame) -> Table | None:
+    """Seconds to each target per case, or None where no optimum is known."""
+    if times.empty:
+        return None
+    rows = []
+    for row in times.to_dict("records"):
+        cells = [Cell(row["id"], row["id"], kind="id"), Cell(str(row["seeds"]), row["seeds"])]
+        for target in TARGETS:
+            seconds, reached = row[f"target_{target:g}"], row[f"reached_{target:g}"]
+            words = f"{reached} of {row['seeds']} seeds reached it"
+            text = f"missed ({reached}/{row['seeds']})"
+            if math.isfinite(seconds):
+                text = f"{format_seconds(seconds)} ({reached}/{row['seeds']})"
+            cells.append(Cell(text, seconds if math.isfinite(seconds) else 1e300, words))
+        gap = row["best_gap"]
+        cells.append(
+            Cell(DASH, 1e300, "no evaluation") if math.isnan(gap) else Cell(f"{gap:.1%}", gap)
+        )
+        rows.append(cells)
+    columns = ["case", "seeds", *(f"to a gap of {target:.0%}" for target in TARGETS), "best gap"]
+    note = (
+        "Median wall-clock over seeds until the mean cost on held-out initial states is within the "
+        "gap of the reference optimum; in brackets the seeds that got there. A miss is infinite."
+    )
+    return Table("Time to target", columns, rows, [note], "targets")
+
+
+def missing_table(cases: pd.DataFrame) -> Table | None:
+    """Which fields are null for which reason, and in how many records; None where none is."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for text in cases["null_reasons"]:
+        counts.update((field, str(reason)) for field, reason in json.loads(text).items())
+    if not counts:
+        return None
+    rows = [
+        [Cell(field, field, kind="id"), Cell(reason, reason), Cell(str(count), count)]
+        for (field, reason), count in sorted(counts.items())
+    ]
+    return Table("What is missing and why", ["field", "reason", "records"], rows)
+
+
+def generic_table(content: Mapping[str, Any]) -> Table:
+    """A table that another command left: title, columns, rows, notes."""
+    notes = content.get("notes") or ()
+    return Table(
+        str(content.get("title", "")),
+        [str(name) for name in content.get("columns") or ()],
+        [[_plain(value) for value in row] for row in content.get("rows") or ()],
+        [notes] if isinstance(notes, str) else [str(note) for note in notes],
+    )
+
+
+def _plain(value: Any) -> Cell:
+    if value is None:
+        return Cell(DASH)
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no", str(value))
+    if isinstance(value, int):
+        return Cell(f"{value:,}", value)
+    if isinstance(value, float):
+        return Cell(format_number(value), value)
+    return Cell(str(value), str(value))
+
+
+def _status(group: pd.DataFrame) -> Cell:
+    status = str(group["status"].iloc[0])
+    reason = "; ".join(str(text) for text in group["reason"].dropna().unique())
+    words = status.replace("_", " ")
+    missed = int(group["tolerance_reached"].eq(False).fillna(False).sum())
+    if not missed:
+        return Cell(words, status, kind=status, below=reason)
+    share = "" if missed == len(group) else f" ({missed} of {len(group)} seeds)"
+    return Cell(f"{words}, residual not reached{share}", status, kind="missed", below=reason)
+
+
+def _seeds(group: pd.DataFrame) -> Cell:
+    seeds = sorted(group["seed"].dropna().unique())
+    return Cell(str(len(group)), len(group), "seed " + ", ".join(str(seed) for seed in seeds))
+
+
+def _measure(group: pd.DataFrame, column: str, write: Callable[[float], str]) -> Cell:
+    values = group[column].astype(float).dropna()
+    if values.empty:
+        return Cell(DASH, 1e300, missing_reason(group.iloc[0], column), "null")
+    parts = [f"range {write(values.min())} to {write(values.max())}"] if len(values) > 1 else []
+    if column == "step_seconds":
+        parts += _quartiles(group)
+    if column.endswith("_bytes"):
+        parts.append(f"{values.median():,.0f} bytes")
+    return Cell(write(values.median()), float(values.median()), "; ".join(parts))
+
+
+def _quartiles(group: pd.DataFrame) -> list[str]:
+    first = group.dropna(subset=["step_seconds_q25", "step_seconds_q75"])
+    if first.empty:
+        return []
+    low, high = first["step_seconds_q25"].median(), first["step_seconds_q75"].median()
+    repeats = first["step_repeats"].iloc[0]
+    tail = "" if pd.isna(repeats) else f" of {repeats} repeats"
+    return [f"quartiles {format_seconds(low)} to {format_seconds(high)}{tail}"]
+
+
+def missing_reason(row: pd.Series, column: str) -> str:
+    """Why `column` is null in `row`: the reason recorded for it or a part above, or the status."""
+    reasons = json.loads(row["null_reasons"])
+    place = FIELDS[column][0]
+    while place:
+        if place in reasons:
+            return str(reasons[place])
+        place = place.rpartition(".")[0]
+    if row["status"] != "ok":
+        words = str(row["status"]).replace("_", " ")
+        return words if pd.isna(row["reason"]) else f"{words}: {row['reason']}"
+    if column.startswith("final_") and not row["train_steps"]:
+        return "the case does not train"
+    return "no reason recorded"

@@ -1,0 +1,44 @@
+"""Time to target: seconds until training reaches the reference optimum plus a stated gap."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from bench.report.frames import WORKLOAD
+from bench.report.profile import median_with_misses, time_to_target
+
+#: optimality gaps that count as reached
+TARGETS = (0.25, 0.10, 0.05)
+
+_PROBLEM = ("environment", "problem", "n_agents")
+_CASE = ("run", *_PROBLEM, "id", "gradient", "map", "solver", "budget", *WORKLOAD, "recipe")
+
+
+def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """One row per trained case of the problems whose optimum is known.
+
+    Columns `target_0.25` … hold the median seconds over seeds (infinite where half of the seeds
+    or more miss it), `reached_0.25` … the number of seeds that reach it. A seed that failed
+    without a curve is a miss like any other.
+    """
+    known = curves[curves["optimality_gap"].notna()]
+    by_seed = dict(list(known.groupby(["run", "id", "seed"], dropna=False)))
+    trained = cases[(cases["train_steps"].fillna(0) > 0) & (cases["status"] != "predicted")]
+    trained = trained.merge(known[list(_PROBLEM)].drop_duplicates(), on=list(_PROBLEM))
+    rows = []
+    for key, case in trained.groupby(list(_CASE), dropna=False):
+        row = dict(zip(_CASE, key, strict=True))
+        seeds = [by_seed.get((row["run"], row["id"], seed)) for seed in case["seed"]]
+        gaps = [seed["optimality_gap"].min() for seed in seeds if seed is not None]
+        row["seeds"] = len(seeds)
+        row["best_gap"] = min(gaps, default=math.nan)
+        for target in TARGETS:
+            times = pd.Series(
+                [math.inf if seed is None else time_to_target(seed, target) for seed in seeds]
+            )
+            row[f"target_{target:g}"] = median_with_misses(times)
+            row[f"reached_{target:g}"] = int((times < math.inf).sum())
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,237 @@
+"""The sweep: each case in a fresh process of its own, one atomic record each, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from bench.case import Case
+from bench.environment import ROOT, default_threads, describe, git_revision, versions
+from bench.nvml import Sampler
+from bench.records import (
+    empty_record,
+    explain_nulls,
+    read_record,
+    record_path,
+    write_json,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How a sweep runs its cases. `memory_limit`: bytes of address space per case, or None."""
+
+    out: Path
+    preset: str
+    timeout: float
+    resume: bool = False
+    threads: int | None = None
+    memory_limit: int | None = None
+    jobs: str = "local"
+
+
+def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str, int]:
+    """Measure every case and seed that has no record yet; how many ended in each status.
+
+    Raises ValueError when the folder cannot be used: not writable, in use by another sweep, or
+    holding records without `resume`.
+    """
+    from tqdm import tqdm
+
+    jobs = [(case, seed) for case in cases for seed in range(seeds)]
+    with _claim(settings.out):
+        done = {job for job in jobs if _finished(settings.out, *job)}
+        if done and not settings.resume:
+            raise ValueError(
+                f"`out` {settings.out} already holds {len(done)} of these records; continue with "
+                "--resume or choose another folder"
+            )
+        threads = settings.threads or default_threads()
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(settings.out / "environment.json", describe(settings.preset, threads, started))
+        git, uuid = git_revision(), _gpu_uuid(cases)
+        todo = [(*job, settings, threads, git, uuid) for job in jobs if job not in done]
+        counts: dict[str, int] = {}
+        with tqdm(total=len(jobs), initial=len(done), unit="case", file=sys.stderr) as bar:
+            for name, outcome in _outcomes(todo, settings):
+                bar.set_postfix_str(name)
+                status = outcome()["status"]
+                counts[status] = counts.get(status, 0) + 1
+                bar.update()
+    return counts
+
+
+def _outcomes(
+    todo: list[tuple], settings: RunSettings
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """The jobs' names and what waits for their records, in order."""
+    if settings.jobs == "local":
+        for job in todo:
+            yield job[0].id, functools.partial(_run_one, *job)
+        return
+    try:
+        import submitit
+    except ImportError as error:
+        raise ValueError(
+            f"`jobs` {settings.jobs} needs submitit; pip install jfbbench[cluster]"
+        ) from error
+    executor = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=settings.jobs)
+    # Minutes; the case's own timeout acts first.
+    executor.update_parameters(
+        timeout_min=int(settings.timeout / 60) + 5, gpus_per_node=_gpus(todo)
+    )
+    with executor.batch():
+        submitted = [(job[0].id, executor.submit(_run_one, *job)) for job in todo]
+    for name, job in submitted:
+        yield name, job.result
+
+
+def _gpus(todo: list[tuple]) -> int:
+    return int(any(job[0].device == "cuda" for job in todo))
+
+
+def _run_one(
+    case: Case,
+    seed: int,
+    settings: RunSettings,
+    threads: int,
+    git: dict[str, Any],
+    uuid: str | None,
+) -> dict[str, Any]:
+    path = record_path(settings.out, case, seed)
+    log_path = settings.out / "logs" / f"{path.stem}.log"
+    log_path.parent.mkdir(exist_ok=True)
+    order = {
+        "case": case.to_dict(seed),
+        "path": str(path),
+        "threads": threads,
+        "memory_limit": settings.memory_limit,
+        "git": git,
+    }
+    oom_kills = _oom_kill_count()
+    with open(log_path, "w", encoding="utf-8") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "bench.worker"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+            # Its own session: a timeout takes whatever the case started down with it.
+            start_new_session=True,
+        )
+        sampler = Sampler.start(uuid, worker.pid) if uuid else None
+        outcome = _wait(worker, json.dumps(order) + "\n", settings.timeout)
+        sampled = sampler.stop() if sampler else None
+    try:
+        record = read_record(path)
+    except ValueError:
+        record = _record_of_the_dead(case, seed, outcome, worker.returncode, log_path, oom_kills)
+        record |= {"threads": threads, "git": git, "versions": versions()}
+    else:
+        if log_path.stat().st_size == 0:
+            log_path.unlink()
+    if sampled is not None:
+        record["cuda"] |= sampled
+        record["null_reasons"] = {
+            key: reason
+            for key, reason in record["null_reasons"].items()
+            if key not in {f"cuda.{name}" for name, value in sampled.items() if value is not None}
+        }
+    write_json(path, record)
+    return record
+
+
+def _wait(worker: subprocess.Popen, order: str, timeout: float) -> str:
+    """Hand the case over and wait; "exited" or "timeout"."""
+    try:
+        worker.communicate(order, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        _kill(worker)
+        return f"timeout after {timeout:g} s"
+    except BaseException:
+        # Interrupted: the case has no record and --resume will run it.
+        _kill(worker)
+        raise
+    return "exited"
+
+
+def _kill(worker: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, 9)
+    worker.wait()
+
+
+def _record_of_the_dead(
+    case: Case, seed: int, outcome: str, code: int, log_path: Path, oom_kills: int
+) -> dict[str, Any]:
+    record = empty_record(case, seed)
+    if outcome != "exited":
+        record["status"], record["reason"] = "timeout", outcome
+    elif code == -9:
+        record["status"] = "out_of_memory" if oom_kills < _oom_kill_count() else "crashed"
+        record["reason"] = "killed by SIGKILL, which is how the system ends what exhausts memory"
+    else:
+        lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        memory = any("MemoryError" in line or "bad_alloc" in line for line in lines)
+        record["status"] = "out_of_memory" if memory else "crashed"
+        record["reason"] = f"exit code {code}: {lines[-1] if lines else 'no output'}"
+    explain_nulls(record, f"status {record['status']}")
+    return record
+
+
+def _oom_kill_count() -> int:
+    """How often the system killed for memory in this cgroup; 0 where it does not say."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.events").read_text()
+    except OSError:
+        return 0
+    return int(dict(line.split() for line in text.splitlines()).get("oom_kill", 0))
+
+
+def _finished(out: Path, case: Case, seed: int) -> bool:
+    path = record_path(out, case, seed)
+    if not path.exists():
+        return False
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        print(f"warning: {error}; measuring it again", file=sys.stderr)
+        return False
+    return record["case"] == case.to_dict(seed)
+
+
+def _gpu_uuid(cases: list[Case]) -> str | None:
+    if not any(case.device == "cuda" for case in cases):
+        return None
+    import torch
+
+    return str(torch.cuda.get_device_properties(0).uuid)
+
+
+@contextlib.contextmanager
+def _claim(out: Path) -> Iterator[IO[str]]:
+    """Hold the folder for this sweep alone; released by the system however the sweep ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "records").mkdir(exist_ok=True)
+        lock = open(out / ".lock", "w")  # noqa: SIM115 - held by the with below
+    except OSError as error:
+        raise ValueError(f"`out` {out} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"`out` {out} is in use by another sweep") from error
+        yield lock

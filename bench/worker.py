@@ -1,0 +1,151 @@
+"""The process that measures one case: reads it from standard input, writes one record.
+
+`python -m bench.worker` is started by `bench.runner`, never by hand. It always writes a record,
+whatever happens in the case; what it cannot write (killed, hung) the runner writes for it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from bench.case import Case
+from bench.environment import versions
+from bench.records import empty_record, explain_nulls, write_json
+
+
+def main() -> None:
+    # Imported before the case arrives: the runner starts its GPU sampler in the meantime.
+    import torch
+
+    from bench import measure  # noqa: F401 - pays the import before the case is read
+
+    order = json.loads(sys.stdin.readline())
+    torch.set_num_threads(order["threads"])
+    case, seed = Case.from_dict(order["case"]), order["case"]["seed"]
+    _limit_memory(order["memory_limit"])
+    record = empty_record(case, seed)
+    record["threads"] = order["threads"]
+    record["versions"], record["git"] = versions(), order["git"]
+    fill(record, case, seed)
+    write_json(Path(order["path"]), record)
+
+
+def fill(record: dict[str, Any], case: Case, seed: int) -> None:
+    """Measure `case` into `record`; every outcome becomes a status and a reason."""
+    import torch
+
+    from bench.build import Unsupported
+
+    try:
+        _measure(record, case, seed)
+    except Unsupported as unsupported:
+        record["status"], record["reason"] = "unsupported", unsupported.reason
+    except MemoryError as error:
+        record["status"], record["reason"] = "out_of_memory", f"the host ran out: {error!r}"
+    except torch.OutOfMemoryError as error:
+        record["status"], record["reason"] = "out_of_memory", _first_line(error)
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            record["status"], record["reason"] = "out_of_memory", _first_line(error)
+        else:
+            _crashed(record, error)
+    except Exception as error:
+        _crashed(record, error)
+    not_measured = f"status {record['status']}" if record["status"] != "ok" else "not measured"
+    explain_nulls(record, not_measured)
+
+
+def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
+    from bench import measure
+    from bench.build import check_device
+
+    check_device(case.device)
+    reasons = record["null_reasons"]
+    step = measure.Step(case, seed)
+    if case.gradient == "direct":
+        for name in ("iterations", "residual", "tolerance_reached"):
+            reasons[name] = "the direct policy solves no inner problem"
+    elif case.tolerance is None:
+        reasons["tolerance_reached"] = "fixed number of iterations, no tolerance asked for"
+    if case.timed:
+        timing = measure.measure_time(step)
+        record["step_seconds"] = measure.summarise(timing.step)
+        record["forward_seconds"] = measure.summarise(timing.forward)["median"]
+        record["backward_seconds"] = measure.summarise(timing.backward)["median"]
+    else:
+        for name in ("step_seconds", "forward_seconds", "backward_seconds"):
+            reasons[name] = "a memory-only case"
+        step()
+    # Before the trackers of the memory pass, which have a footprint of their own.
+    record["peak_rss_bytes"] = measure.peak_rss_bytes()
+    if case.device == "cuda":
+        record["cuda"] |= measure.cuda_memory(step)
+    else:
+        for name in record["cuda"]:
+            reasons[f"cuda.{name}"] = "a CPU case: no CUDA device in it"
+    found = measure.measure_memory(step)
+    finite = found.pop("finite")
+    record |= found
+    record["tolerance_reached"] = measure.tolerance_reached(step, record["residual"])
+    record["status"] = "ok"
+    if not finite:
+        record["status"], record["reason"] = "diverged", "the rollout's cost is not finite"
+    elif case.train_steps:
+        _train(record, case, seed)
+    else:
+        for name in ("curve", "interventions"):
+            reasons[name] = "a case without training"
+        for name in record["final"]:
+            reasons[f"final.{name}"] = "a case without training"
+
+
+def _train(record: dict[str, Any], case: Case, seed: int) -> None:
+    from bench import measure
+    from bench.build import build
+    from bench.gap import gaps
+    from jfbcore.train import Training
+
+    policy = build(case, seed)
+    result = Training(policy, measure.training_config(case, seed)).run()
+    gap_of, why_not = gaps(policy.problem)
+    record["curve"] = [
+        {
+            "seconds": point.seconds,
+            "step": point.step,
+            "loss": point.loss,
+            "evaluation_cost": point.evaluation_cost,
+            "optimality_gap": gap_of(point.costs),
+        }
+        for point in result.curve
+    ]
+    last = record["curve"][-1]
+    record["final"] = {name: last[name] for name in record["final"]}
+    if why_not is not None:
+        record["null_reasons"]["final.optimality_gap"] = why_not
+    record["interventions"] = len(result.interventions)
+    if result.status != "ok":
+        record["status"], record["reason"] = result.status, result.reason
+
+
+def _crashed(record: dict[str, Any], error: Exception) -> None:
+    traceback.print_exc()
+    record["status"], record["reason"] = "crashed", f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]
+
+
+def _limit_memory(limit: int | None) -> None:
+    if limit is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,446 @@
+"""The report, on synthetic records: made-up numbers with known slopes, ratios and failures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("seaborn")
+pytest.importorskip("jinja2")
+
+from bench.commands import report as command
+from bench.report import load_run, write_report
+from bench.report.figures.convergence import median_band
+from bench.report.fits import power_law_slope
+from bench.report.frames import case_frame, curve_frame
+from bench.report.load import RecordWarning
+from bench.report.profile import median_with_misses, performance_profile, time_to_target
+from bench.report.series import panels, series_of
+from bench.report.style import LOOKS, format_bytes, format_seconds, look, short
+from bench.report.summary import summary
+from bench.report.targets import target_times
+
+NO_CUDA = "no CUDA device on this made-up machine"
+NOT_CONCAVE = "a made-up reason: <not> concave & unsupported"
+
+
+def synthetic_record(
+    gradient: str,
+    n_agents: int,
+    *,
+    seed: int = 0,
+    iterations: int | None = 50,
+    tolerance: float | None = 1e-4,
+    status: str = "ok",
+    reason: str | None = None,
+    reached: bool = True,
+    curve: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Bytes grow like N and, for unrolled, like K; seconds like N²: exact power laws."""
+    budget = f"tol{tolerance:g}" if tolerance else f"k{iterations}"
+    training = "-train10" if curve or status == "diverged" else ""
+    ok = status == "ok"
+    sized = ok or status == "predicted"
+    saved = 1024 * n_agents * (iterations if gradient == "unrolled" and iterations else 1)
+    return {
+        "schema_version": 1,
+        "case": {
+            "id": f"synthetic-n{n_agents}-{gradient}-{budget}{training}",
+            "problem": "synthetic",
+            "n_agents": n_agents,
+            "gradient": gradient,
+            "map": None if gradient == "direct" else "scaled",
+            "solver": None if gradient == "direct" else "picard",
+            "max_iterations": None if gradient == "direct" else iterations,
+            "tolerance": None if gradient == "direct" else tolerance,
+            "batch_size": 4,
+            "n_steps": 5,
+            "dtype": "float32",
+            "device": "cpu",
+            "train_steps": 10 if training else 0,
+            "seed": seed,
+            "recipe": "default",
+            "memory_only": False,
+        },
+        "status": status,
+        "reason": reason,
+        "step_seconds": {
+            "median": 0.01 * n_agents**2,
+            "min": 0.009 * n_agents**2,
+            "q25": 0.0095 * n_agents**2,
+            "q75": 0.011 * n_agents**2,
+            "repeats": 10,
+        }
+        if ok
+        else None,
+        "forward_seconds": 0.006 if ok else None,
+        "backward_seconds": 0.004 if ok else None,
+        "iterations": {"mean": 20.0, "max": 30} if ok else None,
+        "residual": {"mean": 1e-5, "max": 5e-5 if reached else 3.0} if ok else None,
+        "tolerance_reached": reached if ok and tolerance else None,
+        "peak_live_tensor_bytes": 2 * saved if sized else None,
+        "saved_tensor_bytes": saved if sized else None,
+        "peak_rss_bytes": 400 * 2**20 if ok else None,
+        "cuda": None,
+        "curve": curve,
+        "final": {key: curve[-1][key] for key in ("loss", "evaluation_cost", "optimality_gap")}
+        if curve
+        else None,
+        "null_reasons": {"cuda": NO_CUDA},
+        "interventions": None,
+        "versions": {"torch": "0.0-synthetic"},
+        "git": {"commit": "0123456789abcdef", "dirty": False},
+    }
+
+
+def synthetic_curve(rate: float) -> list[dict[str, Any]]:
+    """Ten steps of half a second towards an optimum of 10."""
+    points = []
+    for step in range(11):
+        cost = 10 * (1 + np.exp(-rate * step))
+        gap = (cost - 10) / 10
+        point = {"seconds": 0.5 * step, "step": step, "loss": cost * 1.01}
+        points.append(point | {"evaluation_cost": cost, "optimality_gap": gap})
+    return points
+
+
+def write_run(directory: Path, records: Iterable[dict[str, Any]]) -> Path:
+    (directory / "records").mkdir(parents=True)
+    environment = {
+        "platform": "synthetic",
+        "cpu": "Synthetic CPU",
+        "cores": 2,
+        "threads": 2,
+        "memory_bytes": 8 * 2**30,
+        "gpu": None,
+        "python": "3.x",
+        "versions": {"torch": "0.0-synthetic"},
+        "git": {"commit": "0123456789abcdef", "dirty": False},
+        "preset": "synthetic",
+        "started": "2000-01-01T00:00:00Z",
+        "limits": ["All numbers of this run are made up."],
+    }
+    (directory / "environment.json").write_text(json.dumps(environment))
+    for record in records:
+        name = f"{record['case']['id']}-s{record['case']['seed']}.json"
+        (directory / "records" / name).write_text(json.dumps(record))
+    return directory
+
+
+def all_records() -> list[dict[str, Any]]:
+    records = []
+    for n_agents in (1, 4, 16):
+        records += [synthetic_record(name, n_agents) for name in ("jfb", "implicit", "direct")]
+        fits = n_agents < 16
+        failure = {} if fits else {"status": "out_of_memory", "reason": "made-up 9 GiB asked"}
+        records.append(synthetic_record("unrolled", n_agents, **failure))
+    for iterations in (5, 50, 500):
+        for name in ("jfb", "unrolled"):
+            records.append(synthetic_record(name, 4, iterations=iterations, tolerance=None))
+    records += [
+        synthetic_record("cvxpylayers", 1, status="unsupported", reason=NOT_CONCAVE),
+        synthetic_record("torchdeq", 1, status="timeout", reason="made-up 60 s passed"),
+        synthetic_record("jfb-3", 1, reached=False),
+        synthetic_record("implicit-cg", 16, status="predicted", reason="from a smaller batch"),
+        synthetic_record("jfb-5", 1, status="crashed", reason="made-up signal 9"),
+    ]
+    for seed in range(5):
+        for name, rate in (("jfb", 1.0), ("implicit", 0.5)):
+            curve = synthetic_curve(rate + 0.02 * seed)
+            records.append(synthetic_record(name, 1, seed=seed, curve=curve))
+    records.append(synthetic_record("unrolled", 1, status="diverged", reason="made-up overflow"))
+    return records
+
+
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with every status, a corrupt record, a claim and the optional tables, reported once."""
+    directory = write_run(tmp_path_factory.mktemp("reports") / "synthetic-run", all_records())
+    figure = directory / "claim.svg"
+    figure.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    claim = {
+        "number": 5,
+        "claim": "Memory is flat in K",
+        "figure_caption": "A made-up claim figure",
+        "value": "128 ×",
+        "verdict": "reproduced",
+        "conditions": "synthetic conditions",
+        "figure": "claim.svg",
+    }
+    (directory / "verify.json").write_text(json.dumps({"claims": [claim]}))
+    table = {"title": "Synthetic gate", "columns": ["what", "rate"], "rows": [["noise", 0.125]]}
+    (directory / "gate_selftest.json").write_text(json.dumps(table | {"notes": ["made up"]}))
+    (directory / "records" / "half-written.json").write_text('{"schema_version": 1, "case": {')
+    with pytest.warns(RecordWarning, match=r"half-written\.json"):
+        write_report([directory], directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def page(run_directory: Path) -> str:
+    return (run_directory / "index.html").read_text(encoding="utf-8")
+
+
+def test_page_shows_every_case_status_and_reason(page: str) -> None:
+    for record in all_records():
+        assert record["case"]["id"] in page
+        assert record["status"].replace("_", " ") in page
+    for reason in ("made-up 9 GiB asked", "made-up 60 s passed", "made-up overflow"):
+        assert reason in page
+    # escaped, so that a reason can hold any text
+    assert "a made-up reason: &lt;not&gt; concave &amp; unsupported" in page
+    assert "residual not reached" in page
+
+
+def test_page_opens_with_environment_and_limitations(page: str) -> None:
+    body = page[page.index("</nav>") :]
+    order = ("Synthetic CPU", "All numbers of this run are made up.", "What to read off")
+    places = [body.index(text) for text in (*order, "Memory is flat in K", "Peak memory against")]
+    assert places == sorted(places)
+
+
+def test_page_refers_to_nothing_outside(page: str) -> None:
+    targets = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", page)
+    assert targets
+    assert all(target.startswith(("#", "data:image/")) for target in targets)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_missing_values_are_dashes_with_a_reason(page: str) -> None:
+    assert re.search(rf'<td class="null" title="{NO_CUDA}"[^>]*>–</td>', page)
+    assert re.search(r'title="out of memory: made-up 9 GiB asked"[^>]*>–</td>', page)
+
+
+def test_optional_sections(page: str) -> None:
+    for text in ("128 ×", "reproduced", "synthetic conditions", "A made-up claim figure"):
+        assert text in page
+    assert "Synthetic gate" in page
+    assert "Time to target" in page
+
+
+def test_figures_are_written_as_svg_and_png(run_directory: Path) -> None:
+    stems = {path.stem for path in (run_directory / "figures").iterdir()}
+    assert stems >= {
+        *("memory-agents", "memory-iterations", "time-agents", "residuals", "profile-step"),
+        *("convergence-evaluation-cost", "convergence-loss", "convergence-optimality-gap"),
+        "profile-target",
+    }
+    for stem in stems:
+        svg = (run_directory / "figures" / f"{stem}.svg").read_text(encoding="utf-8")
+        assert svg.lstrip().startswith("<?xml")
+        png = (run_directory / "figures" / f"{stem}.png").read_bytes()
+        assert png.startswith(b"\x89PNG")
+
+
+def test_csv_round_trip(run_directory: Path) -> None:
+    cases = pd.read_csv(run_directory / "cases.csv")
+    records = all_records()
+    assert len(cases) == len(records)
+    rows = {(row["id"], row["seed"]): row for row in cases.to_dict("records")}
+    for record in records:
+        row = rows[record["case"]["id"], record["case"]["seed"]]
+        assert row["status"] == record["status"]
+        assert json.loads(row["null_reasons"]) == record["null_reasons"]
+        saved, seconds = record["saved_tensor_bytes"], record["step_seconds"]
+        # null stays empty, never becomes a number
+        assert (
+            pd.isna(row["saved_tensor_bytes"])
+            if saved is None
+            else (row["saved_tensor_bytes"] == saved)
+        )
+        assert (
+            pd.isna(row["step_seconds"])
+            if seconds is None
+            else (row["step_seconds"] == seconds["median"])
+        )
+    curves = pd.read_csv(run_directory / "curves.csv")
+    assert len(curves) == 10 * 11
+    expected = all_records()[-2]["curve"]
+    last = curves[curves["id"].str.contains("implicit") & (curves["seed"] == 4)]
+    assert last["optimality_gap"].tolist() == [point["optimality_gap"] for point in expected]
+
+
+def test_whole_numbers_stay_whole_in_csv(run_directory: Path) -> None:
+    text = pd.read_csv(run_directory / "cases.csv", dtype=str)
+    assert set(text["n_agents"]) == {"1", "4", "16"}
+    assert text["saved_tensor_bytes"].dropna().str.fullmatch(r"\d+").all()
+
+
+def test_summary_is_computed(run_directory: Path) -> None:
+    with pytest.warns(RecordWarning):
+        sentences = " ".join(summary(case_frame([load_run(run_directory)])))
+    assert "jfb saves the same bytes for backward between K = 5 and K = 500" in sentences
+    # by construction unrolled saves K times what jfb saves
+    for ratio in ("5×", "50×", "500×"):
+        assert re.search(rf"\b{ratio} \({ratio} at the peak\) at K", sentences)
+    assert "jfb 2.00" in sentences
+    assert "unrolled (out of memory)" in sentences
+
+
+def test_slope_of_an_exact_power_law() -> None:
+    x = pd.Series([1, 6, 20, 100, 6])
+    # the arithmetic is exact up to rounding of logarithms
+    assert power_law_slope(x, 3.0 * x.astype(float) ** 1.5) == pytest.approx(1.5, abs=1e-12)
+    assert power_law_slope(x, pd.Series([7.0] * 5)) == pytest.approx(0.0, abs=1e-12)
+    assert power_law_slope(pd.Series([6, 6]), pd.Series([1.0, 2.0])) is None
+    assert power_law_slope(pd.Series([1, 6]), pd.Series([1.0, np.nan])) is None
+
+
+def test_performance_profile_by_hand() -> None:
+    # ratios: a 1, 2, 1, miss; b 2, 1, miss, miss; the last instance is solved by nobody
+    times = pd.DataFrame({"a": [1.0, 4.0, 3.0, np.inf], "b": [2.0, 2.0, np.nan, np.inf]})
+    profile = performance_profile(times)
+    np.testing.assert_array_equal(profile["a"][0], [1.0, 2.0])
+    np.testing.assert_array_equal(profile["a"][1], [0.5, 0.75])
+    np.testing.assert_array_equal(profile["b"][0], [1.0, 2.0])
+    np.testing.assert_array_equal(profile["b"][1], [0.25, 0.5])
+
+
+def test_time_to_target_and_misses() -> None:
+    curve = pd.DataFrame({"seconds": [0.0, 1.0, 2.0], "optimality_gap": [0.9, 0.2, 0.04]})
+    assert time_to_target(curve, 0.25) == 1.0
+    assert time_to_target(curve, 0.01) == np.inf
+    assert median_with_misses(pd.Series([1.0, np.inf, 3.0])) == 3.0
+    assert median_with_misses(pd.Series([1.0, np.inf])) == np.inf
+
+
+def test_a_seed_without_a_curve_is_a_miss(tmp_path: Path) -> None:
+    curve = synthetic_curve(1.0)
+    records = [synthetic_record("jfb", 1, seed=seed, curve=curve) for seed in range(2)]
+    lost = [
+        synthetic_record("jfb", 1, seed=seed, status="diverged", reason="made up")
+        for seed in range(2, 5)
+    ]
+    runs = [load_run(write_run(tmp_path / "run", records + lost))]
+    cases = case_frame(runs)
+    (row,) = target_times(curve_frame(runs, cases), cases).to_dict("records")
+    assert (row["seeds"], row["reached_0.25"]) == (5, 2)
+    assert row["target_0.25"] == np.inf
+
+
+def test_band_counts_a_failed_seed_as_infinite() -> None:
+    rows = pd.DataFrame(
+        {
+            "run": "r",
+            "id": "case",
+            "seed": [0, 0, 0, 1, 1, 1, 2, 2],
+            "status": ["ok"] * 6 + ["diverged"] * 2,
+            "step": [0, 1, 2, 0, 1, 2, 0, 1],
+            "loss": [4.0, 3.0, 2.0, 6.0, 5.0, 4.0, 5.0, 9.0],
+        }
+    )
+    band = median_band(rows, "loss", "step")
+    assert band["x"].tolist() == [0, 1, 2]
+    assert band["median"].tolist() == [5.0, 5.0, 4.0]
+    assert band["high"].iloc[-1] == np.inf
+
+
+def test_panels_join_rows_without_a_setting() -> None:
+    frame = pd.DataFrame(
+        {
+            "problem": "p",
+            "gradient": ["jfb", "jfb", "direct"],
+            "map": pd.Series(["plain", "scaled", None], dtype="str"),
+            "solver": pd.Series(["picard", "picard", None], dtype="str"),
+        }
+    )
+    found = panels(frame, ["problem"], ["map"])
+    assert [panel.settings["map"] for panel in found] == ["plain", "scaled"]
+    assert all("direct" in set(panel.rows["gradient"]) for panel in found)
+    labels = [series.label for series in series_of(frame, ["map"])]
+    assert labels == ["jfb, scaled map", "jfb, plain map", "direct"]
+
+
+def test_every_gradient_has_its_own_look() -> None:
+    looks = [(own.color, own.marker) for own in LOOKS.values()]
+    assert len(set(looks)) == len(looks)
+    assert len({own.color for own in LOOKS.values()}) == len(looks)
+    assert look("somebody-elses-backend") == look("somebody-elses-backend")
+
+
+def test_units() -> None:
+    assert format_bytes(1023) == "1023 B"
+    assert format_bytes(1.25 * 2**20) == "1.25 MiB"
+    assert format_bytes(3 * 2**40) == "3.00 TiB"
+    assert format_seconds(0.0123) == "12.3 ms"
+    assert format_seconds(np.inf) == "∞"
+    assert short("16.0 MiB") == "16 MiB"
+    assert short("100") == "100"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 99}, "schema_version is 99"),
+        ({"case": None}, "no case"),
+        ({"status": None}, "no status"),
+        ({"residual": 3.0}, "its residual"),
+        ({"curve": [1.0]}, "its curve"),
+    ],
+)
+def test_record_that_is_no_record_is_left_out(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    directory = write_run(tmp_path / "run", [synthetic_record("jfb", 1)])
+    broken = directory / "records" / "broken.json"
+    broken.write_text(json.dumps(synthetic_record("implicit", 1) | change))
+    with pytest.warns(RecordWarning, match=rf"broken\.json.*{message}"):
+        run = load_run(directory)
+    assert [record["case"]["gradient"] for record in run.records] == ["jfb"]
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_command_without_records_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match="no usable records") as caught:
+        command.run(arguments(str(tmp_path)))
+    assert "\n" not in str(caught.value)
+    # the reason is said even though there is no report
+    assert "broken.json" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="not a directory"):
+        command.run(arguments(str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="--out"):
+        command.run(arguments(str(tmp_path), str(tmp_path)))
+
+
+def test_command_joins_runs_that_share_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [synthetic_record("jfb", 1), synthetic_record("jfb", 4)]
+    directories = [write_run(tmp_path / place / "run", records) for place in ("one", "two")]
+    out = tmp_path / "joined"
+    assert command.run(arguments(*map(str, directories), "--out", str(out))) == 0
+    assert capsys.readouterr().out.strip() == str(out / "index.html")
+    cases = pd.read_csv(out / "cases.csv")
+    # nothing overrides anything, and the machine's paths stay out of the page
+    assert cases["run"].tolist() == ["run", "run", "run (2)", "run (2)"]
+    assert set(cases["environment"]) == {"A"}
+    assert str(tmp_path) not in (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_single_bare_record_makes_a_report(tmp_path: Path) -> None:
+    record = synthetic_record("direct", 1, status="crashed", reason="made-up signal 11")
+    directory = tmp_path / "bare"
+    (directory / "records").mkdir(parents=True)
+    minimal = {key: record[key] for key in ("schema_version", "case", "status", "reason")}
+    (directory / "records" / "only.json").write_text(json.dumps(minimal))
+    page = write_report([directory], tmp_path / "out").read_text(encoding="utf-8")
+    assert "made-up signal 11" in page
+    assert "not recorded" in page
