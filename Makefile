@@ -27,7 +27,7 @@ bench: $(STAMP)
 	$(BIN)/python -m bench report $(SMOKE)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -q --benchmark-disable -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -33,7 +34,11 @@ def check_device(device: str) -> None:
 def build_problem(case: Case) -> Problem:
     """The problem of `case`, on its device and in its dtype."""
     check_device(case.device)
-    settings = {"n_steps": case.n_steps, "dtype": DTYPES[case.dtype], "device": case.device}
+    settings: dict[str, Any] = {
+        "n_steps": case.n_steps,
+        "dtype": DTYPES[case.dtype],
+        "device": case.device,
+    }
     if case.variant == "released":
         return Consumption.released(case.n_agents, **settings)
     if case.variant == "concave":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 import warnings
+
+from bench.arguments import Parser
 
 #: modules of bench.commands, in the order of the help
 VERBS = ("list", "run", "train", "report")
@@ -14,7 +15,7 @@ VERBS = ("list", "run", "train", "report")
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code. Bad input is one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench",
         description="Benchmark of implicit-layer gradients in optimal control.",
     )

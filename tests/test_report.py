@@ -17,11 +17,11 @@ pytest.importorskip("seaborn")
 pytest.importorskip("jinja2")
 
 from bench.commands import report as command
+from bench.records import CorruptRecord
 from bench.report import load_run, write_report
 from bench.report.figures.convergence import median_band
 from bench.report.fits import power_law_slope
 from bench.report.frames import case_frame, curve_frame
-from bench.report.load import RecordWarning
 from bench.report.profile import median_with_misses, performance_profile, time_to_target
 from bench.report.series import panels, series_of
 from bench.report.style import LOOKS, format_bytes, format_seconds, look, short
@@ -67,8 +67,9 @@ def synthetic_record(
             "device": "cpu",
             "train_steps": 10 if training else 0,
             "seed": seed,
-            "recipe": "default",
-            "memory_only": False,
+            "variant": "default",
+            "step_size": None,
+            "timed": True,
         },
         "status": status,
         "reason": reason,
@@ -179,7 +180,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = {"title": "Synthetic gate", "columns": ["what", "rate"], "rows": [["noise", 0.125]]}
     (directory / "gate_selftest.json").write_text(json.dumps(table | {"notes": ["made up"]}))
     (directory / "records" / "half-written.json").write_text('{"schema_version": 1, "case": {')
-    with pytest.warns(RecordWarning, match=r"half-written\.json"):
+    with pytest.warns(CorruptRecord, match=r"half-written\.json"):
         write_report([directory], directory)
     return directory
 
@@ -276,7 +277,7 @@ def test_whole_numbers_stay_whole_in_csv(run_directory: Path) -> None:
 
 
 def test_summary_is_computed(run_directory: Path) -> None:
-    with pytest.warns(RecordWarning):
+    with pytest.warns(CorruptRecord):
         sentences = " ".join(summary(case_frame([load_run(run_directory)])))
     assert "jfb saves the same bytes for backward between K = 5 and K = 500" in sentences
     # by construction unrolled saves K times what jfb saves
@@ -349,14 +350,14 @@ def test_panels_join_rows_without_a_setting() -> None:
         {
             "problem": "p",
             "gradient": ["jfb", "jfb", "direct"],
-            "map": pd.Series(["plain", "scaled", None], dtype="str"),
+            "ascent": pd.Series(["plain map", "scaled map", None], dtype="str"),
             "solver": pd.Series(["picard", "picard", None], dtype="str"),
         }
     )
-    found = panels(frame, ["problem"], ["map"])
-    assert [panel.settings["map"] for panel in found] == ["plain", "scaled"]
+    found = panels(frame, ["problem"], ["ascent"])
+    assert [panel.settings["ascent"] for panel in found] == ["plain map", "scaled map"]
     assert all("direct" in set(panel.rows["gradient"]) for panel in found)
-    labels = [series.label for series in series_of(frame, ["map"])]
+    labels = [series.label for series in series_of(frame, ["ascent"])]
     assert labels == ["jfb, scaled map", "jfb, plain map", "direct"]
 
 
@@ -380,9 +381,9 @@ def test_units() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema_version is 99"),
-        ({"case": None}, "no case"),
-        ({"status": None}, "no status"),
+        ({"schema_version": 99}, "schema version 99"),
+        ({"case": None}, "not a record"),
+        ({"status": None}, "no known status"),
         ({"residual": 3.0}, "its residual"),
         ({"curve": [1.0]}, "its curve"),
     ],
@@ -391,9 +392,9 @@ def test_record_that_is_no_record_is_left_out(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     directory = write_run(tmp_path / "run", [synthetic_record("jfb", 1)])
-    broken = directory / "records" / "broken.json"
+    broken = directory / "records" / "implicit-broken.json"
     broken.write_text(json.dumps(synthetic_record("implicit", 1) | change))
-    with pytest.warns(RecordWarning, match=rf"broken\.json.*{message}"):
+    with pytest.warns(CorruptRecord, match=rf"implicit-.*{message}"):
         run = load_run(directory)
     assert [record["case"]["gradient"] for record in run.records] == ["jfb"]
 
@@ -404,16 +405,16 @@ def arguments(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def test_command_without_records_is_one_clear_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_without_records_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match="no usable records") as caught:
+    with (
+        # the reason is said even though there is no report
+        pytest.warns(CorruptRecord, match=r"broken\.json"),
+        pytest.raises(ValueError, match="no usable records") as caught,
+    ):
         command.run(arguments(str(tmp_path)))
     assert "\n" not in str(caught.value)
-    # the reason is said even though there is no report
-    assert "broken.json" in capsys.readouterr().err
     with pytest.raises(ValueError, match="not a directory"):
         command.run(arguments(str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match="--out"):

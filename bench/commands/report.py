@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from pathlib import Path
-from typing import TextIO
 
 NAME = "report"
 HELP = "turn run directories into one HTML page, tidy CSV and figures"
@@ -35,24 +32,6 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--out is required with several run directories")
     # pandas, seaborn and matplotlib take seconds to import: only once the arguments are good
     from bench.report import write_report
-    from bench.report.load import RecordWarning
 
-    with warnings.catch_warnings():
-        # every unusable file is named, the second of a kind as well
-        warnings.simplefilter("always", RecordWarning)
-        warnings.showwarning = _to_stderr
-        index = write_report(args.directories, args.out or args.directories[0])
-    print(index)
+    print(write_report(args.directories, args.out or args.directories[0]))
     return 0
-
-
-def _to_stderr(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """One line per warning, without the source line that Python adds."""
-    print(f"warning: {message}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bench.arguments import integer, number
 from bench.commands.list import add_arguments as add_selection
 
 HELP = "measure the cases of a preset"
@@ -13,12 +14,14 @@ HELP = "measure the cases of a preset"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_selection(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/runs/PRESET")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0..N-1 per case")
-    parser.add_argument("--timeout", type=float, metavar="S", help="seconds per case")
-    parser.add_argument("--resume", action="store_true", help="measure only what is missing")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
     parser.add_argument(
-        "--memory-limit", type=float, metavar="GIB", help="address space of a case, in GiB"
+        "--seeds", type=integer, default=1, metavar="N", help="seeds 0..N-1 per case"
+    )
+    parser.add_argument("--timeout", type=number, metavar="S", help="seconds per case")
+    parser.add_argument("--resume", action="store_true", help="measure only what is missing")
+    parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--memory-limit", type=number, metavar="GIB", help="address space of a case, in GiB"
     )
     parser.add_argument(
         "--jobs",

@@ -8,40 +8,46 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import integer, number
+
 HELP = "one training run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problem", required=True, help="quadrotor, bicycle or consumption")
-    parser.add_argument("--agents", type=int, required=True, metavar="N", help="agents or goods")
+    parser.add_argument(
+        "--agents", type=integer, required=True, metavar="N", help="agents or goods"
+    )
     parser.add_argument("--gradient", required=True, help="jfb, implicit, unrolled, …")
     parser.add_argument("--map", default="scaled", help="plain, scaled or newton")
-    parser.add_argument("--step-size", type=float, metavar="A", help="of the plain map")
+    parser.add_argument("--step-size", type=number, metavar="A", help="of the plain map")
     parser.add_argument("--solver", default="picard", help="picard, anderson, newton, closed-form")
     parser.add_argument(
         "--iterations",
-        type=int,
+        type=integer,
         metavar="K",
         help="exactly K inner iterations (default: to --tolerance)",
     )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=number,
         default=1e-4,
         help="inner residual, in units of the problem's gradient scale (default: 1e-4)",
     )
-    parser.add_argument("--batch", type=int, metavar="B", help="default: the problem's own")
-    parser.add_argument("--horizon-steps", type=int, metavar="T", help="default: the problem's own")
+    parser.add_argument("--batch", type=integer, metavar="B", help="default: the problem's own")
+    parser.add_argument(
+        "--horizon-steps", type=integer, metavar="T", help="default: the problem's own"
+    )
     parser.add_argument("--variant", default="default", help="default, concave or released")
     parser.add_argument("--dtype", default="float32", help="float32 or float64")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, metavar="S", help="optimiser steps (default: 100)")
-    length.add_argument("--time-limit", type=float, metavar="SECONDS", help="training seconds")
-    parser.add_argument("--learning-rate", type=float, metavar="RATE")
+    length.add_argument("--steps", type=integer, metavar="S", help="optimiser steps (default: 100)")
+    length.add_argument("--time-limit", type=number, metavar="SECONDS", help="training seconds")
+    parser.add_argument("--learning-rate", type=number, metavar="RATE")
     parser.add_argument("--schedule", help="cosine, plateau or constant")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
+    parser.add_argument("--seed", type=integer, default=0)
+    parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to FILE as it goes")
     parser.add_argument("--resume", action="store_true", help="continue from --checkpoint")
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import casadi as ca
 
 from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
-from jfbcore.problems.interaction import CUTOFF_SQUARED
 
 #: above this many agents the second derivatives of a weak interaction cost are left out
 _DENSE_INTERACTION_LIMIT = 6
@@ -49,8 +48,6 @@ class Stage:
     #: lower bounds of a state inside the horizon and of the last one, (n,)
     state_lower: list[float]
     final_state_lower: list[float]
-    #: whether the problem is convex, so that a local optimum is global
-    convex: bool
 
 
 def stage_of(problem: Problem) -> Stage:
@@ -106,7 +103,6 @@ def _quadrotor(problem: Quadrotor) -> Stage:
         decision_upper=[math.inf] * problem.control_dim,
         state_lower=free,
         final_state_lower=free,
-        convex=False,
     )
 
 
@@ -138,7 +134,6 @@ def _bicycle(problem: Bicycle) -> Stage:
         decision_upper=[problem.max_steering, math.inf] * n_agents,
         state_lower=free,
         final_state_lower=free,
-        convex=False,
     )
 
 
@@ -168,7 +163,6 @@ def _consumption(problem: Consumption) -> Stage:
         # Below the floor the bequest is its tangent there: steep enough that nothing ends there.
         state_lower=[-math.inf] + [0.0] * goods,
         final_state_lower=[problem.wealth_floor] + [0.0] * goods,
-        convex=problem.eta == 1.0 and problem.theta == 1.0,
     )
 
 
@@ -186,7 +180,10 @@ def _identity(z: ca.SX, u: ca.SX) -> ca.Function:
 def _interaction(
     z: ca.SX, n_agents: int, width: int, dimension: int, weight: float
 ) -> ca.Function | None:
-    """weight / (2N) sum_{i<j} 1[d^2 < 4] exp(-d^2/2); the jump has no derivative, as in torch."""
+    """weight / (2N) sum_{i<j} exp(-d^2/2), without the cutoff: an upper bound of the true cost.
+
+    The jump at d^2 = 4 has no derivative to steer by, and Newton's line search cycles across it.
+    """
     if n_agents == 1 or weight == 0:
         return None
     positions = [z[width * i : width * i + dimension] for i in range(n_agents)]
@@ -194,5 +191,5 @@ def _interaction(
     for i in range(n_agents):
         for j in range(i):
             squared = ca.sumsqr(positions[i] - positions[j])
-            total += (squared < CUTOFF_SQUARED) * ca.exp(-squared / 2)
+            total += ca.exp(-squared / 2)
     return ca.Function("interaction", [z], [weight / (2 * n_agents) * total])

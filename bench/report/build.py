@@ -24,7 +24,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     """Write index.html, cases.csv, curves.csv and figures/ under `out`; return the page's path.
 
     Raises ValueError where a directory does not exist or none holds a usable record. Files of a
-    run that cannot be read are left out with a `RecordWarning`.
+    run that cannot be used are left out with a warning.
     """
     runs = load_runs([Path(directory) for directory in directories])
     cases = case_frame(runs)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench.report.load import Run
@@ -14,9 +15,11 @@ from bench.report.load import Run
 FIELDS: dict[str, tuple[str, str]] = {
     "id": ("case.id", "str"),
     "problem": ("case.problem", "str"),
+    "variant": ("case.variant", "str"),
     "n_agents": ("case.n_agents", "Int64"),
     "gradient": ("case.gradient", "str"),
     "map": ("case.map", "str"),
+    "step_size": ("case.step_size", "float64"),
     "solver": ("case.solver", "str"),
     "max_iterations": ("case.max_iterations", "Int64"),
     "tolerance": ("case.tolerance", "float64"),
@@ -27,7 +30,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "train_steps": ("case.train_steps", "Int64"),
     "seed": ("case.seed", "Int64"),
     "recipe": ("case.recipe", "str"),
-    "memory_only": ("case.memory_only", "boolean"),
+    "timed": ("case.timed", "boolean"),
     "status": ("status", "str"),
     "reason": ("reason", "str"),
     "step_seconds": ("step_seconds.median", "float64"),
@@ -54,22 +57,28 @@ FIELDS: dict[str, tuple[str, str]] = {
     "final_evaluation_cost": ("final.evaluation_cost", "float64"),
     "final_optimality_gap": ("final.optimality_gap", "float64"),
     "interventions": ("interventions", "Int64"),
+    "threads": ("threads", "Int64"),
     "commit": ("git.commit", "str"),
     "dirty": ("git.dirty", "boolean"),
 }
 
 #: what must be equal, besides the machine, before two rows may be compared
-WORKLOAD = ("batch_size", "n_steps", "dtype", "device")
+WORKLOAD = ("variant", "batch_size", "n_steps", "dtype", "device")
 #: columns that identify a curve's record
 _CURVE_KEYS = (
-    *("run", "environment", "id", "problem", "n_agents", "gradient", "map", "solver"),
+    *("run", "environment", "id", "problem", "n_agents", "gradient", "ascent", "solver"),
     *("max_iterations", "tolerance", "budget", *WORKLOAD, "recipe", "seed", "status"),
 )
 _CURVE_VALUES = ("seconds", "step", "loss", "evaluation_cost", "optimality_gap")
 
 
 def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per record, the columns of `FIELDS` and run, environment, budget, null_reasons."""
+    """One row per record: run, environment, the columns of `FIELDS`, null_reasons.
+
+    Two columns say in words what identifies a setting: `ascent` (the map and, if not its usual
+    one, the step size) and `budget` (when the inner iteration stops). Infinite numbers become
+    null, as they do in records.
+    """
     letters = environment_letters(runs)
     rows = []
     for run in runs:
@@ -83,9 +92,11 @@ def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
             )
     frame = pd.DataFrame(rows)
     frame = frame.astype({column: dtype for column, (_, dtype) in FIELDS.items()})
-    position = frame.columns.get_loc("tolerance")
-    frame.insert(position + 1, "budget", [_budget(row) for row in frame.to_dict("records")])
-    return frame
+    rows = frame.to_dict("records")
+    frame.insert(frame.columns.get_loc("step_size") + 1, "ascent", [_ascent(row) for row in rows])
+    frame.insert(frame.columns.get_loc("tolerance") + 1, "budget", [_budget(row) for row in rows])
+    frame = frame.astype({"ascent": "str", "budget": "str"})
+    return _finite(frame)
 
 
 def curve_frame(runs: Sequence[Run], cases: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +111,15 @@ def curve_frame(runs: Sequence[Run], cases: pd.DataFrame) -> pd.DataFrame:
             )
     frame = pd.DataFrame(rows, columns=[*_CURVE_KEYS, *_CURVE_VALUES])
     dtypes = {key: dtype for key, (_, dtype) in FIELDS.items() if key in _CURVE_KEYS}
-    return frame.astype(dtypes | dict.fromkeys(_CURVE_VALUES, "float64"))
+    return _finite(frame.astype(dtypes | dict.fromkeys(_CURVE_VALUES, "float64")))
+
+
+def iterates(cases: pd.DataFrame) -> pd.Series:
+    """Rows with an inner iteration, whose residual and time can be compared with each other's.
+
+    A direct policy has no inner problem and a closed form no iteration.
+    """
+    return ~(cases["gradient"].isin(["direct", "closed-form"]) | (cases["solver"] == "closed-form"))
 
 
 def environment_letters(runs: Sequence[Run]) -> dict[str, str]:
@@ -128,6 +147,18 @@ def value_at(record: Mapping[str, Any], place: str) -> Any:
 
 def _letter(index: int) -> str:
     return chr(ord("A") + index) if index < 26 else f"E{index + 1}"
+
+
+def _finite(frame: pd.DataFrame) -> pd.DataFrame:
+    floats = frame.select_dtypes("float64").columns
+    return frame.assign(**{name: frame[name].where(np.isfinite(frame[name])) for name in floats})
+
+
+def _ascent(row: Mapping[str, Any]) -> str | None:
+    if pd.isna(row["map"]):
+        return None
+    step = "" if pd.isna(row["step_size"]) else f", step {row['step_size']:g}"
+    return f"{row['map']} map{step}"
 
 
 def _budget(row: Mapping[str, Any]) -> str | None:

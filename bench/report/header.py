@@ -49,7 +49,8 @@ def workload_table(cases: pd.DataFrame) -> Table:
         "n_steps": "time steps",
         "dtype": "precision",
         "device": "device",
-        "map": "maps",
+        "variant": "variant",
+        "ascent": "maps",
         "solver": "solvers",
         "budget": "stopping rules",
         "train_steps": "training steps",
@@ -116,7 +117,10 @@ def _memory(environment: Mapping[str, Any]) -> str:
 
 def _versions(environment: Mapping[str, Any]) -> str:
     versions = environment.get("versions") or {}
-    return ", ".join(f"{name} {version}" for name, version in versions.items()) or _UNKNOWN
+    found = [f"{name} {version}" for name, version in versions.items() if version is not None]
+    absent = [name for name, version in versions.items() if version is None]
+    missing = [f"not installed: {', '.join(absent)}"] if absent else []
+    return "; ".join([", ".join(found), *missing]) if versions else _UNKNOWN
 
 
 def _git(environment: Mapping[str, Any]) -> str:

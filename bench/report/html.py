@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bench.report.load import RecordWarning, Run
+from bench.report.load import Run, UnusableFile
 from bench.report.style import format_number
 from bench.report.tables import Table
 
@@ -102,7 +102,7 @@ def claims_of(runs: Sequence[Run]) -> list[Claim]:
                     caption = str(fields.get("figure_caption") or "")
                     image = Image(data_uri(path), caption, path.stem)
                 else:
-                    warnings.warn(f"figure {path} of a claim is missing", RecordWarning, 2)
+                    warnings.warn(f"figure {path} of a claim is missing", UnusableFile, 2)
             claims.append(Claim(fields, _value(fields.get("value")), image))
     return claims
 

@@ -1,15 +1,15 @@
-"""Reading run directories: the only place that parses JSON."""
+"""Reading run directories: records, environment and the results of other commands."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
+from bench.records import CorruptRecord, read_records
 
 #: parts of a record that are objects, or null where nothing was measured
 _OBJECTS = ("step_seconds", "iterations", "residual", "cuda", "final", "null_reasons")
@@ -17,8 +17,8 @@ _OBJECTS = ("step_seconds", "iterations", "residual", "cuda", "final", "null_rea
 TABLE_FILES = ("gate_selftest.json", "roofline.json")
 
 
-class RecordWarning(UserWarning):
-    """A file of a run directory could not be used and was left out."""
+class UnusableFile(UserWarning):
+    """A file of a run directory, other than a record, that could not be used."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Run:
 
 
 def load_run(directory: Path) -> Run:
-    """The run in `directory`; files that cannot be used are left out with a `RecordWarning`.
+    """The run in `directory`; what cannot be used is left out with a warning.
 
     Raises ValueError where `directory` is not a directory.
     """
@@ -47,7 +47,7 @@ def load_run(directory: Path) -> Run:
         name=directory.resolve().name,
         directory=directory,
         environment=_read_object(directory / "environment.json") or {},
-        records=tuple(_read_records(directory)),
+        records=tuple(_usable_records(directory)),
         claims=tuple(verify.get("claims") or ()) if verify else (),
         tables=tuple(table for table in tables if table),
     )
@@ -72,18 +72,14 @@ def load_runs(directories: Sequence[Path]) -> list[Run]:
     return named
 
 
-def _read_records(directory: Path) -> list[Mapping[str, Any]]:
-    records: list[Mapping[str, Any]] = []
-    for path in sorted((directory / "records").glob("*.json")):
-        record = _read_object(path)
-        if record is None:
-            continue
+def _usable_records(directory: Path) -> Iterator[Mapping[str, Any]]:
+    for record in read_records(directory):
         fault = _fault(record)
         if fault is None:
-            records.append(record)
+            yield record
         else:
-            warnings.warn(f"{path} is left out: {fault}", RecordWarning, stacklevel=2)
-    return records
+            name = record["case"]["id"]
+            warnings.warn(f"record {name} is left out: {fault}", CorruptRecord, stacklevel=2)
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
@@ -93,26 +89,19 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        warnings.warn(f"{path} is left out: {error}", RecordWarning, stacklevel=2)
+        warnings.warn(f"{path} is left out: {error}", UnusableFile, stacklevel=2)
         return None
     if not isinstance(content, dict):
-        warnings.warn(f"{path} is left out: not a JSON object", RecordWarning, stacklevel=2)
+        warnings.warn(f"{path} is left out: not a JSON object", UnusableFile, stacklevel=2)
         return None
     return content
 
 
 def _fault(record: Mapping[str, Any]) -> str | None:
-    """Why `record` cannot be used, or None."""
-    if record.get("schema_version") != SCHEMA_VERSION:
-        return f"schema_version is {record.get('schema_version')!r}, known is {SCHEMA_VERSION}"
-    case = record.get("case")
-    if not isinstance(case, dict):
-        return "it has no case"
-    for key in ("id", "problem", "gradient", "n_agents"):
-        if case.get(key) is None:
+    """Why a record that is one by its schema version still cannot be used, or None."""
+    for key in ("problem", "gradient", "n_agents"):
+        if record["case"].get(key) is None:
             return f"its case has no {key}"
-    if not isinstance(record.get("status"), str):
-        return "it has no status"
     for key in _OBJECTS:
         if not isinstance(record.get(key), dict | None):
             return f"its {key} is neither an object nor null"

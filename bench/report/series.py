@@ -12,7 +12,7 @@ from bench.report.frames import WORKLOAD
 from bench.report.style import Look, gradient_rank, look, tint
 
 #: the settings that get a gradient's full colour where several are drawn
-_USUAL = {"map": "scaled", "solver": "picard", "recipe": "default"}
+_USUAL = {"ascent": "scaled map", "solver": "picard", "recipe": "default"}
 _TINTS = (0.0, 0.4, 0.62, 0.75)
 
 
@@ -111,7 +111,7 @@ def describe(column: str, value: Any) -> str:
         return ""
     return {
         "n_agents": f"{value} agent{'s' if value != 1 else ''}",
-        "map": f"{value} map",
+        "variant": "" if value == "default" else f"{value} variant",
         "batch_size": f"batch {value}",
         "n_steps": f"{value} time steps",
         "max_iterations": f"K ≤ {value}",
@@ -128,7 +128,7 @@ def title(settings: Mapping[str, Any], constant: Mapping[str, Any]) -> str:
     first = [settings["problem"], size]
     rest = [
         describe(name, settings[name])
-        for name in ("map", "budget", *WORKLOAD, "environment")
+        for name in ("ascent", "budget", *WORKLOAD, "environment")
         if name in settings and name not in constant
     ]
     lines = [", ".join(word for word in words if word) for words in (first, rest)]
@@ -137,5 +137,5 @@ def title(settings: Mapping[str, Any], constant: Mapping[str, Any]) -> str:
 
 def constant_settings(frame: pd.DataFrame) -> dict[str, Any]:
     """Settings that are the same in all rows: said once in a caption, not in every title."""
-    names = ("map", "budget", *WORKLOAD, "environment")
+    names = ("ascent", "budget", *WORKLOAD, "environment")
     return {name: frame[name].iloc[0] for name in names if frame[name].nunique(dropna=False) == 1}

@@ -27,6 +27,7 @@ LOOKS: dict[str, Look] = {
     "unrolled": Look("#D55E00", "^", ""),
     "unrolled-checkpoint": Look("#E69F00", "v", (4, 1.5)),
     "implicit": Look("#009E73", "s", ""),
+    "implicit-lu": Look("#7FA37F", "*", (6, 2)),
     "implicit-cg": Look("#00543D", "P", (4, 1.5)),
     "implicit-gmres": Look("#63BFA0", "h", (4, 1.5, 1, 1.5)),
     "implicit-neumann": Look("#8A8D1A", "d", (1.5, 1.5)),
@@ -41,9 +42,6 @@ LOOKS: dict[str, Look] = {
 _SPARE_COLORS = ("#4B6584", "#7F6A00", "#A23B3B", "#3D7A7A", "#6D4C9F")
 _SPARE_MARKERS = ("8", "P", "d", ">", "<", "p")
 _SPARE_DASHES = ((6, 2), (2, 1), (6, 1.5, 1.5, 1.5))
-
-#: gradients without an iteration whose residual and time could be compared with the others
-NO_INNER_SOLVE = ("direct", "closed-form")
 
 #: statuses drawn at the top edge of a figure, and the words they are drawn with
 FAILURES: dict[str, str] = {

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.report.fits import power_law_slope
-from bench.report.frames import WORKLOAD
-from bench.report.style import FAILURES, NO_INNER_SOLVE, format_bytes, format_seconds, gradient_rank
+from bench.report.frames import WORKLOAD, iterates
+from bench.report.style import FAILURES, format_bytes, format_seconds, gradient_rank
 
-_SIZE = ("environment", "problem", "n_agents", *WORKLOAD, "map", "solver")
+_SIZE = ("environment", "problem", "n_agents", *WORKLOAD, "ascent", "solver")
 
 
 def summary(cases: pd.DataFrame) -> list[str]:
@@ -100,7 +100,7 @@ def _unrolled_ratio(cases: pd.DataFrame) -> str:
 def _step_time(cases: pd.DataFrame) -> str:
     timed = _comparable(cases)
     keys = ["environment", "problem", "n_agents", *WORKLOAD, "budget"]
-    settings = timed.groupby([*keys, "gradient", "map", "solver"], dropna=False)["step_seconds"]
+    settings = timed.groupby([*keys, "gradient", "ascent", "solver"], dropna=False)["step_seconds"]
     table = settings.median().groupby([*keys, "gradient"], dropna=False).min().unstack("gradient")
     if "jfb" not in table or table.shape[1] < 2:
         return ""
@@ -121,7 +121,7 @@ def _comparable(cases: pd.DataFrame) -> pd.DataFrame:
     """Timed rows with an inner solve that came down to the tolerance they were asked for."""
     missed = cases["tolerance_reached"].eq(False).fillna(False).astype(bool)
     timed = (cases["status"] == "ok") & cases["step_seconds"].notna()
-    return cases[timed & ~missed & ~cases["gradient"].isin(NO_INNER_SOLVE)]
+    return cases[timed & ~missed & iterates(cases)]
 
 
 def _growth(cases: pd.DataFrame) -> str:
@@ -137,7 +137,7 @@ def _growth(cases: pd.DataFrame) -> str:
 
 
 def _slopes(rows: pd.DataFrame) -> list[float]:
-    keys = ["environment", "problem", *WORKLOAD, "map", "solver", "budget"]
+    keys = ["environment", "problem", *WORKLOAD, "ascent", "solver", "budget"]
     slopes = [
         power_law_slope(group["n_agents"], group["step_seconds"])
         for _, group in rows.groupby(keys, dropna=False)

@@ -117,14 +117,15 @@ def missing_table(cases: pd.DataFrame) -> Table | None:
     """Which fields are null for which reason, and in how many records; None where none is."""
     counts: Counter[tuple[str, str]] = Counter()
     for text in cases["null_reasons"]:
-        counts.update((field, str(reason)) for field, reason in json.loads(text).items())
-    if not counts:
-        return None
+        counts.update((str(reason), field) for field, reason in json.loads(text).items())
+    fields: dict[tuple[str, int], list[str]] = {}
+    for (reason, field), count in sorted(counts.items()):
+        fields.setdefault((reason, count), []).append(field)
     rows = [
-        [Cell(field, field, kind="id"), Cell(reason, reason), Cell(str(count), count)]
-        for (field, reason), count in sorted(counts.items())
+        [Cell(reason), Cell(str(count)), Cell(", ".join(names), kind="id")]
+        for (reason, count), names in fields.items()
     ]
-    return Table("What is missing and why", ["field", "reason", "records"], rows)
+    return Table("What is missing and why", ["reason", "records", "fields"], rows) if rows else None
 
 
 def generic_table(content: Mapping[str, Any]) -> Table:
@@ -199,6 +200,6 @@ def missing_reason(row: pd.Series, column: str) -> str:
     if row["status"] != "ok":
         words = str(row["status"]).replace("_", " ")
         return words if pd.isna(row["reason"]) else f"{words}: {row['reason']}"
-    if column.startswith("final_") and not row["train_steps"]:
+    if column.startswith("final_") and str(row["train_steps"]) == "0":
         return "the case does not train"
     return "no reason recorded"

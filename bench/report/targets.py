@@ -13,7 +13,7 @@ from bench.report.profile import median_with_misses, time_to_target
 TARGETS = (0.25, 0.10, 0.05)
 
 _PROBLEM = ("environment", "problem", "n_agents")
-_CASE = ("run", *_PROBLEM, "id", "gradient", "map", "solver", "budget", *WORKLOAD, "recipe")
+_CASE = ("run", *_PROBLEM, "id", "gradient", "ascent", "solver", "budget", *WORKLOAD, "recipe")
 
 
 def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:

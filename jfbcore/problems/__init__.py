@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jfbcore.problems.base import Hamiltonian, Problem
 from jfbcore.problems.bicycle import Bicycle
 from jfbcore.problems.consumption import Consumption
@@ -9,7 +11,7 @@ from jfbcore.problems.interaction import interaction_cost
 from jfbcore.problems.quadrotor import Quadrotor
 
 #: problems by the name used on the command line; each constructor takes `n_agents`
-PROBLEMS: dict[str, type[Problem]] = {
+PROBLEMS: dict[str, Callable[..., Problem]] = {
     "quadrotor": Quadrotor,
     "bicycle": Bicycle,
     "consumption": Consumption,

@@ -31,7 +31,7 @@ _METRICS = {
     "loss": "training loss",
 }
 _AXES = {"seconds": "wall-clock [s], evaluation off the clock", "step": "gradient evaluations"}
-_VARIANTS = ("map", "solver", "budget", "recipe")
+_VARIANTS = ("ascent", "solver", "budget", "recipe")
 _CURVE = ("run", "id", "seed")
 #: points of a line; more cannot be told apart at this size
 _GRID = 120

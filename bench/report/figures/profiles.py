@@ -11,10 +11,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from bench.report.figures.canvas import Drawing, grid, handle, legend_right, line_style
-from bench.report.frames import WORKLOAD
+from bench.report.frames import WORKLOAD, iterates
 from bench.report.profile import median_with_misses, performance_profile
 from bench.report.series import panels
-from bench.report.style import NO_INNER_SOLVE, gradient_rank, look
+from bench.report.style import gradient_rank, look
 from bench.report.targets import TARGETS, target_times
 
 _INSTANCE = ("environment", "problem", "n_agents", *WORKLOAD)
@@ -62,11 +62,9 @@ def profile_figures(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
 
 def step_times(cases: pd.DataFrame) -> pd.DataFrame:
     """Median seconds per step, one row per instance, one column per gradient; a miss is NaN."""
-    timed = cases[
-        ~cases["memory_only"].fillna(False).astype(bool)
-        & ~cases["gradient"].isin(NO_INNER_SOLVE)
-        & (cases["status"] != "predicted")
-    ].copy()
+    # measured without a time: a memory-only case, not a miss
+    untimed = (cases["status"] == "ok") & cases["step_seconds"].isna()
+    timed = cases[iterates(cases) & ~untimed & (cases["status"] != "predicted")].copy()
     missed = timed["tolerance_reached"].eq(False).fillna(False).astype(bool)
     usable = (timed["status"] == "ok") & ~missed
     timed["seconds"] = timed["step_seconds"].where(usable, math.inf)
@@ -74,7 +72,7 @@ def step_times(cases: pd.DataFrame) -> pd.DataFrame:
         timed = timed[timed["tolerance"].notna() | timed["budget"].isna()]
     found = []
     for panel in panels(timed, _INSTANCE, ("budget",)):
-        per_setting = panel.rows.groupby(["gradient", "map", "solver"], dropna=False)["seconds"]
+        per_setting = panel.rows.groupby(["gradient", "ascent", "solver"], dropna=False)["seconds"]
         best = per_setting.agg(median_with_misses).groupby("gradient").min()
         if len(best) > 1:
             found.append(best)

@@ -13,7 +13,7 @@ from bench.report.series import describe
 from bench.report.style import Look, gradient_rank, look
 
 _MOST_ROWS = 30
-_SETTING = ("environment", "problem", "n_agents", "map", "solver", "budget", *WORKLOAD)
+_SETTING = ("environment", "problem", "n_agents", "ascent", "solver", "budget", *WORKLOAD)
 
 
 def residual_figures(cases: pd.DataFrame) -> list[Drawing]:
@@ -51,7 +51,7 @@ def _page(rows: pd.DataFrame, order: list[str], number: int | None) -> Drawing:
     for ax, column in ((iterations, "iterations_mean"), (residual, "residual_max")):
         _draw(ax, rows, order, gradients, column)
     iterations.set_xlabel("mean inner iterations per time step")
-    residual.set_xlabel("largest residual ‖∇H‖ (projected)")
+    residual.set_xlabel("largest inner residual, in the tolerance's units")
     residual.sharey(iterations)
     residual.tick_params(labelleft=False)
     _tolerances(residual, rows, order)

@@ -53,7 +53,7 @@ def memory_agents_figures(cases: pd.DataFrame) -> list[Drawing]:
             section="Peak memory against agents",
             metrics=(metric,),
             x=("n_agents", "agents"),
-            loose=("map", "budget"),
+            loose=("ascent", "budget"),
         )
     return drawings
 
@@ -68,7 +68,7 @@ def memory_iterations_figures(cases: pd.DataFrame) -> list[Drawing]:
         metrics=(SAVED, LIVE),
         x=("max_iterations", "inner iterations K (exactly K, no early stop)"),
         strict=("n_agents",),
-        loose=("map",),
+        loose=("ascent",),
     )
 
 
@@ -80,7 +80,7 @@ def time_agents_figures(cases: pd.DataFrame) -> list[Drawing]:
         section="Step time against agents",
         metrics=(STEP,),
         x=("n_agents", "agents"),
-        loose=("map", "budget"),
+        loose=("ascent", "budget"),
     )
 
 

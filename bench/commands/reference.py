@@ -1,0 +1,159 @@
+"""Reference optima on the held-out initial states, solved and cached."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+NAME = "reference"
+HELP = "solve for the optimal cost on the held-out initial states and cache it"
+
+_PROBLEMS = ("quadrotor", "bicycle", "consumption")
+_METHODS = ("ipopt", "transcription", "both")
+_HELD_OUT = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    # Checked in `run`, so that a bad value gives one line and not a usage page.
+    parser.add_argument("--problem", required=True, help=", ".join(_PROBLEMS))
+    parser.add_argument("--agents", type=int, default=1, help="agents, or goods (default 1)")
+    parser.add_argument(
+        "--states",
+        type=int,
+        default=_HELD_OUT,
+        help=f"the first so many held-out states, 1 to {_HELD_OUT} (default {_HELD_OUT})",
+    )
+    parser.add_argument(
+        "--method",
+        default="ipopt",
+        help="ipopt (default), transcription, or both to compare them; both keeps ipopt's",
+    )
+    parser.add_argument(
+        "--starts", type=int, help="starting points per state (default: 6 for bicycles, else 1)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("reports/references"), help="where the cache lives"
+    )
+    parser.add_argument(
+        "--write",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write the cache (default: unless it holds more states of the same problem)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Solve, print the figures and one JSON line, and write the cache. Returns the exit status.
+
+    0 when every state was solved, 1 otherwise. Raises ValueError naming a bad argument.
+    """
+    _check(args)
+    import torch
+    from tqdm import tqdm
+
+    from bench.reference.cache import make_reference, save_reference
+    from jfbcore.held_out import held_out_states
+    from jfbcore.problems import PROBLEMS
+
+    problem = PROBLEMS[args.problem](n_agents=args.agents, dtype=torch.float64)
+    states = held_out_states(problem, args.states)
+    names = ("ipopt", "transcription") if args.method == "both" else (args.method,)
+    references, begin = {}, time.perf_counter()
+    for name in names:
+        with tqdm(total=args.states, desc=name, unit="state", file=sys.stderr) as bar:
+            solutions = _solver(name, args.starts).solve(problem, states, progress=bar.update)
+        references[name] = make_reference(problem, name, solutions)
+    seconds = time.perf_counter() - begin
+
+    kept = references[names[0]]
+    costs = kept.solved
+    mean = sum(costs) / len(costs) if costs else None
+    low, high = min(costs, default=None), max(costs, default=None)
+    for name, reference in references.items():
+        _print_figures(name, reference)
+    difference = _difference(references) if args.method == "both" else None
+    if difference is not None:
+        print(f"mean of (transcription - ipopt) / |ipopt|: {difference:+.2e}")
+    if args.write and costs:
+        if _holds_more(problem, kept, args.out):
+            print(f"{args.out} holds more states of this problem already; left as it is")
+        else:
+            print(f"written to {save_reference(kept, problem, args.out)}")
+    line = {
+        "problem": args.problem,
+        "n_agents": args.agents,
+        "states": args.states,
+        "method": args.method,
+        "mean": mean,
+        "min": low,
+        "max": high,
+        "seconds": round(seconds, 3),
+        "difference": difference,
+    }
+    print(json.dumps(line))
+    return 0 if len(costs) == args.states else 1
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, allowed in (("problem", _PROBLEMS), ("method", _METHODS)):
+        value = getattr(args, name)
+        if value not in allowed:
+            raise ValueError(f"`--{name}` must be one of {', '.join(allowed)}, got {value!r}")
+    if args.agents < 1:
+        raise ValueError(f"`--agents` must be >= 1, got {args.agents}")
+    if not 1 <= args.states <= _HELD_OUT:
+        raise ValueError(f"`--states` must be between 1 and {_HELD_OUT}, got {args.states}")
+    if args.starts is not None and args.starts < 1:
+        raise ValueError(f"`--starts` must be >= 1, got {args.starts}")
+
+
+def _solver(name: str, starts: int | None):
+    if name == "transcription":
+        from bench.reference.transcription import Transcription
+
+        return Transcription(starts=starts or 1)
+    try:
+        from bench.reference.ipopt import Ipopt
+    except ModuleNotFoundError as error:
+        if error.name != "casadi":
+            raise
+        raise ValueError(
+            "`--method ipopt` needs casadi, which is not installed; install the `reference` "
+            "extra or use `--method transcription`"
+        ) from error
+    return Ipopt(starts=starts)
+
+
+def _print_figures(name: str, reference) -> None:
+    costs = reference.solved
+    if not costs:
+        print(f"{name}: no state solved; statuses: {', '.join(sorted(set(reference.statuses)))}")
+        return
+    print(
+        f"{name} ({reference.label}): mean {sum(costs) / len(costs):.6g}, min {min(costs):.6g}, "
+        f"max {max(costs):.6g} over {len(costs)} of {len(reference.costs)} states"
+    )
+
+
+def _difference(references: dict) -> float | None:
+    from bench.reference.cache import optimality_gap
+
+    ours = references["transcription"].costs
+    if not references["ipopt"].solved:
+        return None
+    return optimality_gap([float("nan") if c is None else c for c in ours], references["ipopt"])
+
+
+def _holds_more(problem, reference, directory: Path) -> bool:
+    from bench.reference.cache import StaleReference, load_reference
+
+    try:
+        cached = load_reference(problem, directory)
+    except StaleReference as error:
+        print(f"{error}; replacing it now")
+        return False
+    return cached is not None and len(cached.costs) > len(reference.costs)

@@ -1,0 +1,160 @@
+"""Reference optima on disk: reports/references/<problem>-<n_agents>.json.
+
+A cache is good for one discretisation of one problem only. The file carries a hash of everything
+that defines it, and a file whose hash differs is refused, never silently used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from bench.reference.agent import parameters
+from bench.reference.solution import Solution
+from jfbcore import held_out
+from jfbcore.problems import Consumption, Problem
+
+SCHEMA_VERSION = 1
+#: raise it whenever a formula of a problem changes while its parameters do not
+FORMULA_VERSION = 1
+DIRECTORY = Path("reports/references")
+
+
+class StaleReference(RuntimeError):  # noqa: N818 -- named for what it says, not for its base
+    """A cached reference belongs to another discretisation or another schema."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Costs of the first held-out states; None where the solver found none."""
+
+    problem: str
+    n_agents: int
+    method: str  # ipopt or transcription
+    label: str  # optimal, locally optimal or best known
+    discretisation: str  # sha256, see `discretisation_hash`
+    costs: tuple[float | None, ...]
+    statuses: tuple[str, ...]
+    seconds: tuple[float, ...]
+    versions: dict[str, str]
+
+    @property
+    def solved(self) -> list[float]:
+        """The costs that exist."""
+        return [cost for cost in self.costs if cost is not None]
+
+
+def discretisation_hash(problem: Problem) -> str:
+    """sha256 over the class, size, every parameter, the grid, the held-out seed and formulas."""
+    content = {
+        "class": type(problem).__name__,
+        "n_agents": problem.n_agents,
+        "parameters": parameters(problem),  # t_final and n_steps are among them
+        "held_out_seed": held_out.SEED,
+        "formula_version": FORMULA_VERSION,
+    }
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def label_of(problem: Problem, method: str) -> str:
+    """What the method's answer may be called: optimal, locally optimal or best known."""
+    if method != "ipopt":
+        return "best known"
+    # Linear habits and a concave utility make a convex program; nothing else here is one.
+    linear = isinstance(problem, Consumption) and problem.eta == problem.theta == 1.0
+    return "optimal" if linear else "locally optimal"
+
+
+def reference_path(problem: Problem, directory: Path | str = DIRECTORY) -> Path:
+    """Where the reference of `problem` is kept."""
+    return Path(directory) / f"{problem.name}-{problem.n_agents}.json"
+
+
+def make_reference(problem: Problem, method: str, solutions: Sequence[Solution]) -> Reference:
+    """Solutions of the first held-out states, in order, as a reference."""
+    packages = ("torch", "casadi") if method == "ipopt" else ("torch",)
+    return Reference(
+        problem=problem.name,
+        n_agents=problem.n_agents,
+        method=method,
+        label=label_of(problem, method),
+        discretisation=discretisation_hash(problem),
+        costs=tuple(s.cost if s.solved and math.isfinite(s.cost) else None for s in solutions),
+        statuses=tuple(s.status for s in solutions),
+        seconds=tuple(round(s.seconds, 4) for s in solutions),
+        versions={name: importlib.metadata.version(name) for name in packages},
+    )
+
+
+def save_reference(
+    reference: Reference, problem: Problem, directory: Path | str = DIRECTORY
+) -> Path:
+    """Write the file whole or not at all, and return its path."""
+    path = reference_path(problem, directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"schema_version": SCHEMA_VERSION} | asdict(reference)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        temporary = Path(file.name)
+        json.dump(content, file, indent=1, allow_nan=False)
+        file.write("\n")
+    # Temporary files are private; a committed file should not be.
+    temporary.chmod(0o644)
+    os.replace(temporary, path)
+    return path
+
+
+def load_reference(problem: Problem, directory: Path | str = DIRECTORY) -> Reference | None:
+    """The cached reference of `problem`; None without a file.
+
+    Raises StaleReference when the file belongs to other parameters or another schema.
+    """
+    path = reference_path(problem, directory)
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    found, wanted = content.pop("schema_version", None), SCHEMA_VERSION
+    what = "schema version"
+    if found == wanted:
+        found, wanted = content.get("discretisation"), discretisation_hash(problem)
+        what = "discretisation hash"
+    if found != wanted:
+        raise StaleReference(
+            f"{path} is stale: its {what} is {found}, this problem's is {wanted}; renew it with "
+            f"`python -m bench reference --problem {problem.name} --agents {problem.n_agents}`"
+        )
+    for name in ("costs", "statuses", "seconds"):
+        content[name] = tuple(content[name])
+    return Reference(**content)
+
+
+def optimality_gap(policy_costs: Tensor | Sequence[float], reference: Reference) -> float:
+    """Mean over held-out states of (J_policy - J_ref) / |J_ref|.
+
+    `policy_costs` belong to the first held-out states, in order; states beyond the shorter of
+    the two, and states without a reference, are left out. NaN and infinity in a policy's cost
+    carry over. Raises ValueError when no state is left.
+    """
+    costs = policy_costs.tolist() if isinstance(policy_costs, Tensor) else list(policy_costs)
+    gaps = [
+        (cost - best) / abs(best)
+        for cost, best in zip(costs, reference.costs, strict=False)
+        if best is not None
+    ]
+    if not gaps:
+        raise ValueError(
+            f"`policy_costs` has {len(costs)} states and the reference for {reference.problem} "
+            f"with {reference.n_agents} agents {len(reference.solved)} solved ones: none in common"
+        )
+    return math.fsum(gaps) / len(gaps)
