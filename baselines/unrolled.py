@@ -56,8 +56,7 @@ class UnrolledCheckpoint(GradientEstimator):
     """`Unrolled` with torch.utils.checkpoint over segments of the iteration.
 
     `segment`: applications of T per checkpoint; None takes the square root of the solver's
-    iteration limit, which makes memory O(sqrt(K)) at the price of one more forward pass. With a
-    tolerance the stopping test runs once a segment.
+    iteration limit, which makes memory O(sqrt(K)) at the price of one more forward pass.
     """
 
     segment: int | None = None
@@ -70,30 +69,45 @@ class UnrolledCheckpoint(GradientEstimator):
         if not torch.is_grad_enabled():
             return solver.solve(fixed_point_map, initial)
         length = self.segment or math.isqrt(solver.max_iterations - 1) + 1
-        u, iterations = initial.detach(), 0
-        while True:
-            last = iterations >= solver.max_iterations
-            if last or (solver.tolerance is not None and iterations > 0):
-                with torch.no_grad():
-                    residual = fixed_point_map.residual(u)
-                if last or solver.done(0, residual):
-                    return solver.solution(u, residual, iterations)
-            count = min(length, solver.max_iterations - iterations)
-            u = checkpoint(
-                _apply_repeatedly,
-                fixed_point_map,
-                u,
-                count,
-                use_reentrant=False,
-                preserve_rng_state=False,
+        u, iterations, stopped = initial.detach(), 0, False
+        while not stopped and iterations < solver.max_iterations:
+            segment = _Segment(
+                fixed_point_map, solver, iterations, min(length, solver.max_iterations - iterations)
             )
-            iterations += count
+            u = checkpoint(segment, u, use_reentrant=False, preserve_rng_state=False)
+            iterations += segment.taken or 0
+            stopped = segment.stopped
+        with torch.no_grad():
+            residual = fixed_point_map.residual(u)
+        return solver.solution(u, residual, iterations)
 
     def supports_solver(self, solver: Solver) -> str | None:
         return _needs_picard("unrolled-checkpoint", solver)
 
 
-def _apply_repeatedly(fixed_point_map: BoundMap, u: Tensor, count: int) -> Tensor:
-    for _ in range(count):
-        u = fixed_point_map(u)
-    return u
+class _Segment:
+    """Up to `count` applications of T with the solver's stopping test after each.
+
+    Called once forwards and once more when backward recomputes it; the second call repeats the
+    number of applications of the first instead of testing again.
+    """
+
+    def __init__(self, fixed_point_map: BoundMap, solver: Solver, before: int, count: int) -> None:
+        self._map, self._solver, self._before, self._count = fixed_point_map, solver, before, count
+        self.taken: int | None = None
+        self.stopped = False
+
+    def __call__(self, u: Tensor) -> Tensor:
+        if self.taken is not None:
+            for _ in range(self.taken):
+                u = self._map(u)
+            return u
+        for taken in range(1, self._count + 1):
+            u = self._map(u)
+            if self._solver.tolerance is not None:
+                with torch.no_grad():
+                    self.stopped = self._solver.done(self._before + taken, self._map.residual(u))
+                if self.stopped:
+                    break
+        self.taken = taken
+        return u

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from bench.environment import ROOT
+from bench.reference import StaleReference, load_reference, optimality_gap
 from jfbcore.problems import Problem
 
 GapFunction = Callable[[Sequence[float]], float | None]
@@ -11,4 +13,12 @@ GapFunction = Callable[[Sequence[float]], float | None]
 
 def gaps(problem: Problem) -> tuple[GapFunction, str | None]:
     """A function from held-out costs to the gap, and the reason when it can only say None."""
-    return lambda costs: None, "no reference optimum on file for this discretisation"
+    try:
+        reference = load_reference(problem, ROOT / "reports" / "references")
+    except StaleReference as stale:
+        return lambda costs: None, str(stale).replace(f"{ROOT}/", "")
+    if reference is None:
+        return lambda costs: None, (
+            f"no reference optimum on file for {problem.name} with {problem.n_agents} agents"
+        )
+    return lambda costs: optimality_gap(costs, reference), None

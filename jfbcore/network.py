@@ -122,8 +122,11 @@ class ValueNetwork(nn.Module):
         z = self._normalised(z)
         sweep = _sweep(self.residual_step, t, z, *self._sweep_parameters())
         time = time_column(t)
+        last = _antiderivative_of_tanh(sweep.last)
+        if sweep.states:
+            last = torch.add(sweep.states[-1], last, alpha=self.residual_step)
         phi = (
-            sweep.features @ self.readout
+            last @ self.readout
             + 0.5 * torch.linalg.vecdot(sweep.projected, sweep.projected)
             + z @ self.linear
             + (self.linear_time * time).reshape(-1)
@@ -157,11 +160,14 @@ class ValueNetwork(nn.Module):
 
 @dataclass
 class _Sweep:
-    """What a forward-backward sweep leaves: `slopes[i]` = tanh(a_i), `states[i]` = x_i."""
+    """What a forward-backward sweep leaves: `slopes[i]` = tanh(a_i), `states[i]` = x_i.
+
+    The last layer's state is not among them, only its `last` = a: the gradient has no use for it.
+    """
 
     slopes: list[Tensor]
     states: list[Tensor]
-    features: Tensor
+    last: Tensor
     pulled: Tensor
     projected: Tensor
 
@@ -174,19 +180,29 @@ def _antiderivative_of_tanh(a: Tensor) -> Tensor:
 def _sweep(step: float, t: Time, z: Tensor, *parameters: Tensor) -> _Sweep:
     opening, opening_time, opening_bias, readout, quadratic, quadratic_time, _, *layers = parameters
     weights, biases = layers[: len(layers) // 2], layers[len(layers) // 2 :]
-    time = time_column(t)
-    a = torch.addmm(opening_bias + time * opening_time, z, opening.T)
-    slopes, states = [a.tanh()], [_antiderivative_of_tanh(a)]
+    a = torch.addmm(_affine_in_time(opening_bias, t, opening_time), z, opening.T)
+    slopes: list[Tensor] = [a.tanh()]
+    states: list[Tensor] = []
     for weight, bias in zip(weights, biases, strict=True):
+        state = _antiderivative_of_tanh(a)
+        states.append(torch.add(states[-1], state, alpha=step) if states else state)
         a = torch.addmm(bias, states[-1], weight.T)
         slopes.append(a.tanh())
-        states.append(torch.add(states[-1], _antiderivative_of_tanh(a), alpha=step))
     pulled = readout
     for weight, slope in zip(reversed(weights), reversed(slopes[1:]), strict=True):
         pulled = torch.addmm(pulled.expand_as(slope), slope * pulled, weight, alpha=step)
     pulled = slopes[0] * pulled
-    projected = torch.addmm(time * quadratic_time, z, quadratic.T)
-    return _Sweep(slopes, states, states[-1], pulled, projected)
+    projected = torch.addmm(_affine_in_time(None, t, quadratic_time), z, quadratic.T)
+    return _Sweep(slopes, states, a, pulled, projected)
+
+
+def _affine_in_time(bias: Tensor | None, t: Time, slope: Tensor) -> Tensor:
+    """bias + t slope, (width,) for a scalar time and (batch, width) for a time per sample."""
+    if bias is None:
+        return time_column(t) * slope
+    if isinstance(t, Tensor):
+        return bias + time_column(t) * slope
+    return torch.add(bias, slope, alpha=t)
 
 
 def _gradient(sweep: _Sweep, opening: Tensor, quadratic: Tensor, linear: Tensor) -> Tensor:
@@ -211,7 +227,7 @@ class _Costate(torch.autograd.Function):
         sweep = _sweep(step, t, z, *parameters)
         ctx.step, ctx.time = step, t
         ctx.n_layers = len(sweep.slopes)
-        ctx.save_for_backward(z, *parameters, *sweep.slopes, *sweep.states[:-1])
+        ctx.save_for_backward(z, *parameters, *sweep.slopes, *sweep.states)
         return _gradient(sweep, parameters[0], parameters[4], parameters[6])
 
     @staticmethod
@@ -283,4 +299,6 @@ class _Costate(torch.autograd.Function):
 
 
 def _time_weighted(time: Time, cotangent: Tensor) -> Tensor:
-    return (time * cotangent).sum(0)
+    if isinstance(time, Tensor):
+        return (time * cotangent).sum(0)
+    return cotangent.sum(0) * time

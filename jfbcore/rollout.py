@@ -66,22 +66,24 @@ def rollout(
     policy: Policy,
     initial_states: Tensor,
     *,
+    n_steps: int | None = None,
     warm_start: bool = False,
     penalties: bool = False,
 ) -> Rollout:
     """Left-endpoint Euler from `initial_states` (batch, n), with a graph if grad mode is on.
 
-    `warm_start` starts each inner solve from the previous step's control. `penalties` also
+    `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner solve from the previous step's control. `penalties` also
     evaluates the HJB residual and the terminal misfit of the value network (a second network
     sweep per step).
     """
     problem = policy.problem
-    h, z = problem.time_step, initial_states
+    n_steps = problem.n_steps if n_steps is None else n_steps
+    h, z = problem.t_final / n_steps, initial_states
     running = z.new_zeros(z.shape[0])
     hjb = z.new_zeros(z.shape[0]) if penalties else None
     inner = InnerStatistics()
     control: Tensor | None = None
-    for i in range(problem.n_steps):
+    for i in range(n_steps):
         t = i * h
         # The start of an inner solve has no influence on its fixed point: no derivative to keep.
         start = control.detach() if warm_start and control is not None else None

@@ -45,6 +45,7 @@ class TrainingConfig:
     final_learning_rate_fraction: float = 0.01
     plateau_patience: int = 100
     clip_norm: float = 20.0
+    coarsening: tuple[tuple[float, int], ...] = ()
     fixed_minibatch: bool = False
     warm_start: bool = False
     hjb_running: float = 0.0
@@ -70,6 +71,9 @@ class TrainingConfig:
             _validate.positive(name, getattr(self, name))
         for name in ("final_learning_rate_fraction", "hjb_running", "hjb_final"):
             _validate.non_negative(name, getattr(self, name))
+        for until, factor in self.coarsening:
+            _validate.positive("coarsening until", until)
+            _validate.positive_int("coarsening factor", factor)
         _validate.one_of("schedule", self.schedule, ("cosine", "plateau", "constant"))
 
 
@@ -205,7 +209,21 @@ class Training:
 
     def _rollout(self, x: Tensor) -> Rollout:
         penalties = self.config.hjb_running > 0 or self.config.hjb_final > 0
-        return rollout(self.policy, x, warm_start=self.config.warm_start, penalties=penalties)
+        return rollout(
+            self.policy,
+            x,
+            n_steps=self.n_steps(),
+            warm_start=self.config.warm_start,
+            penalties=penalties,
+        )
+
+    def n_steps(self) -> int:
+        """Time steps of the next training rollout."""
+        fraction = self.fraction_done()
+        for until, factor in self.config.coarsening:
+            if fraction < until:
+                return max(1, self.problem.n_steps // factor)
+        return self.problem.n_steps
 
     def learning_rate(self) -> float:
         """The rate for the next step: schedule x warm-up x the guard's caution."""

@@ -306,6 +306,14 @@ def test_performance_profile_by_hand() -> None:
     np.testing.assert_array_equal(profile["b"][1], [0.25, 0.5])
 
 
+def test_performance_profile_where_the_best_time_is_zero() -> None:
+    # a target met before the first step: no other gradient is within any factor of it
+    profile = performance_profile(pd.DataFrame({"a": [0.0, 1.0], "b": [2.0, 1.0], "c": [0.0, 2.0]}))
+    assert [values.tolist() for values in profile["a"]] == [[1.0], [1.0]]
+    assert [values.tolist() for values in profile["b"]] == [[1.0], [0.5]]
+    assert [values.tolist() for values in profile["c"]] == [[1.0, 2.0], [0.5, 1.0]]
+
+
 def test_time_to_target_and_misses() -> None:
     curve = pd.DataFrame({"seconds": [0.0, 1.0, 2.0], "optimality_gap": [0.9, 0.2, 0.04]})
     assert time_to_target(curve, 0.25) == 1.0

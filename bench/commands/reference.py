@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ipopt (default), transcription, or both to compare them; both keeps ipopt's",
     )
     parser.add_argument(
-        "--starts", type=int, help="starting points per state (default: 6 for bicycles, else 1)"
+        "--starts",
+        type=int,
+        help="starting points per state (default: 6 for bicycles and single quadrotors, else 1)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("reports/references"), help="where the cache lives"

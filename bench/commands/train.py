@@ -124,7 +124,9 @@ def _train(args: argparse.Namespace, case: Any) -> int:
             bar.set_postfix_str(line)
 
         result = training.run(progress)
-    gap_of, _ = gaps(policy.problem)
+    gap_of, why_not = gaps(policy.problem)
+    if why_not is not None:
+        print(f"no optimality gap: {why_not}", file=sys.stderr)
 
     def describe(point: Any) -> dict[str, float | None]:
         costs = {

@@ -40,4 +40,3 @@ def agent_states(problem: Problem, states: Tensor) -> Tensor:
         return states.reshape(len(states) * problem.n_agents, -1)
     share = (states[:, :1] / problem.n_goods).expand(-1, problem.n_goods)
     return torch.stack((share, states[:, 1:]), -1).flatten(0, 1)
-

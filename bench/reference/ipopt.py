@@ -23,19 +23,16 @@ from bench.reference.agent import agent_states, one_agent
 from bench.reference.nlp import Stage, stage_of
 from bench.reference.solution import Solution, in_double, open_loop_cost
 from bench.reference.starts import Guess, starting_guesses
-from jfbcore.problems import Consumption, Problem
-
-#: how much lower another start must end to replace the first, relative
-_CLEARLY_LOWER = 1e-9
+from jfbcore.problems import Bicycle, Consumption, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ipopt:
     """IPOPT with MUMPS on the multiple-shooting problem.
 
-    `starts` is the number of starting points per state; None takes 6 for bicycles, whose problem
-    has many local optima, and 1 elsewhere. The first start is the previous state's optimum or,
-    with several agents, each agent's own optimum; the others come from `starting_guesses`.
+    `starts` is the number of `starting_guesses` per state; None takes 6 for bicycles and single
+    quadrotors, which have many local optima, and 1 elsewhere. The previous state's optimum and,
+    with several agents, the join of every agent's own best optimum are tried besides.
     """
 
     starts: int | None = None
@@ -64,23 +61,17 @@ class Ipopt:
         alone = None
         if problem.n_agents > 1 and not isinstance(problem, Consumption):
             alone = _Program.build(one_agent(problem), self)
-        solutions, previous = [], None
-        previous_alone: _Point | None = None
+        solutions: list[Solution] = []
+        previous: _Point | None = None
         for index, state in enumerate(states):
             begin = time.perf_counter()
-            first = previous
+            points = [] if previous is None else [previous]
             if alone is not None:
-                first, previous_alone = _from_agents(program, alone, state, previous_alone)
-            guesses = starting_guesses(problem, state, self.starts, seed=index)
-            points = [program.point(guess) for guess in guesses]
-            if first is not None:
-                points[0] = first
-            best: _Result | None = None
-            for point in points:
-                result = program.solve(state.numpy(), point)
-                if best is None or result.rank(problem, state) < best.rank(problem, state):
-                    best = result
-            assert best is not None  # starting_guesses returns at least one
+                points.append(_from_agents(program, alone, state, self.starts))
+            if alone is None or self.starts is not None or isinstance(problem, Bicycle):
+                guesses = starting_guesses(problem, state, self.starts, seed=index)
+                points += [program.point(guess) for guess in guesses]
+            best = program.solve_best(state, points)
             if best.solved:
                 previous = best.point
             solutions.append(best.solution(problem, state, time.perf_counter() - begin))
@@ -109,11 +100,9 @@ class _Result:
         return open_loop_cost(problem, state[None], self.controls[None]).item()
 
     def rank(self, problem: Problem, state: Tensor) -> tuple[bool, float]:
-        """Solved before unsolved, then by cost; ties within rounding go to the earlier start."""
+        """Solved before unsolved, then by cost; a cost that is not finite comes last."""
         cost = self.cost(problem, state)
-        if not np.isfinite(cost):
-            return True, np.inf
-        return not self.solved, cost + _CLEARLY_LOWER * abs(cost)
+        return (not self.solved, cost) if np.isfinite(cost) else (True, np.inf)
 
     def solution(self, problem: Problem, state: Tensor, seconds: float) -> Solution:
         cost = self.cost(problem, state)
@@ -198,6 +187,11 @@ class _Program:
             decisions=point.primal[steps * n : end].reshape(steps, -1),
         )
 
+    def solve_best(self, state: Tensor, points: list[_Point]) -> _Result:
+        """The best result over starting points, of which there must be at least one."""
+        results = [self.solve(state.numpy(), point) for point in points]
+        return min(results, key=lambda result: result.rank(self.problem, state))
+
     def solve(self, state: np.ndarray, point: _Point) -> _Result:
         found = self.solver(
             x0=point.primal,
@@ -222,14 +216,14 @@ class _Program:
         )
 
 
-def _from_agents(
-    program: _Program, alone: _Program, state: Tensor, previous: _Point | None
-) -> tuple[_Point, _Point | None]:
-    """A starting point made of every agent's own optimum, and the last of those optima."""
-    guesses = []
-    for agent_state in agent_states(program.problem, state[None]):
-        point = previous or alone.point(starting_guesses(alone.problem, agent_state, 1, seed=0)[0])
-        result = alone.solve(agent_state.numpy(), point)
+def _from_agents(program: _Program, alone: _Program, state: Tensor, starts: int | None) -> _Point:
+    """A starting point that joins every agent's own best optimum, the others left out."""
+    guesses, previous = [], None
+    for index, agent_state in enumerate(agent_states(program.problem, state[None])):
+        points = [] if previous is None else [previous]
+        own = starting_guesses(alone.problem, agent_state, starts, seed=index)
+        points += [alone.point(guess) for guess in own]
+        result = alone.solve_best(agent_state, points)
         guesses.append(alone.guess(result.point))
         # An agent that failed gives its last iterate as a start, and nothing to the next agent.
         previous = result.point if result.solved else previous
@@ -237,7 +231,7 @@ def _from_agents(
         states=np.concatenate([guess.states for guess in guesses], axis=1),
         decisions=np.concatenate([guess.decisions for guess in guesses], axis=1),
     )
-    return program.point(joined), previous
+    return program.point(joined)
 
 
 def _options(settings: Ipopt) -> dict[str, object]:

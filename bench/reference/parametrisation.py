@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +18,17 @@ class Parametrisation:
 
     def first_guess(self, problem: Problem, states: Tensor) -> Tensor:
         """Decisions (batch, n_steps, m) to start a problem of one agent from."""
-        guess = problem.initial_control(0.0, states)
+        guess = problem.initial_control(0.0, states).unsqueeze(1).repeat(1, problem.n_steps, 1)
         if isinstance(problem, Quadrotor):
-            guess = guess.clone()
-            guess[:, 0] = problem.mass * problem.g  # hover
-        return guess.unsqueeze(1).repeat(1, problem.n_steps, 1)
+            # One long lean towards the target, thrust reversed half way: the cheaper of two
+            # kinds of optimum, see `starts`. The lean is A (1 - cos(2 pi t / T)) / 2.
+            turn = torch.linspace(0, 2 * math.pi, problem.n_steps, dtype=states.dtype).cos()
+            size = 2 * (math.pi / problem.t_final) ** 2
+            towards = (states.new_tensor(problem.target_position) - states[:, :3]).sign()
+            guess[..., 0] = problem.mass * problem.g * turn
+            guess[..., 2] = 0.9 * size * turn * towards[:, :1]
+            guess[..., 3] = -0.6 * size * turn * towards[:, 1:2]
+        return guess
 
     def controls(self, problem: Problem, states: Tensor, decisions: Tensor) -> Tensor:
         """Controls (batch, n_steps, m) of decisions of the same shape."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Transcription:
     starts: int = 1
     perturbation: float = 0.3
     seed: int = 0
-    optimiser: BatchedLBFGS = BatchedLBFGS()
+    optimiser: BatchedLBFGS = field(default_factory=BatchedLBFGS)
 
     def __post_init__(self) -> None:
         if self.starts < 1:
@@ -69,16 +69,19 @@ class Transcription:
             start = variables.decisions(problem, states, initial_controls.double())
             _, root = _from_single_agents(problem, states[:1], self.optimiser)
         generator = torch.Generator().manual_seed(self.seed)
-        best, best_value, best_status = start, None, [""] * len(states)
-        for attempt in range(self.starts):
+        best, best_value, best_status = _descend(
+            problem, variables, states, start, root, self.optimiser
+        )
+        for _ in range(self.starts - 1):
             noise = torch.randn(start.shape, generator=generator, dtype=start.dtype)
-            first = start if attempt == 0 else start + self.perturbation * _smooth(noise)
             points, values, statuses = _descend(
-                problem, variables, states, first, root, self.optimiser
+                problem,
+                variables,
+                states,
+                start + self.perturbation * _smooth(noise),
+                root,
+                self.optimiser,
             )
-            if best_value is None:
-                best, best_value, best_status = points, values, statuses
-                continue
             better = values < best_value
             best = torch.where(better[:, None, None], points, best)
             best_value = torch.where(better, values, best_value)

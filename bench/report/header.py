@@ -117,7 +117,11 @@ def _memory(environment: Mapping[str, Any]) -> str:
 
 def _versions(environment: Mapping[str, Any]) -> str:
     versions = environment.get("versions") or {}
-    found = [f"{name} {version}" for name, version in versions.items() if version is not None]
+    found = [
+        f"{name} {version}"
+        for name, version in versions.items()
+        if version is not None and name != "python"
+    ]
     absent = [name for name, version in versions.items() if version is None]
     missing = [f"not installed: {', '.join(absent)}"] if absent else []
     return "; ".join([", ".join(found), *missing]) if versions else _UNKNOWN

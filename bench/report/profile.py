@@ -15,12 +15,14 @@ def performance_profile(times: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.n
     returned arrays start at ratio 1 and grow; the fraction holds from its ratio to the next. An
     instance nobody solved stays in the denominator.
     """
-    values = times.fillna(math.inf)
+    values = times.fillna(math.inf).astype(float)
     best = values.min(axis=1)
+    # equal to the best is ratio 1 also where the best is zero: a target met before the first step
+    ratio = values.div(best, axis=0).mask(values.eq(best, axis=0), 1.0)
+    ratio = ratio[np.isfinite(values)]
     profiles = {}
     for method in values.columns:
-        finite = np.isfinite(values[method]) & np.isfinite(best)
-        ratios = np.sort((values[method][finite] / best[finite]).to_numpy(dtype=float))
+        ratios = ratio[method][np.isfinite(ratio[method])]
         steps, counts = np.unique(ratios, return_counts=True)
         fractions = np.cumsum(counts) / len(values)
         if len(steps) == 0 or steps[0] > 1.0:

@@ -119,6 +119,7 @@ class Problem(abc.ABC):
         self.n_steps = _validate.positive_int("n_steps", n_steps)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
+        self._constants: dict[tuple, Tensor] = {}
         self.dtype = dtype
         self.device = torch.device(device)
 
@@ -150,6 +151,20 @@ class Problem(abc.ABC):
     @abc.abstractmethod
     def initial_control(self, t: Time, z: Tensor) -> Tensor:
         """Where the inner iteration starts, (batch, m), without a graph."""
+
+    def constant(self, value: float, like: Tensor) -> Tensor:
+        """`value` as a 0-d tensor on `like`'s dtype and device, made once.
+
+        Arithmetic between a tensor and a Python number converts the number at every call, which
+        in an inner iteration over small tensors costs as much as the arithmetic.
+        """
+        key = (value, like.dtype, like.device)
+        found = self._constants.get(key)
+        if found is None:
+            found = self._constants[key] = torch.full(
+                (), value, dtype=like.dtype, device=like.device
+            )
+        return found
 
     @property
     def gradient_scale(self) -> float:

@@ -106,6 +106,7 @@ class _QuadrotorHamiltonian(Hamiltonian):
     def __init__(self, problem: Quadrotor, t: Time, z: Tensor, p: Tensor) -> None:
         self.problem, self._t, self._z, self._p = problem, t, z, p
         self._n = problem.n_agents
+        self._seen: tuple | None = None
         #: c = (df/du)^T p, (batch, 4 N)
         self.linear = (
             _plain_control_coefficient(z, p, problem.mass)
@@ -115,11 +116,19 @@ class _QuadrotorHamiltonian(Hamiltonian):
         # The Hessian of L at zero control is I/N; half of its inverse leaves room for growth.
         self.plain_step_size = 0.5 * self._n
 
-    def _exponent(self, u: Tensor) -> Tensor:
-        return torch.linalg.vecdot(u, u).mul(0.5 / self._n).unsqueeze(-1)
+    def _exponent(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """s = |u|^2 / 2N and exp(s), (batch, 1) each.
+
+        Remembered for the last `u` asked about: an inner iteration needs them three times.
+        """
+        key = (u, u._version, torch.is_grad_enabled())
+        if self._seen is None or any(a is not b for a, b in zip(key, self._seen, strict=True)):
+            s = torch.linalg.vecdot(u, u).unsqueeze(-1) * self.problem.constant(0.5 / self._n, u)
+            self._seen, self._exponents = key, (s, s.exp())
+        return self._exponents
 
     def control_part(self, u: Tensor) -> Tensor:
-        cost = self._exponent(u).exp().squeeze(-1)
+        cost = self._exponent(u)[1].squeeze(-1)
         return -torch.linalg.vecdot(self.linear, u) - cost
 
     def constant_part(self) -> Tensor:
@@ -130,36 +139,40 @@ class _QuadrotorHamiltonian(Hamiltonian):
         return -torch.linalg.vecdot(self._p, drift) - cost
 
     def grad(self, u: Tensor) -> Tensor:
-        weight = self._exponent(u).exp()
-        return torch.addcmul(self.linear, weight, u, value=1.0 / self._n).neg()
+        _, weight = self._exponent(u)
+        return torch.addcmul(self.linear, weight, u, value=1.0 / self._n).neg_()
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        weight = self._exponent(u).exp() / self._n
+        weight = self._exponent(u)[1] / self._n
         along = torch.linalg.vecdot(u, v).div(self._n).unsqueeze(-1)
         return -weight * torch.addcmul(v, along, u)
 
     def curvature_scaling(self, u: Tensor) -> Tensor:
         # With s = |u|^2/2N, -Hessian = e^s/N (I + u u^T/N) has eigenvalues e^s/N and
         # e^s (1 + 2s)/N. The inverse of their mean gives spectral radius s/(1 + s) < 1.
-        s = self._exponent(u.detach())
-        return torch.minimum(torch.exp(-s), self._step_limit).mul_(self._n).div_(1.0 + s)
+        with torch.no_grad():
+            s, weight = (x.detach() for x in self._exponent(u))
+            scale = torch.minimum(self.problem.constant(float(self._n), u) / weight, self._longest)
+            return scale.div_(s + self.problem.constant(1.0, u))
 
     @functools.cached_property
-    def _step_limit(self) -> Tensor:
+    def _longest(self) -> Tensor:
         # |u*| <= R = sqrt(N log(1 + N |c|^2)), because W0(x) <= log(1 + x). No step has to be
         # longer; without the limit the first one, from zero control, overshoots to |u| = N |c|,
         # where exp(|u|^2/2N) may overflow. At the fixed point N e^-s |c| = |u*| <= R: inactive.
         with torch.no_grad():
             x = torch.linalg.vecdot(self.linear, self.linear).unsqueeze(-1) * self._n
             # At c = 0 the ratio tends to 1, and so does it, to rounding, for denormal x.
-            return torch.where(x > torch.finfo(x.dtype).tiny, torch.log1p(x) / x, 1.0).sqrt()
+            return (
+                torch.where(x > torch.finfo(x.dtype).tiny, torch.log1p(x) / x, 1.0).sqrt() * self._n
+            )
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
         # Sherman-Morrison: (I + u u^T/N)^-1 = I - u u^T / (N + |u|^2)
         u = u.detach()
-        s = self._exponent(u)
+        s, weight = self._exponent(u)
         along = torch.linalg.vecdot(u, r).unsqueeze(-1) / (self._n * (1.0 + 2.0 * s))
-        return self._n * torch.exp(-s) * torch.addcmul(r, along, u, value=-1.0)
+        return self._n / weight * torch.addcmul(r, along, u, value=-1.0)
 
     def control_coefficient(self) -> Tensor:
         return self.linear

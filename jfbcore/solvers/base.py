@@ -88,7 +88,7 @@ class Solver(abc.ABC):
         if self.tolerance is None or iteration % self.check_interval:
             return False
         # Written so that a NaN ends the iteration: it can only get worse from there.
-        return not bool((residual > self.tolerance).any())
+        return not residual.max().item() > self.tolerance
 
     def solution(self, control: Tensor, residual: Tensor, iterations: int) -> Solution:
         return Solution(control, residual, iterations, self.tolerance)

@@ -33,6 +33,8 @@ WIDTH = 11.0
 _FORMATS = {"bytes": format_bytes, "seconds": format_seconds, "number": format_number}
 _LANE = 0.085
 _MOST_STRIP = 0.5
+#: width of a letter of the strip's words, as a fraction of the narrowest axes in use
+_LETTER = 0.026
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,14 @@ def failure_strip(ax: Axes, lanes: Sequence[Lane]) -> None:
         Rectangle((0, 1 - height), 1, height, transform=ax.transAxes, color="#f0f0f0", lw=0)
     )
     for number, lane in enumerate(lanes):
-        y = 1 - (number + 0.5) * height / len(lanes)
+        step = height / len(lanes)
+        y = 1 - (number + 0.5) * step
+        place, align = _room(ax, lane)
+        # no room beside the marks: the words go below them
+        below = align is None
         ax.plot(
             lane.positions,
-            [y] * len(lane.positions),
+            [y + (0.22 * step if below else 0)] * len(lane.positions),
             transform=ax.get_xaxis_transform(),
             color=lane.look.color,
             marker=lane.look.marker,
@@ -142,27 +148,32 @@ def failure_strip(ax: Axes, lanes: Sequence[Lane]) -> None:
             clip_on=False,
             zorder=4,
         )
-        place, align = _room(ax, lane.positions)
         ax.annotate(
             lane.words,
-            (place, y),
+            (place, y - (0.3 * step if below else 0)),
             xycoords="axes fraction",
-            xytext=({"left": 6, "center": 0, "right": -6}[align], 0),
+            xytext=({"left": 6, "right": -6}.get(align or "", 0), 0),
             textcoords="offset points",
-            ha=align,
+            ha=align or "center",
             va="center_baseline",
-            fontsize=7.5,
+            fontsize=6.5 if below else 7.5,
             color="#333333",
             zorder=5,
         )
 
 
-def _room(ax: Axes, positions: Sequence[float]) -> tuple[float, str]:
-    """Where along the axis words fit best beside or between marks: axes fraction, alignment."""
-    pixels = ax.transData.transform([(place, ax.get_ylim()[0]) for place in sorted(positions)])
+def _room(ax: Axes, lane: Lane) -> tuple[float, str | None]:
+    """Where along the axis a lane's words fit beside or between its marks.
+
+    The place as a fraction of the axis, and the alignment there; None where they fit nowhere.
+    """
+    pixels = ax.transData.transform([(place, ax.get_ylim()[0]) for place in sorted(lane.positions)])
     marks = ax.transAxes.inverted().transform(pixels)[:, 0]
     edges = np.concatenate([[0.0], marks, [1.0]])
-    widest = int(np.argmax(np.diff(edges)))
+    gaps = np.diff(edges)
+    widest = int(np.argmax(gaps))
+    if gaps[widest] < _LETTER * (len(lane.words) + 1):
+        return 0.5, None
     if widest == 0:
         return float(marks[0]), "right"
     if widest == len(marks):
@@ -218,6 +229,13 @@ def seeds_in_words(counts: pd.Series) -> str:
     if low == high:
         return f"{low} seed{'s' if low != 1 else ''}"
     return f"{low} to {high} seeds"
+
+
+def spread_in_words(counts: pd.Series, what: str) -> str:
+    """The sentence of a caption that says what lines and bands stand for."""
+    if counts.max() == 1:
+        return f"{what} are single runs (1 seed), so there are no bands."
+    return f"{what} are medians over {seeds_in_words(counts)}, bands the interquartile range."
 
 
 def _strip_height(lanes: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from bench.report.figures.canvas import (
     Drawing,
@@ -19,7 +20,7 @@ from bench.report.figures.canvas import (
     legend_right,
     line_style,
     scale_axis,
-    seeds_in_words,
+    spread_in_words,
 )
 from bench.report.frames import WORKLOAD
 from bench.report.series import Panel, Series, constant_settings, describe, panels, series_of, title
@@ -99,8 +100,13 @@ def _draw(ax: Axes, drawn: Sequence[Series], metric: str, axis: str) -> None:
     wide = axis == "seconds" and max(ends) > 15 * min(ends) and min(ends) > 0
     if wide:
         firsts = [band.loc[band["x"] > 0, "x"].min() for band in shown]
-        ax.set_xscale("log")
-        ax.set_xlim(max(min(firsts), max(ends) / 1e4), max(ends) * 1.15)
+        # linear at its beginning, because training starts at zero seconds
+        threshold = max(min(firsts), max(ends) / 1000)
+        powers = 10.0 ** np.arange(np.ceil(np.log10(2 * threshold)), np.log10(max(ends)) + 0.1)
+        ax.set_xscale("symlog", linthresh=threshold, linscale=0.4)
+        ax.xaxis.set_major_locator(FixedLocator([0, *powers]))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.set_xlim(0, max(ends) * 1.15)
     else:
         ax.set_xlim(0, max(ends) * 1.03 or 1)
     values: list[float] = []
@@ -115,7 +121,7 @@ def _draw(ax: Axes, drawn: Sequence[Series], metric: str, axis: str) -> None:
             places = sorted(last.clip(lower=ax.get_xlim()[0], upper=ax.get_xlim()[1]))
             lanes.append(Lane(series.look, places, failure_words(failures["status"])))
     finite = [value for value in values if np.isfinite(value)]
-    log = bool(finite) and min(finite) > 0 and max(finite) > 20 * min(finite)
+    log = bool(finite) and min(finite) > 0 and max(finite) > 8 * min(finite)
     scale_axis(ax, "number", values, log=log, lanes=len(lanes))
     failure_strip(ax, lanes)
 
@@ -196,7 +202,7 @@ def _caption(page: Sequence[Panel], constant: Mapping[str, Any], metric: str) ->
     )
     parts = [
         f"All panels: {words}." if words else "",
-        f"Lines are medians over {seeds_in_words(seeds)}, bands the interquartile range.",
+        spread_in_words(seeds, "Lines"),
         "One gradient evaluation is one training step on one minibatch.",
     ]
     if metric == "loss":

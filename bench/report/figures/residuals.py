@@ -77,8 +77,9 @@ def _page(rows: pd.DataFrame, order: list[str], number: int | None) -> Drawing:
     counts = rows.groupby(["setting", "gradient"])["seed"].nunique()
     caption = (
         f"Every mark is one record ({seeds_in_words(counts)} per case). Gradients on one line "
-        "solve the same problem with the same solver setting, so their marks should agree; rows "
-        "are comparable only where the residual on the right is equal. Lines without a tolerance "
+        "solve the same problem, and those that share the solver should agree; cvxpylayers and "
+        "torchdeq bring their own. Rows are comparable only where the residual on the right is "
+        "equal. Lines without a tolerance "
         "mark run exactly K iterations."
     )
     suffix = f"-{number}" if number else ""

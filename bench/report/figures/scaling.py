@@ -21,7 +21,7 @@ from bench.report.figures.canvas import (
     legend_right,
     log_counts,
     scale_axis,
-    seeds_in_words,
+    spread_in_words,
 )
 from bench.report.figures.cells import Cell, Metric, select_cells
 from bench.report.fits import power_law_slope
@@ -218,7 +218,7 @@ def _caption(page: Sequence[Cell], column: str, constant: Mapping[str, Any]) -> 
     )
     parts = [
         f"All panels: {words}." if words else "",
-        f"Points are medians over {seeds_in_words(counts)}, bands interquartile.",
+        spread_in_words(counts, "Points"),
         "Both axes are logarithmic; a slope is the exponent of the least-squares power law through "
         "the measured medians (predicted points take no part), rough where it rests on two sizes.",
         "Series are spread sideways a little so that equal values stay visible.",
