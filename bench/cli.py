@@ -9,7 +9,7 @@ import warnings
 from bench.arguments import Parser
 
 #: modules of bench.commands, in the order of the help
-VERBS = ("list", "run", "train", "report")
+VERBS = ("list", "run", "train", "report", "reference", "verify")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -89,6 +89,33 @@ def _iteration_sweep(
             )
 
 
+def quick() -> Iterator[Case]:
+    """What asv tracks: a few sizes of every problem, to tolerance and at fixed K."""
+    for problem, n_agents in (
+        ("quadrotor", 1),
+        ("quadrotor", 20),
+        ("bicycle", 1),
+        ("consumption", 5),
+    ):
+        for gradient in ("jfb", "implicit", "unrolled", "direct"):
+            yield Case(
+                problem=problem, n_agents=n_agents, gradient=gradient, batch_size=16, n_steps=20
+            )
+    for gradient in ("cvxpylayers", "torchdeq", "unrolled-checkpoint"):
+        yield Case(problem="quadrotor", n_agents=1, gradient=gradient, batch_size=4, n_steps=10)
+    yield Case(problem="quadrotor", n_agents=100, gradient="jfb", batch_size=50, n_steps=20)
+    for gradient in ("jfb", "unrolled"):
+        yield Case(
+            problem="quadrotor",
+            n_agents=6,
+            gradient=gradient,
+            tolerance=None,
+            max_iterations=50,
+            batch_size=16,
+            n_steps=20,
+        )
+
+
 def cpu() -> Iterator[Case]:
     """Agents x iterations x batch x gradients on three problems; a night on two cores."""
     yield from _sweep("cpu", batches=(32, 8, 128))
@@ -158,12 +185,13 @@ def _sweep(device: str, batches: tuple[int, ...]) -> Iterator[Case]:
 #: presets by the name used on the command line
 PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
     "smoke": smoke,
+    "quick": quick,
     "cpu": cpu,
     "gpu": gpu,
     "released": released,
 }
 #: seconds one case may take before it is recorded as timed out
-TIMEOUTS = {"smoke": 120.0, "cpu": 900.0, "gpu": 300.0, "released": 1800.0}
+TIMEOUTS = {"smoke": 120.0, "quick": 120.0, "cpu": 900.0, "gpu": 300.0, "released": 1800.0}
 
 
 def select(preset: str, filters: list[str], device: str | None = None) -> list[Case]:

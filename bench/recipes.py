@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from bench.case import Case
 from jfbcore.train import TrainingConfig
 
-#: per problem, what differs from TrainingConfig's own defaults
-LEARNING_RATES = {"quadrotor": 2e-3, "bicycle": 2e-3, "consumption": 2e-3}
+#: per problem, what differs from TrainingConfig's own defaults (reports/recipes.md says why)
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "quadrotor": {
+        "learning_rate": 5e-3,
+        "warm_start": True,
+        "coarsening": ((0.5, 4), (0.8, 2)),
+    },
+    # The steering gain 1/wheelbase makes the bicycle's Euler map change with the step: a policy
+    # trained on a coarser grid fails on the real one.
+    "bicycle": {"learning_rate": 2e-3, "warm_start": True},
+    "consumption": {
+        "learning_rate": 5e-3,
+        "warm_start": True,
+        "coarsening": ((0.3, 4), (0.5, 2)),
+    },
+}
+#: runs of fewer steps stay on the problem's own grid
+_SHORTEST_COARSE_RUN = 200
 
 
 def training_config(
@@ -25,9 +42,11 @@ def training_config(
         steps=steps,
         time_limit=time_limit,
         batch_size=case.batch_size,
-        learning_rate=LEARNING_RATES[case.problem],
         seed=seed,
+        **RECOMMENDED[case.problem],
     )
+    if steps is not None and steps < _SHORTEST_COARSE_RUN:
+        config = replace(config, coarsening=())
     if learning_rate is not None:
         config = replace(config, learning_rate=learning_rate)
     return config if schedule is None else replace(config, schedule=schedule)

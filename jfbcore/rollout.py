@@ -72,9 +72,9 @@ def rollout(
 ) -> Rollout:
     """Left-endpoint Euler from `initial_states` (batch, n), with a graph if grad mode is on.
 
-    `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner solve from the previous step's control. `penalties` also
-    evaluates the HJB residual and the terminal misfit of the value network (a second network
-    sweep per step).
+    `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner
+    solve from the previous step's control. `penalties` also evaluates the HJB residual and the
+    terminal misfit of the value network (a second network sweep per step).
     """
     problem = policy.problem
     n_steps = problem.n_steps if n_steps is None else n_steps

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from jfbcore.problems import Consumption, Problem
 
 
-def parameters(problem: Problem) -> dict[str, object]:
+def parameters(problem: Problem) -> dict[str, Any]:
     """The problem's constructor arguments as it stores them, size, dtype and device left out."""
     names = inspect.signature(type(problem).__init__).parameters
     left_out = {"self", "n_agents", "n_goods", "dtype", "device"}
@@ -30,7 +32,8 @@ def one_agent(problem: Problem) -> Problem:
         keywords["initial_wealth"] = problem.initial_wealth / goods
         keywords["wealth_floor"] = problem.wealth_floor / goods
         keywords["epsilon"] = problem.epsilon * goods**-problem.gamma
-    kind = type(problem)
+    # Every concrete problem takes `n_agents`; the base class has no constructor of its own size.
+    kind: Callable[..., Problem] = type(problem)
     return kind(n_agents=1, dtype=problem.dtype, device=problem.device, **keywords)
 
 

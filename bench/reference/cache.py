@@ -124,16 +124,17 @@ def load_reference(problem: Problem, directory: Path | str = DIRECTORY) -> Refer
     if not path.exists():
         return None
     content = json.loads(path.read_text())
-    found, wanted = content.pop("schema_version", None), SCHEMA_VERSION
-    what = "schema version"
-    if found == wanted:
-        found, wanted = content.get("discretisation"), discretisation_hash(problem)
-        what = "discretisation hash"
-    if found != wanted:
-        raise StaleReference(
-            f"{path} is stale: its {what} is {found}, this problem's is {wanted}; renew it with "
-            f"`python -m bench reference --problem {problem.name} --agents {problem.n_agents}`"
-        )
+    checks = (
+        ("schema version", content.pop("schema_version", None), SCHEMA_VERSION),
+        ("discretisation hash", content.get("discretisation"), discretisation_hash(problem)),
+    )
+    for what, found, wanted in checks:
+        if found != wanted:
+            raise StaleReference(
+                f"{path} is stale: its {what} is {found}, this problem's is {wanted}; renew it "
+                f"with `python -m bench reference --problem {problem.name} "
+                f"--agents {problem.n_agents}`"
+            )
     for name in ("costs", "statuses", "seconds"):
         content[name] = tuple(content[name])
     return Reference(**content)

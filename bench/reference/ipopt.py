@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import casadi as ca
 import numpy as np
@@ -161,12 +162,14 @@ class _Program:
             hessian, _ = ca.hessian(scale * separable + ca.dot(multipliers, g), x)
             arguments = [x, start, scale, multipliers]
             options["hess_lag"] = ca.Function("hess_lag", arguments, [ca.triu(hessian)])
+        # CasADi's own annotations know only SX programs.
+        program: dict[str, Any] = {"x": x, "p": start, "f": total, "g": g}
         lifted = np.full(steps if stage.lifted else 0, np.inf)
         lower_states = [*stage.state_lower * (steps - 1), *stage.final_state_lower]
         return cls(
             problem=problem,
             stage=stage,
-            solver=ca.nlpsol("nlp", "ipopt", {"x": x, "p": start, "f": total, "g": g}, options),
+            solver=ca.nlpsol("nlp", "ipopt", program, options),
             lower=np.concatenate([lower_states, np.tile(stage.decision_lower, steps), -lifted]),
             upper=np.concatenate(
                 [np.full(n * steps, np.inf), np.tile(stage.decision_upper, steps), lifted]
@@ -234,7 +237,7 @@ def _from_agents(program: _Program, alone: _Program, state: Tensor, starts: int 
     return program.point(joined)
 
 
-def _options(settings: Ipopt) -> dict[str, object]:
+def _options(settings: Ipopt) -> dict[str, Any]:
     return {
         "print_time": False,
         "ipopt.print_level": 0,

@@ -109,7 +109,7 @@ def _quadrotor(problem: Quadrotor) -> Stage:
 def _bicycle(problem: Bicycle) -> Stage:
     t, z, u, lifted = _symbols(problem)
     n_agents = problem.n_agents
-    rates, miss = [], 0
+    rates, miss = [], ca.SX(0)
     for agent in range(n_agents):
         x, y, heading, speed = ca.vertsplit(z[4 * agent : 4 * agent + 4])
         steering, acceleration = u[2 * agent], u[2 * agent + 1]
@@ -187,7 +187,7 @@ def _interaction(
     if n_agents == 1 or weight == 0:
         return None
     positions = [z[width * i : width * i + dimension] for i in range(n_agents)]
-    total = 0
+    total = ca.SX(0)
     for i in range(n_agents):
         for j in range(i):
             squared = ca.sumsqr(positions[i] - positions[j])

@@ -13,15 +13,28 @@ from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
 #: starts tried per state for bicycles unless told otherwise
 BICYCLE_STARTS = 6
 #: bow of the path sideways, relative to its length; extra full turns; driven backwards
-_BICYCLE_PATHS = ((0.0, 0, False), (0.4, 0, False), (-0.4, 0, False), (0.0, -1, False))
-_BICYCLE_PATHS += ((0.0, 1, False), (0.0, 0, True))
+_BICYCLE_PATHS = (
+    (0.0, 0, False),
+    (0.4, 0, False),
+    (-0.4, 0, False),
+    (0.0, -1, False),
+    (0.0, 1, False),
+    (0.0, 0, True),
+)
 #: starts tried per state for quadrotors unless told otherwise
 QUADROTOR_STARTS = 6
 #: yaw, and tilt towards the target in its x and y direction, all in rad at mid-flight. Optima
 #: come in two kinds: one long lean with the thrust reversed half way, and a lean each way. The
 #: first is usually the cheaper, and hovering leads to the second.
-_QUADROTOR_LEANS = ((0.0, 0.9, 0.6), (0.0, 0.0, 0.0), (0.0, 0.8, 0.0), (0.0, 0.0, 0.8))
-_QUADROTOR_LEANS += ((0.8, 0.4, -0.4), (0.0, -0.9, -0.6), (2.5, 0.0, 0.0))
+_QUADROTOR_LEANS = (
+    (0.0, 0.9, 0.6),
+    (0.0, 0.0, 0.0),
+    (0.0, 0.8, 0.0),
+    (0.0, 0.0, 0.8),
+    (0.8, 0.4, -0.4),
+    (0.0, -0.9, -0.6),
+    (2.5, 0.0, 0.0),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class Transcription:
     """
 
     starts: int = 1
+    #: states solved together
+    chunk: int = 16
     perturbation: float = 0.3
     seed: int = 0
     optimiser: BatchedLBFGS = field(default_factory=BatchedLBFGS)
@@ -57,17 +60,31 @@ class Transcription:
         """The best control found from each of `states`, (batch, n).
 
         `initial_controls`, (batch, n_steps, m), replaces the start from single-agent optima.
-        `progress` is called with the number of states finished. Rows are solved together, so
-        `seconds` is the total divided by the number of states.
+        `progress` is called with the number of states finished, chunk by chunk. States of a chunk
+        are solved together, so `seconds` is its time divided by its number of states.
         """
-        begin = time.perf_counter()
         problem, states = in_double(problem), states.detach().double().cpu()
+        solutions: list[Solution] = []
+        for rows in torch.arange(len(states)).split(self.chunk):
+            given = None if initial_controls is None else initial_controls[rows].double()
+            solutions += self._solve_chunk(problem, states[rows], given)
+            if progress is not None:
+                progress(len(rows))
+        return solutions
+
+    def _solve_chunk(
+        self, problem: Problem, states: Tensor, initial_controls: Tensor | None
+    ) -> list[Solution]:
+        begin = time.perf_counter()
         variables = parametrisation_of(problem)
         if initial_controls is None:
             start, root = _from_single_agents(problem, states, self.optimiser)
         else:
-            start = variables.decisions(problem, states, initial_controls.double())
-            _, root = _from_single_agents(problem, states[:1], self.optimiser)
+            start = variables.decisions(problem, states, initial_controls)
+            single = one_agent(problem)
+            alone, width = agent_states(problem, states[:1])[:1], start.shape[2] // problem.n_agents
+            # Given controls are taken to be near an optimum: the first agent's curvature serves.
+            root = _inverse_root(single, parametrisation_of(single), alone, start[:1, :, :width])
         generator = torch.Generator().manual_seed(self.seed)
         best, best_value, best_status = _descend(
             problem, variables, states, start, root, self.optimiser
@@ -92,8 +109,6 @@ class Transcription:
         with torch.no_grad():
             controls = variables.controls(problem, states, best)
             costs = open_loop_cost(problem, states, controls)
-        if progress is not None:
-            progress(len(states))
         seconds = (time.perf_counter() - begin) / len(states)
         return [
             Solution(
@@ -121,7 +136,7 @@ def _smooth(noise: Tensor) -> Tensor:
 
 def _descend(
     problem: Problem,
-    variables: Parametrisation,
+    variables: Parametrisation[Any],
     states: Tensor,
     start: Tensor,
     root: Tensor,
@@ -157,22 +172,36 @@ def _from_single_agents(
     variables = parametrisation_of(single)
     alone = agent_states(problem, states)
     typical = alone.mean(0, keepdim=True)
-    nominal = variables.first_guess(single, typical)
     # Only starting points are wanted here. Far from the optimum a Hessian is soon out of date.
     rough = replace(optimiser, tolerance=1e-4, patience=5)
-    for _ in range(_HESSIAN_UPDATES):
-        root = _inverse_root(single, variables, typical, nominal)
-        short = replace(rough, max_iterations=50)
-        nominal, _, _ = _descend(single, variables, typical, nominal, root, short)
-    root = _inverse_root(single, variables, typical, nominal)
-    start = nominal.expand(len(alone), -1, -1).contiguous()
-    found, _, _ = _descend(single, variables, alone, start, root, rough)
+    short = replace(rough, max_iterations=50)
+    tried: list[tuple[float, Tensor]] = []
+    for nominal in variables.first_guesses(single, typical):
+        for _ in range(_HESSIAN_UPDATES):
+            root = _inverse_root(single, variables, typical, nominal)
+            nominal, value, _ = _descend(single, variables, typical, nominal, root, short)
+        # Guesses that lead the typical agent to one optimum lead every agent to the same.
+        if all(abs(value.item() - other) > 1e-3 * abs(other) for other, _ in tried):
+            tried.append((value.item(), nominal))
+    tried.sort(key=lambda pair: pair[0])
+
+    def everyone_from(nominal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        own = _inverse_root(single, variables, typical, nominal)
+        start = nominal.expand(len(alone), -1, -1).contiguous()
+        points, costs, _ = _descend(single, variables, alone, start, own, rough)
+        return points, costs, own
+
+    found, values, root = everyone_from(tried[0][1])
+    for _, nominal in tried[1:]:
+        points, costs, _ = everyone_from(nominal)
+        found = torch.where((costs < values)[:, None, None], points, found)
+        values = torch.minimum(costs, values)
     joined = found.view(len(states), problem.n_agents, problem.n_steps, -1)
     return joined.transpose(1, 2).flatten(2), root
 
 
 def _inverse_root(
-    problem: Problem, variables: Parametrisation, state: Tensor, decision: Tensor
+    problem: Problem, variables: Parametrisation[Any], state: Tensor, decision: Tensor
 ) -> Tensor:
     """|Hessian|^(-1/2) of the cost in the decisions, (d, d), symmetric."""
     size = decision.numel()

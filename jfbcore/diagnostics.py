@@ -1,0 +1,254 @@
+"""What the theory of JFB assumes, measured: contraction, curvature, alignment, variance.
+
+Each function stands alone; `Trace` takes them along a training run as its callback, off the
+clock. Everything large is a product: no (m, m) or (m, p) matrix unless the name says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from jfbcore import _validate
+from jfbcore.gradients import GradientEstimator
+from jfbcore.maps import BoundMap
+from jfbcore.policy import HamiltonianPolicy
+from jfbcore.problems.base import Hamiltonian
+from jfbcore.rollout import hjb_residual, rollout
+
+if TYPE_CHECKING:
+    from jfbcore.train import Training
+
+Product = Callable[[Tensor], Tensor]
+
+
+def spectral_norm(
+    product: Product,
+    transposed: Product,
+    like: Tensor,
+    *,
+    iterations: int = 200,
+    tolerance: float = 1e-9,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Largest singular value of one matrix per sample, (batch,), by power iteration.
+
+    `product` and `transposed` map (batch, m) to (batch, m). Stops when no sample's estimate
+    moves by more than `tolerance` relative to it.
+    """
+    draw = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    v = draw.to(like.device, like.dtype)
+    tiny = torch.finfo(like.dtype).tiny
+    estimate = like.new_zeros(like.shape[0])
+    for _ in range(_validate.positive_int("iterations", iterations)):
+        v = v / torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp_min(tiny)
+        w = product(v)
+        found = torch.linalg.vector_norm(w, dim=-1)
+        settled = bool(((found - estimate).abs() <= tolerance * found.clamp_min(tiny)).all())
+        estimate = found
+        if settled:
+            break
+        v = transposed(w)
+    return estimate
+
+
+@torch.no_grad()
+def contraction_rate(
+    fixed_point_map: BoundMap, u: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """|dT/du|_2 at `u` with D held fixed, (batch,); at a fixed point the derivative of T itself.
+
+    (Away from one, the derivative of D enters with a factor grad H.)
+    """
+    hamiltonian = fixed_point_map.hamiltonian
+    arrival = u + fixed_point_map.scale(u, hamiltonian.grad(u))
+    interior = hamiltonian.interior(arrival)
+
+    def inside(v: Tensor) -> Tensor:
+        return v if interior is None else torch.where(interior, v, 0.0)
+
+    return spectral_norm(
+        lambda v: inside(v + fixed_point_map.scale(u, hamiltonian.hvp(u, v))),
+        # D is symmetric for every map here, and so is the Hessian.
+        lambda w: inside(w) + hamiltonian.hvp(u, fixed_point_map.scale(u, inside(w))),
+        u,
+        generator=generator,
+    )
+
+
+@torch.no_grad()
+def curvature_bounds(
+    hamiltonian: Hamiltonian, u: Tensor, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Smallest and largest eigenvalue of -d2H/du2 at `u`, (batch,) each.
+
+    A negative smallest one means that H is not concave there.
+    """
+
+    def product(v: Tensor) -> Tensor:
+        return -hamiltonian.hvp(u, v)
+
+    radius = spectral_norm(product, product, u, generator=generator).unsqueeze(-1)
+
+    def raised(v: Tensor) -> Tensor:
+        return product(v) + radius * v
+
+    def lowered(v: Tensor) -> Tensor:
+        return radius * v - product(v)
+
+    # Both shifted operators are positive semidefinite: their norms are their top eigenvalues.
+    largest = spectral_norm(raised, raised, u, generator=generator) - radius.squeeze(-1)
+    smallest = radius.squeeze(-1) - spectral_norm(lowered, lowered, u, generator=generator)
+    return smallest, largest
+
+
+def policy_gradient(
+    policy: HamiltonianPolicy,
+    states: Tensor,
+    gradient: GradientEstimator | None = None,
+    n_steps: int | None = None,
+) -> Tensor:
+    """d(mean cost)/d(theta) with `gradient` in place of the policy's own, (n_parameters,)."""
+    own = policy.gradient
+    policy.gradient = own if gradient is None else gradient
+    try:
+        cost = rollout(policy, states, n_steps=n_steps).cost.mean()
+        parameters = list(policy.parameters())
+        found = torch.autograd.grad(cost, parameters, allow_unused=True)
+    finally:
+        policy.gradient = own
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if g is None else g).flatten()
+            for p, g in zip(parameters, found, strict=True)
+        ]
+    ).double()
+
+
+def angle(a: Tensor, b: Tensor) -> float:
+    """Angle between two vectors [degrees]; NaN when one is zero.
+
+    By the half-angle formula, which keeps its digits for nearly parallel vectors.
+    """
+    a, b = a / torch.linalg.vector_norm(a), b / torch.linalg.vector_norm(b)
+    half = torch.atan2(torch.linalg.vector_norm(a - b), torch.linalg.vector_norm(a + b))
+    return math.degrees(2.0 * half.item())
+
+
+def relative_variance(gradients: Sequence[Tensor]) -> float:
+    """E|g - E g|^2 / |E g|^2 over minibatch gradients, unbiased in the numerator."""
+    stacked = torch.stack(list(gradients))
+    mean = stacked.mean(0)
+    spread = (stacked - mean).square().sum() / (len(stacked) - 1)
+    return (spread / mean.square().sum()).item()
+
+
+def map_parameter_singular_values(
+    policy: HamiltonianPolicy, t: float, z: Tensor
+) -> tuple[float, float]:
+    """Smallest and largest singular value of dT/d(theta) for one state z (1, n) at its u*.
+
+    Assembles the (m, n_parameters) Jacobian: for small m only.
+    """
+    decision = policy(t, z)
+    assert decision.solution is not None
+    p = policy.value_network.costate(t, z)
+    bound = policy.fixed_point_map.bind(policy.problem.hamiltonian(t, z, p))
+    image = bound(decision.control.detach()).squeeze(0)
+    parameters = list(policy.parameters())
+    rows = []
+    for component in image:
+        found = torch.autograd.grad(component, parameters, retain_graph=True, allow_unused=True)
+        rows.append(
+            torch.cat(
+                [
+                    (torch.zeros_like(p) if g is None else g).flatten()
+                    for p, g in zip(parameters, found, strict=True)
+                ]
+            )
+        )
+    values = torch.linalg.svdvals(torch.stack(rows).double())
+    return values.min().item(), values.max().item()
+
+
+@dataclass
+class Trace:
+    """A callback for `jfbcore.train.Training`: a row of measurements every `interval` steps.
+
+    `exact` is the estimator whose gradient counts as true. `states` (batch, n) is the large
+    minibatch that stands for the expectation; `minibatches` minibatches of `minibatch_size` are
+    drawn from its rows in order. `n_steps` None rolls out at the problem's own resolution.
+    """
+
+    exact: GradientEstimator
+    states: Tensor
+    interval: int = 10
+    minibatch_size: int = 8
+    n_steps: int | None = None
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _validate.positive_int("interval", self.interval)
+        _validate.positive_int("minibatch_size", self.minibatch_size)
+
+    def __call__(self, training: Training) -> None:
+        if training.step % self.interval == 0:
+            policy = training.policy
+            assert isinstance(policy, HamiltonianPolicy)
+            self.rows.append({"step": training.step, **self.measure(policy)})
+
+    def measure(self, policy: HamiltonianPolicy) -> dict[str, float]:
+        """All quantities at the policy's present parameters."""
+        chunks = self.states.split(self.minibatch_size)
+        jfb = [policy_gradient(policy, chunk, None, self.n_steps) for chunk in chunks]
+        true = [policy_gradient(policy, chunk, self.exact, self.n_steps) for chunk in chunks]
+        angles = [angle(a, b) for a, b in zip(jfb, true, strict=True)]
+        mean_jfb, mean_true = torch.stack(jfb).mean(0), torch.stack(true).mean(0)
+        return {
+            "angle_max": max(angles),
+            "angle_mean": sum(angles) / len(angles),
+            "angle_expectation": angle(mean_jfb, mean_true),
+            "norm_ratio": (mean_jfb.norm() / mean_true.norm()).item(),
+            "true_gradient_norm": mean_true.norm().item(),
+            "relative_variance": relative_variance(jfb),
+            **self._along_rollout(policy),
+        }
+
+    @torch.no_grad()
+    def _along_rollout(self, policy: HamiltonianPolicy) -> dict[str, float]:
+        problem = policy.problem
+        n_steps = problem.n_steps if self.n_steps is None else self.n_steps
+        h, z = problem.t_final / n_steps, self.states
+        rates, lowest, highest, hjb, residuals = [], [], [], [], []
+        costs = torch.zeros_like(z[:, 0])
+        generator = torch.Generator().manual_seed(0)
+        for i in range(n_steps):
+            decision = policy(i * h, z)
+            assert decision.hamiltonian is not None
+            assert decision.solution is not None
+            u = decision.control
+            bound = policy.fixed_point_map.bind(decision.hamiltonian)
+            rates.append(contraction_rate(bound, u, generator=generator))
+            low, high = curvature_bounds(decision.hamiltonian, u, generator=generator)
+            lowest.append(low)
+            highest.append(high)
+            hjb.append(hjb_residual(policy, i * h, z, decision).abs())
+            residuals.append(decision.solution.residual)
+            costs += h * problem.running_cost(i * h, z, u)
+            z = z + h * problem.dynamics(i * h, z, u)
+        rate = torch.stack(rates)
+        return {
+            "rate_max": rate.max().item(),
+            "rate_median": rate.median().item(),
+            "contractive_fraction": (rate < 1.0).double().mean().item(),
+            "curvature_min": torch.stack(lowest).min().item(),
+            "curvature_max": torch.stack(highest).max().item(),
+            "hjb_residual": torch.stack(hjb).mean().item(),
+            "residual_max": torch.stack(residuals).max().item(),
+            "cost": (costs + problem.terminal_cost(z)).mean().item(),
+        }
