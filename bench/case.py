@@ -34,6 +34,8 @@ GRADIENT_NAMES = (
 )
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
+#: what a policy without an inner problem has no use for
+_INNER_FIELDS = ("map", "solver", "max_iterations", "tolerance", "step_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,15 @@ class Case:
             raise ValueError(f"`variant` must be default for {self.problem}, got {self.variant!r}")
         if self.step_size is not None:
             _validate.positive("step_size", self.step_size)
-        if self.train_steps:
+            if self.map != "plain":
+                raise ValueError(
+                    f"`step_size` {self.step_size:g} belongs to the plain map, got map "
+                    f"{self.map!r}; use map plain"
+                )
+        if self.train_steps != 0:
             _validate.positive_int("train_steps", self.train_steps)
+        if not isinstance(self.timed, bool):
+            raise TypeError(f"`timed` must be True or False, got {self.timed!r}")
 
     @property
     def id(self) -> str:
@@ -105,7 +114,7 @@ class Case:
         """The record's `case` object: id, seed and every field; null where it plays no part."""
         found = {"id": self.id, **asdict(self), "seed": seed}
         if self.gradient == "direct":
-            found |= {"map": None, "solver": None, "max_iterations": None, "tolerance": None}
+            found |= dict.fromkeys(_INNER_FIELDS)
         return found
 
     @classmethod
@@ -116,7 +125,7 @@ class Case:
         if unknown:
             raise TypeError(f"unknown case fields {sorted(unknown)}; allowed: {sorted(known)}")
         kept = {name: value for name, value in found.items() if name in known}
-        if kept["gradient"] == "direct":
-            for name in ("map", "solver", "max_iterations", "tolerance"):
+        if kept.get("gradient") == "direct":
+            for name in _INNER_FIELDS:
                 kept.pop(name, None)
         return cls(**kept)

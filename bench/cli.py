@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 
 from bench.arguments import Parser
 
 #: modules of bench.commands, in the order of the help
-VERBS = ("list", "run", "train", "report", "reference", "verify")
+VERBS = ("list", "run", "train", "report", "reference", "verify", "gate")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,12 +30,19 @@ def main(argv: list[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return args.run(args)
+            code = args.run(args)
+            sys.stdout.flush()
+            return code
         except (ValueError, TypeError) as error:
             print(f"bench {args.verb}: error: {error}", file=sys.stderr)
             return 2
+        except BrokenPipeError:
+            # The reader of our output went away; nothing more to say, not even at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         except OSError as error:
-            print(f"bench {args.verb}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"bench {args.verb}: error: {where}{error.strerror or error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print(f"bench {args.verb}: interrupted", file=sys.stderr)

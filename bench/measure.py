@@ -16,9 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baselines import Implicit
 from bench.build import build
 from bench.case import Case
 from bench.memory import LiveTensorTracker, SavedTensorCounter
+from jfbcore.diagnostics import policy_gradient
+from jfbcore.policy import HamiltonianPolicy
 from jfbcore.rollout import Rollout, rollout
 from jfbcore.train import TrainingConfig
 
@@ -145,7 +148,8 @@ def measure_memory(step: Step) -> dict[str, Any]:
         cost = step.forward()
         cost.backward()
         del cost
-        step.clear()
+    finite &= all(p.grad is None or bool(p.grad.isfinite().all()) for p in fixed)
+    step.clear()
     return {
         "peak_live_tensor_bytes": live.peak_bytes,
         "saved_tensor_bytes": saved.bytes,
@@ -164,6 +168,20 @@ def cuda_memory(step: Step) -> dict[str, int]:
         "max_allocated_bytes": torch.cuda.max_memory_allocated(),
         "max_reserved_bytes": torch.cuda.max_memory_reserved(),
     }
+
+
+def gradient_cosine(step: Step) -> float | None:
+    """Cosine between this estimator's minibatch gradient and the implicit one, in float64.
+
+    None for the direct policy and where the implicit gradient is not finite or zero.
+    """
+    if not isinstance(step.policy, HamiltonianPolicy):
+        return None
+    own = policy_gradient(step.policy, step.states)
+    exact = policy_gradient(step.policy, step.states, Implicit())
+    step.clear()
+    cosine = torch.nn.functional.cosine_similarity(own, exact, dim=0).item()
+    return cosine if math.isfinite(cosine) else None
 
 
 def tolerance_reached(step: Step, residual: dict[str, float] | None) -> bool | None:

@@ -116,6 +116,34 @@ def quick() -> Iterator[Case]:
         )
 
 
+def gate() -> Iterator[Case]:
+    """What the regression gate compares: exact counts at small sizes, nothing timed."""
+    for problem, n_agents in (("quadrotor", 6), ("bicycle", 6), ("consumption", 5)):
+        for gradient in ("jfb", "unrolled", "implicit"):
+            case = Case(
+                problem=problem,
+                n_agents=n_agents,
+                gradient=gradient,
+                batch_size=4,
+                n_steps=8,
+                timed=False,
+            )
+            yield case
+            yield replace(case, tolerance=None, max_iterations=50)
+    for gradient in ("jfb-3", "unrolled-checkpoint", "torchdeq", "cvxpylayers", "direct"):
+        yield Case(
+            problem="quadrotor",
+            n_agents=6,
+            gradient=gradient,
+            batch_size=4,
+            n_steps=8,
+            timed=False,
+        )
+    yield Case(
+        problem="quadrotor", n_agents=100, gradient="jfb", batch_size=4, n_steps=8, timed=False
+    )
+
+
 def cpu() -> Iterator[Case]:
     """Agents x iterations x batch x gradients on three problems; a night on two cores."""
     yield from _sweep("cpu", batches=(32, 8, 128))
@@ -131,19 +159,20 @@ def released() -> Iterator[Case]:
     for problem in DEFAULT_STEPS:
         for n_agents in (1, 6, 20, 100):
             for gradient in ("jfb", "unrolled", "direct"):
-                yield Case(
+                case = Case(
                     problem=problem,
                     n_agents=n_agents,
                     gradient=gradient,
-                    map="plain",
-                    step_size=1e-4,
-                    max_iterations=499,
-                    tolerance=0.1,
                     batch_size=DEFAULT_BATCH[problem],
                     n_steps=DEFAULT_STEPS[problem],
                     variant="released" if problem == "consumption" else "default",
                     train_steps=10,
                 )
+                if gradient != "direct":
+                    case = replace(
+                        case, map="plain", step_size=1e-4, max_iterations=499, tolerance=0.1
+                    )
+                yield case
 
 
 def _sweep(device: str, batches: tuple[int, ...]) -> Iterator[Case]:
@@ -186,12 +215,20 @@ def _sweep(device: str, batches: tuple[int, ...]) -> Iterator[Case]:
 PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
     "smoke": smoke,
     "quick": quick,
+    "gate": gate,
     "cpu": cpu,
     "gpu": gpu,
     "released": released,
 }
 #: seconds one case may take before it is recorded as timed out
-TIMEOUTS = {"smoke": 120.0, "quick": 120.0, "cpu": 900.0, "gpu": 300.0, "released": 1800.0}
+TIMEOUTS = {
+    "smoke": 120.0,
+    "quick": 120.0,
+    "gate": 120.0,
+    "cpu": 900.0,
+    "gpu": 300.0,
+    "released": 1800.0,
+}
 
 
 def select(preset: str, filters: list[str], device: str | None = None) -> list[Case]:

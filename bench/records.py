@@ -48,6 +48,7 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
         "iterations": None,
         "residual": None,
         "tolerance_reached": None,
+        "gradient_cosine": None,
         "peak_live_tensor_bytes": None,
         "saved_tensor_bytes": None,
         "peak_rss_bytes": None,
@@ -70,14 +71,15 @@ def explain_nulls(record: dict[str, Any], default: str) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
                 visit(f"{path}.{key}" if path else key, inner)
+        elif isinstance(value, list):
+            for inner in value:
+                visit(path, inner)
         elif value is None:
             reasons.setdefault(path, default)
 
     for key, value in record.items():
-        if key not in ("null_reasons", "case", "reason", "curve"):
+        if key not in ("null_reasons", "case", "reason"):
             visit(key, value)
-    if record["curve"] is None:
-        reasons.setdefault("curve", default)
 
 
 def record_path(directory: Path, case: Case, seed: int) -> Path:
@@ -93,7 +95,7 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "w", encoding="utf-8") as file:
-            json.dump(_finite(value), file, indent=1, allow_nan=False)
+            json.dump(finite(value), file, indent=1, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
@@ -102,13 +104,13 @@ def write_json(path: Path, value: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return value
 
 

@@ -51,9 +51,10 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
     jobs = [(case, seed) for case in cases for seed in range(seeds)]
     with _claim(settings.out):
         done = {job for job in jobs if _finished(settings.out, *job)}
-        if done and not settings.resume:
+        there = [job for job in jobs if record_path(settings.out, *job).exists()]
+        if there and not settings.resume:
             raise ValueError(
-                f"`out` {settings.out} already holds {len(done)} of these records; continue with "
+                f"`out` {settings.out} already holds {len(there)} of these records; continue with "
                 "--resume or choose another folder"
             )
         threads = settings.threads or default_threads()
@@ -92,8 +93,8 @@ def _outcomes(
     )
     with executor.batch():
         submitted = [(job[0].id, executor.submit(_run_one, *job)) for job in todo]
-    for name, job in submitted:
-        yield name, job.result
+    for name, running in submitted:
+        yield name, running.result
 
 
 def _gpus(todo: list[tuple]) -> int:
@@ -118,10 +119,12 @@ def _run_one(
         "memory_limit": settings.memory_limit,
         "git": git,
     }
+    # What is found there afterwards must be this worker's.
+    path.unlink(missing_ok=True)
     oom_kills = _oom_kill_count()
     with open(log_path, "w", encoding="utf-8") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker"],
+            [sys.executable, "-m", "bench.worker", str(os.getpid())],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=log,
@@ -139,6 +142,7 @@ def _run_one(
     except ValueError:
         record = _record_of_the_dead(case, seed, outcome, worker.returncode, log_path, oom_kills)
         record |= {"threads": threads, "git": git, "versions": versions()}
+        explain_nulls(record, f"status {record['status']}")
     else:
         if log_path.stat().st_size == 0:
             log_path.unlink()
@@ -187,7 +191,6 @@ def _record_of_the_dead(
         memory = any("MemoryError" in line or "bad_alloc" in line for line in lines)
         record["status"] = "out_of_memory" if memory else "crashed"
         record["reason"] = f"exit code {code}: {lines[-1] if lines else 'no output'}"
-    explain_nulls(record, f"status {record['status']}")
     return record
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from bench.case import Case
 from bench.environment import versions
-from bench.records import empty_record, explain_nulls, write_json
+from bench.records import empty_record, explain_nulls, finite, write_json
 
 
 def main() -> None:
+    _die_with(int(sys.argv[1]))
     # Imported before the case arrives: the runner starts its GPU sampler in the meantime.
     import torch
 
@@ -55,7 +56,12 @@ def fill(record: dict[str, Any], case: Case, seed: int) -> None:
             _crashed(record, error)
     except Exception as error:
         _crashed(record, error)
+    # What JSON cannot hold becomes null here, so that it gets its reason.
+    record.update(finite(record))
     not_measured = f"status {record['status']}" if record["status"] != "ok" else "not measured"
+    for package, version in record["versions"].items():
+        if version is None:
+            record["null_reasons"][f"versions.{package}"] = "not installed"
     explain_nulls(record, not_measured)
 
 
@@ -67,7 +73,7 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
     reasons = record["null_reasons"]
     step = measure.Step(case, seed)
     if case.gradient == "direct":
-        for name in ("iterations", "residual", "tolerance_reached"):
+        for name in ("iterations", "residual", "tolerance_reached", "gradient_cosine"):
             reasons[name] = "the direct policy solves no inner problem"
     elif case.tolerance is None:
         reasons["tolerance_reached"] = "fixed number of iterations, no tolerance asked for"
@@ -91,6 +97,7 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
     finite = found.pop("finite")
     record |= found
     record["tolerance_reached"] = measure.tolerance_reached(step, record["residual"])
+    record["gradient_cosine"] = measure.gradient_cosine(step)
     record["status"] = "ok"
     if not finite:
         record["status"], record["reason"] = "diverged", "the rollout's cost is not finite"
@@ -125,7 +132,7 @@ def _train(record: dict[str, Any], case: Case, seed: int) -> None:
     last = record["curve"][-1]
     record["final"] = {name: last[name] for name in record["final"]}
     if why_not is not None:
-        record["null_reasons"]["final.optimality_gap"] = why_not
+        record["null_reasons"] |= {f"{part}.optimality_gap": why_not for part in ("final", "curve")}
     record["interventions"] = len(result.interventions)
     if result.status != "ok":
         record["status"], record["reason"] = result.status, result.reason
@@ -138,6 +145,18 @@ def _crashed(record: dict[str, Any], error: Exception) -> None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [repr(error)])[0]
+
+
+def _die_with(runner: int) -> None:
+    """Ask Linux to kill this process when the one numbered `runner` ends, however it ends."""
+    if sys.platform == "linux":
+        import ctypes
+        import os
+        import signal
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != runner:  # it ended before we could ask
+            raise SystemExit("the runner is gone")
 
 
 def _limit_memory(limit: int | None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -110,8 +112,9 @@ class TrainingResult:
 class Training:
     """A training run that can be stopped, saved and continued.
 
-    `callback`, if given, is called after every step with this object; time spent in it and in
-    evaluations is off the clock.
+    `identity` is a line that names what is trained; a checkpoint continues only a run with the
+    same one. `callback`, if given, is called after every step with this object; time spent in it
+    and in evaluations is off the clock.
     """
 
     def __init__(
@@ -121,10 +124,12 @@ class Training:
         *,
         checkpoint: Path | None = None,
         checkpoint_interval: int = 100,
+        identity: str | None = None,
         callback: Callable[[Training], None] | None = None,
     ) -> None:
         self.policy, self.config, self.problem = policy, config, policy.problem
         self.checkpoint = checkpoint
+        self.identity = _describe(policy) if identity is None else identity
         self.checkpoint_interval = _validate.positive_int(
             "checkpoint_interval", checkpoint_interval
         )
@@ -292,6 +297,7 @@ class Training:
         state = {
             "version": CHECKPOINT_VERSION,
             "config": asdict(self.config),
+            "identity": self.identity,
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "guard": self.guard.state_dict(),
@@ -303,8 +309,13 @@ class Training:
             "curve": [asdict(point) for point in self.curve],
         }
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        try:
+            torch.save(state, partial)
+            os.replace(partial, path)
+        except RuntimeError as error:  # torch's word for a disk that is full
+            raise OSError(errno.EIO, str(error).splitlines()[0], str(path)) from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of a run with the same configuration.
@@ -313,8 +324,9 @@ class Training:
         """
         try:
             state = torch.load(path, map_location=self.problem.device, weights_only=True)
-        except (OSError, EOFError, RuntimeError) as error:
-            raise ValueError(f"`checkpoint` {path} cannot be read: {error}") from error
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            line = (str(error).splitlines() or [repr(error)])[0]
+            raise ValueError(f"`checkpoint` {path} cannot be read: {line}") from error
         if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
             raise ValueError(
                 f"`checkpoint` {path} is not a version {CHECKPOINT_VERSION} checkpoint"
@@ -326,6 +338,11 @@ class Training:
                 f"`checkpoint` {path} was written with another configuration; different: "
                 f"{', '.join(changed)}"
             )
+        if state["identity"] != self.identity:
+            raise ValueError(
+                f"`checkpoint` {path} belongs to another run: {state['identity']}, not "
+                f"{self.identity}"
+            )
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.guard.load_state_dict(state["guard"])
@@ -335,3 +352,9 @@ class Training:
         self._plateau_scale, self._plateau_best, self._plateau_wait = state["plateau"]
         self.step_seconds = state["step_seconds"]
         self.curve = [Evaluation(**point) for point in state["curve"]]
+
+
+def _describe(policy: Policy) -> str:
+    problem = policy.problem
+    shapes = ", ".join(str(tuple(p.shape)) for p in policy.parameters())
+    return f"{type(policy).__name__} on {problem.name} n={problem.n_agents} with {shapes}"

@@ -66,8 +66,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"`seed` must be >= 0, got {args.seed}")
     if args.resume and args.checkpoint is None:
         raise ValueError("`resume` needs a checkpoint file; give --checkpoint FILE")
-    if args.checkpoint is not None and not args.checkpoint.resolve().parent.is_dir():
-        raise ValueError(f"`checkpoint` {args.checkpoint} is in a folder that does not exist")
+    if args.checkpoint is not None:
+        if args.checkpoint.is_dir():
+            raise ValueError(f"`checkpoint` must be a file, got the folder {args.checkpoint}")
+        if not args.checkpoint.resolve().parent.is_dir():
+            raise ValueError(f"`checkpoint` {args.checkpoint} is in a folder that does not exist")
+    if args.horizon_steps is not None:
+        _validate.positive_int("horizon-steps", args.horizon_steps)
     case = Case(
         problem=args.problem,
         n_agents=args.agents,
@@ -114,7 +119,9 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         raise ValueError(
             f"`gradient` {case.gradient} cannot serve {case.problem}: {unsupported.reason}"
         ) from unsupported
-    training = Training(policy, config, checkpoint=args.checkpoint)
+    training = Training(
+        policy, config, checkpoint=args.checkpoint, identity=f"{case.id}, seed {args.seed}"
+    )
     if args.resume and args.checkpoint.exists():
         training.load(args.checkpoint)
     with tqdm(total=1.0, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:

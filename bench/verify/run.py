@@ -61,10 +61,11 @@ def measure(scope: Scope) -> dict[str, list[dict[str, Any]]]:
 
 def verify(scope: Scope, out: Path) -> list[Claim]:
     """Measure `scope`; write verify.json, data/*.csv and figures/ under `out`."""
-    out.mkdir(parents=True, exist_ok=True)
+    # First of all: hours of measuring should not end at a folder that cannot be written.
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    write_json(out / "environment.json", {})
     started = datetime.now(UTC).isoformat(timespec="seconds")
     data = {name: pd.DataFrame(rows) for name, rows in measure(scope).items()}
-    (out / "data").mkdir(exist_ok=True)
     for name, table in data.items():
         table.to_csv(out / "data" / f"{name}.csv", index=False)
     return judge(data, out, scope.name, started)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bench.case import DEFAULT_STEPS, Case
 
@@ -40,8 +41,12 @@ class Scope:
     descent_steps: int
 
 
-def _case(problem: str, n_agents: int, **changes) -> Case:
-    settings = {"gradient": "jfb", "batch_size": 8, "n_steps": DEFAULT_STEPS[problem]}
+def _case(problem: str, n_agents: int, **changes: Any) -> Case:
+    settings: dict[str, Any] = {
+        "gradient": "jfb",
+        "batch_size": 8,
+        "n_steps": DEFAULT_STEPS[problem],
+    }
     return Case(problem=problem, n_agents=n_agents, **(settings | changes))
 
 

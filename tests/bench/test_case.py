@@ -1,0 +1,357 @@
+"""Cases, presets and filters: pure data, no measurement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from baselines import GRADIENTS
+from bench.build import build_map, build_problem, build_solver
+from bench.case import (
+    DEFAULT_BATCH,
+    DEFAULT_STEPS,
+    GRADIENT_NAMES,
+    MAP_NAMES,
+    PROBLEM_NAMES,
+    SOLVER_NAMES,
+    VARIANTS,
+    Case,
+)
+from bench.presets import MAIN_GRADIENTS, PRESETS, TIMEOUTS, select
+from jfbcore.maps import MAPS
+from jfbcore.problems import PROBLEMS
+from jfbcore.solvers import SOLVERS
+
+BASE = Case(problem="quadrotor", n_agents=6, gradient="jfb", batch_size=4, n_steps=8)
+DIRECT = replace(BASE, gradient="direct")
+
+
+class TestNames:
+    """The names are repeated in bench.case so that listing needs no torch; they must not drift."""
+
+    def test_names_are_those_of_the_registries_in_their_order(self):
+        assert tuple(PROBLEMS) == PROBLEM_NAMES
+        assert tuple(GRADIENTS) == GRADIENT_NAMES
+        assert tuple(SOLVERS) == SOLVER_NAMES
+        assert tuple(MAPS) == MAP_NAMES
+
+    @pytest.mark.parametrize("name", PROBLEM_NAMES)
+    def test_default_discretisation_is_the_problems_own(self, name):
+        problem = PROBLEMS[name](n_agents=1)
+        assert DEFAULT_STEPS[name] == problem.n_steps
+        assert DEFAULT_BATCH[name] == problem.batch_size
+
+    def test_every_preset_has_a_timeout(self):
+        assert set(TIMEOUTS) == set(PRESETS)
+
+
+class TestId:
+    """Ids name files and tracked history, so they are pinned here: a change loses the past."""
+
+    @pytest.mark.parametrize(
+        ("case", "expected"),
+        [
+            (BASE, "quadrotor-n6-jfb-scaled-picard-max500-b4-t8-float32-cpu"),
+            (
+                replace(BASE, gradient="unrolled", tolerance=None, max_iterations=5),
+                "quadrotor-n6-unrolled-scaled-picard-k5-b4-t8-float32-cpu",
+            ),
+            (DIRECT, "quadrotor-n6-direct-b4-t8-float32-cpu"),
+            (
+                Case(
+                    problem="consumption",
+                    variant="released",
+                    n_agents=100,
+                    gradient="jfb-3",
+                    map="plain",
+                    step_size=1e-4,
+                    solver="anderson",
+                    max_iterations=499,
+                    tolerance=0.1,
+                    batch_size=128,
+                    n_steps=100,
+                    dtype="float64",
+                    device="cuda",
+                ),
+                "consumption-released-n100-jfb-3-plain-anderson-a0.0001-max499-tol0.1-b128-t100"
+                "-float64-cuda",
+            ),
+        ],
+    )
+    def test_is_pinned(self, case, expected):
+        assert case.id == expected
+
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_is_unique_within_a_preset(self, preset):
+        ids = [case.id for case in PRESETS[preset]()]
+        assert len(ids) == len(set(ids))
+
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_is_a_plain_file_name(self, preset):
+        for case in PRESETS[preset]():
+            assert set(case.id) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.+")
+            assert len(case.id) < 200
+
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_a_preset_is_the_same_every_time(self, preset):
+        assert list(PRESETS[preset]()) == list(PRESETS[preset]())
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"problem": "bicycle"},
+            {"n_agents": 7},
+            {"gradient": "implicit"},
+            {"map": "plain"},
+            {"solver": "anderson"},
+            {"max_iterations": 499},
+            {"tolerance": None},
+            {"tolerance": 1e-3},
+            {"batch_size": 5},
+            {"n_steps": 9},
+            {"dtype": "float64"},
+            {"device": "cuda"},
+            {"map": "plain", "step_size": 0.5},
+        ],
+        ids=lambda change: "-".join(change),
+    )
+    def test_every_field_that_changes_the_measurement_changes_the_id(self, change):
+        assert replace(BASE, **change).id != BASE.id
+
+
+class TestDictionary:
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_round_trip(self, preset):
+        for case in PRESETS[preset]():
+            found = case.to_dict(seed=3)
+            assert found["id"] == case.id
+            assert found["seed"] == 3
+            back = Case.from_dict(found)
+            assert back.id == case.id
+            assert back.to_dict(seed=3) == found
+            if case.gradient != "direct":
+                assert back == case
+
+    def test_names_every_field_of_the_record_schema(self):
+        assert set(BASE.to_dict(0)) >= {
+            "id",
+            "problem",
+            "n_agents",
+            "gradient",
+            "map",
+            "solver",
+            "max_iterations",
+            "batch_size",
+            "n_steps",
+            "dtype",
+            "device",
+            "seed",
+        }
+
+    def test_the_direct_policy_has_no_inner_problem(self):
+        case = replace(DIRECT, map="plain", step_size=1e-4)
+        found = case.to_dict(0)
+        for name in ("map", "solver", "max_iterations", "tolerance", "step_size"):
+            assert found[name] is None
+
+    def test_an_unknown_field_is_a_type_error_that_names_it(self):
+        with pytest.raises(TypeError, match="momentum"):
+            Case.from_dict(BASE.to_dict(0) | {"momentum": 0.9})
+        with pytest.raises(TypeError, match="momentum"):
+            Case(  # type: ignore[call-arg]
+                problem="quadrotor",
+                n_agents=1,
+                gradient="jfb",
+                batch_size=1,
+                n_steps=1,
+                momentum=0.9,
+            )
+
+
+class TestBadValues:
+    @pytest.mark.parametrize(
+        ("field", "value", "error"),
+        [
+            ("problem", "pendulum", ValueError),
+            ("gradient", "jfb-2", ValueError),
+            ("map", "scale", ValueError),
+            ("solver", "broyden", ValueError),
+            ("dtype", "float16", ValueError),
+            ("device", "tpu", ValueError),
+            ("variant", "paper", ValueError),
+            ("variant", "concave", ValueError),  # of consumption only
+            ("n_agents", 0, ValueError),
+            ("n_agents", -1, ValueError),
+            ("n_agents", 1.0, TypeError),
+            ("n_agents", True, TypeError),
+            ("max_iterations", 0, ValueError),
+            ("max_iterations", "5", TypeError),
+            ("batch_size", 0, ValueError),
+            ("batch_size", None, TypeError),
+            ("n_steps", 0, ValueError),
+            ("train_steps", -1, ValueError),
+            ("tolerance", 0.0, ValueError),
+            ("tolerance", -1e-4, ValueError),
+            ("tolerance", float("nan"), ValueError),
+            ("tolerance", "1e-4", TypeError),
+            ("step_size", 0.0, ValueError),
+            ("step_size", float("inf"), ValueError),
+        ],
+    )
+    def test_the_field_and_the_value_are_named(self, field, value, error):
+        with pytest.raises(error, match=f"`{field}`") as caught:
+            replace(BASE, **{field: value})
+        assert str(value) in str(caught.value)
+
+    def test_a_step_size_belongs_to_the_plain_map(self):
+        """Silently replacing the scaled map by a plain one would mislabel the record."""
+        with pytest.raises(ValueError, match="`step_size`"):
+            replace(BASE, map="scaled", step_size=0.5)
+
+
+class TestSmoke:
+    CASES = tuple(PRESETS["smoke"]())
+
+    @pytest.mark.parametrize("n_agents", [1, 6, 20, 100])
+    def test_quadrotors_with_every_main_gradient(self, n_agents):
+        found = {
+            c.gradient for c in self.CASES if c.problem == "quadrotor" and c.n_agents == n_agents
+        }
+        assert found >= set(MAIN_GRADIENTS)
+
+    @pytest.mark.parametrize("problem", ["bicycle", "consumption"])
+    def test_the_other_problems_with_every_main_gradient(self, problem):
+        assert {c.gradient for c in self.CASES if c.problem == problem} >= set(MAIN_GRADIENTS)
+
+    def test_main_gradients_are_one_of_each_kind(self):
+        assert set(MAIN_GRADIENTS) >= {
+            "jfb",
+            "implicit",
+            "unrolled",
+            "cvxpylayers",
+            "torchdeq",
+            "direct",
+        }
+
+    @pytest.mark.parametrize("gradient", ["jfb", "unrolled"])
+    @pytest.mark.parametrize("iterations", [5, 500])
+    @pytest.mark.parametrize("n_agents", [6, 100])
+    def test_the_memory_claim_at_exact_iteration_counts(self, gradient, iterations, n_agents):
+        found = [
+            c
+            for c in self.CASES
+            if (c.problem, c.gradient, c.n_agents) == ("quadrotor", gradient, n_agents)
+            and c.tolerance is None
+            and c.max_iterations == iterations
+        ]
+        assert len(found) == 1
+
+    def test_the_iteration_sweep_differs_in_nothing_but_the_count(self):
+        few, many = (
+            next(
+                c
+                for c in self.CASES
+                if c.n_agents == 6 and c.gradient == "jfb" and c.id.find(f"-k{count}-") > 0
+            )
+            for count in (5, 500)
+        )
+        assert replace(many, max_iterations=5) == few
+
+    def test_both_maps_are_compared(self):
+        assert {c.map for c in self.CASES if c.problem == "quadrotor"} >= {"plain", "scaled"}
+
+    def test_needs_no_gpu(self):
+        assert {c.device for c in self.CASES} == {"cpu"}
+
+
+class TestOtherPresets:
+    def test_cpu_and_gpu_measure_the_same_on_their_own_device(self):
+        assert {c.device for c in PRESETS["cpu"]()} == {"cpu"}
+        assert {c.device for c in PRESETS["gpu"]()} == {"cuda"}
+
+    @pytest.mark.parametrize("preset", ["cpu", "gpu"])
+    def test_cover_problems_agents_and_main_gradients(self, preset):
+        cases = list(PRESETS[preset]())
+        assert {c.problem for c in cases} == set(PROBLEM_NAMES)
+        assert {c.n_agents for c in cases} == {1, 6, 20, 50, 100}
+        assert {c.gradient for c in cases} >= set(MAIN_GRADIENTS)
+
+    def test_released_settings(self):
+        for case in PRESETS["released"]():
+            assert case.map == "plain"
+            assert case.step_size == 1e-4
+            assert case.max_iterations == 499
+            assert case.tolerance == 0.1
+            assert case.batch_size == DEFAULT_BATCH[case.problem]
+            assert case.n_steps == DEFAULT_STEPS[case.problem]
+
+
+class TestSelect:
+    def test_without_filters_everything_in_order(self):
+        assert select("smoke", []) == list(PRESETS["smoke"]())
+
+    def test_filters_narrow_one_another(self):
+        found = select("smoke", ["problem=quadrotor", "n_agents=6", "gradient=jfb"])
+        expected = [
+            c
+            for c in PRESETS["smoke"]()
+            if (c.problem, c.n_agents, c.gradient) == ("quadrotor", 6, "jfb")
+        ]
+        assert found == expected
+        assert found
+
+    def test_alternatives(self):
+        found = select("smoke", ["gradient=jfb,direct"])
+        assert {c.gradient for c in found} == {"jfb", "direct"}
+
+    def test_by_id(self):
+        wanted = "quadrotor-n6-jfb-scaled-picard-k5-b4-t8-float32-cpu"
+        assert [c.id for c in select("smoke", [f"id={wanted}"])] == [wanted]
+
+    def test_none_and_numbers_are_written_as_in_the_id(self):
+        assert {c.tolerance for c in select("smoke", ["tolerance=none"])} == {None}
+        assert {c.tolerance for c in select("smoke", ["tolerance=0.0001"])} == {1e-4}
+        assert {c.timed for c in select("smoke", ["timed=False"])} == {False}
+
+    def test_the_device_can_be_overridden(self):
+        assert {c.device for c in select("smoke", [], device="cuda")} == {"cuda"}
+
+    @pytest.mark.parametrize(
+        ("preset", "filters", "named"),
+        [
+            ("night", [], "'night'"),
+            ("smoke", ["problem"], "'problem'"),
+            ("smoke", ["agents=6"], "'agents'"),
+            ("smoke", ["n_agents=7"], "n_agents=7"),
+            ("smoke", ["problem=quadrotor", "problem=bicycle"], "problem=bicycle"),
+        ],
+    )
+    def test_bad_input_is_named(self, preset, filters, named):
+        with pytest.raises(ValueError, match=named):
+            select(preset, filters)
+
+
+class TestBuild:
+    """The case's names become the objects they name."""
+
+    def test_problem_variants(self):
+        base = Case(problem="consumption", n_agents=3, gradient="jfb", batch_size=2, n_steps=4)
+        built = {v: build_problem(replace(base, variant=v)) for v in VARIANTS}
+        assert {v: p.eta for v, p in built.items()}["concave"] == 1.0
+        # design.md 3.3: the default variant and the released one
+        assert (built["default"].r, built["default"].gamma) == (0.3, 2.0)
+        assert (built["released"].r, built["released"].gamma) == (3.0, 0.5)
+        assert {p.n_steps for p in built.values()} == {4}
+        assert {p.n_agents for p in built.values()} == {3}
+
+    def test_tolerance_is_in_units_of_the_problems_gradient(self):
+        problem = build_problem(BASE)
+        solver = build_solver(BASE, problem)
+        assert solver.tolerance == pytest.approx(1e-4 * problem.gradient_scale)
+        assert build_solver(replace(BASE, tolerance=None), problem).tolerance is None
+
+    def test_step_size_reaches_the_plain_map(self):
+        assert build_map(replace(BASE, map="plain", step_size=0.25)).step_size == 0.25
+        for name in MAP_NAMES:
+            assert build_map(replace(BASE, map=name)) == MAPS[name]

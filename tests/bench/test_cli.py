@@ -1,0 +1,509 @@
+"""The command line's contract: exit codes, one line per error, the last line of `train`."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import cli
+from bench.environment import ROOT
+from tests.bench.helpers import run_cli
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COSTS = {"loss", "running_cost", "terminal_cost", "evaluation_cost", "optimality_gap"}
+
+#: a training run of milliseconds
+TINY = (
+    *("train", "--problem", "consumption", "--agents", "1", "--gradient", "jfb"),
+    *("--batch", "2", "--horizon-steps", "3", "--threads", "1"),
+)
+
+
+def python(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+        **kwargs,  # type: ignore[call-overload]
+    )
+
+
+@pytest.fixture
+def threads():
+    """`train` sets torch's threads for its process, which here is the test's."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny(**changes: str) -> list[str]:
+    """TINY with options replaced or added."""
+    options = dict(zip(TINY[1::2], TINY[2::2], strict=True))
+    options |= {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
+    return ["train", *(part for pair in options.items() for part in pair)]
+
+
+class TestHelp:
+    @pytest.mark.parametrize("verb", cli.VERBS)
+    def test_every_verb_has_help(self, verb, capsys):
+        code, out, err = run_cli(capsys, verb, "--help")
+        assert code == 0
+        assert out.startswith(f"usage: python -m bench {verb}")
+        assert err == ""
+
+    def test_the_program_has_help_that_lists_the_verbs(self, capsys):
+        code, out, _ = run_cli(capsys, "--help")
+        assert code == 0
+        for verb in cli.VERBS:
+            assert re.search(rf"^ +{verb}\b", out, re.MULTILINE)
+
+
+#: arguments, and what the one line of the answer must contain: argument, value, what is allowed
+BAD = [
+    pair
+    for pair in [
+        ([], ["VERB"]),
+        (["fly"], ["'fly'", "list", "run", "train", "report"]),
+        (["list", "--preset", "night"], ["preset", "'night'", "smoke", "cpu", "gpu", "released"]),
+        (["list", "--device", "tpu"], ["--device", "'tpu'", "cpu", "cuda"]),
+        (["list", "--filter", "problem"], ["filter", "'problem'", "KEY=VALUE"]),
+        (["list", "--filter", "agents=1"], ["filter", "'agents'", "n_agents"]),
+        (["list", "--filter", "n_agents=7"], ["filter", "n_agents=7"]),
+        (["list", "--nonsense"], ["--nonsense"]),
+        (["run", "--preset", "night"], ["preset", "'night'", "smoke"]),
+        (["run", "--filter", "problem=pendulum"], ["filter", "problem=pendulum"]),
+        (["run", "--seeds", "0"], ["seeds", "0", ">= 1"]),
+        (["run", "--seeds", "-1"], ["seeds", "-1", ">= 1"]),
+        (["run", "--seeds", "1.5"], ["seeds", "'1.5'", "integer"]),
+        (["run", "--timeout", "0"], ["timeout", "0", "> 0"]),
+        (["run", "--timeout", "-3"], ["timeout", "-3", "> 0"]),
+        (["run", "--timeout", "nan"], ["timeout", "nan", "finite"]),
+        (["run", "--timeout", "soon"], ["timeout", "'soon'", "number"]),
+        (["run", "--threads", "0"], ["threads", "0", ">= 1"]),
+        (["run", "--memory-limit", "0"], ["memory-limit", "0", "> 0"]),
+        (["run", "--memory-limit", "-1"], ["memory-limit", "-1", "> 0"]),
+        (["run", "--jobs", "cloud"], ["jobs", "'cloud'", "local", "slurm"]),
+        (["train"], ["--problem", "--agents", "--gradient", "required"]),
+        (
+            tiny(problem="pendulum"),
+            ["problem", "'pendulum'", "quadrotor", "bicycle", "consumption"],
+        ),
+        (tiny(gradient="jbf"), ["gradient", "'jbf'", "jfb", "unrolled", "implicit"]),
+        (tiny(map="scale"), ["map", "'scale'", "plain", "scaled", "newton"]),
+        (tiny(solver="broyden"), ["solver", "'broyden'", "picard", "anderson", "newton"]),
+        (tiny(agents="0"), ["agents", "0", ">= 1"]),
+        (tiny(agents="-1"), ["agents", "-1", ">= 1"]),
+        (tiny(agents="1.5"), ["agents", "'1.5'", "integer"]),
+        (tiny(agents="many"), ["agents", "'many'", "integer"]),
+        (tiny(iterations="0"), ["iterations", "0", ">= 1"]),
+        (tiny(iterations="-5"), ["iterations", "-5", ">= 1"]),
+        (tiny(iterations="5e2"), ["iterations", "'5e2'", "integer"]),
+        (tiny(batch="0"), ["batch", "0", ">= 1"]),
+        (tiny(batch="-4"), ["batch", "-4", ">= 1"]),
+        (tiny(batch="a"), ["batch", "'a'", "integer"]),
+        (tiny(horizon_steps="0"), ["steps", "0", ">= 1"]),
+        (tiny(steps="0"), ["steps", "0", ">= 1"]),
+        (tiny(steps="-1"), ["steps", "-1", ">= 1"]),
+        (tiny(steps="ten"), ["steps", "'ten'", "integer"]),
+        (tiny(time_limit="0"), ["time_limit", "0", "> 0"]),
+        (tiny(time_limit="-1"), ["time_limit", "-1", "> 0"]),
+        (tiny(time_limit="inf"), ["time_limit", "inf", "finite"]),
+        (tiny(steps="1", time_limit="1"), ["--steps", "--time-limit"]),
+        (tiny(tolerance="0"), ["tolerance", "0", "> 0"]),
+        (tiny(tolerance="nan"), ["tolerance", "nan", "finite"]),
+        (tiny(step_size="-1"), ["step_size", "-1", "> 0"]),
+        (tiny(learning_rate="0"), ["learning_rate", "0", "> 0"]),
+        (tiny(schedule="linear"), ["schedule", "'linear'", "cosine", "constant"]),
+        (tiny(seed="-1"), ["seed", "-1", ">= 0"]),
+        (tiny(seed="x"), ["seed", "'x'", "integer"]),
+        (tiny(threads="0"), ["threads", "0", ">= 1"]),
+        (tiny(dtype="float16"), ["dtype", "'float16'", "float32", "float64"]),
+        (tiny(device="tpu"), ["device", "'tpu'", "cpu", "cuda"]),
+        (tiny(variant="paper"), ["variant", "'paper'", "default", "concave", "released"]),
+        (tiny(problem="quadrotor", variant="concave"), ["variant", "'concave'", "default"]),
+        (tiny(problem="bicycle", gradient="cvxpylayers"), ["cvxpylayers", "bicycle", "concave"]),
+        (tiny(problem="bicycle", solver="closed-form"), ["closed", "bicycle"]),
+        (tiny(step_size="0.1", map="scaled", steps="1"), ["step_size", "scaled", "plain"]),
+        ([*tiny(), "--resume"], ["resume", "--checkpoint"]),
+        (tiny(checkpoint="/nowhere/at/all.pt"), ["checkpoint", "/nowhere/at/all.pt"]),
+        (["report"], ["DIR", "required"]),
+        (["report", "/nowhere"], ["/nowhere", "not a directory"]),
+        (["report", "/nowhere", "/nor/here"], ["--out", "required"]),
+        (["reference"], ["--problem", "required"]),
+        (["reference", "--problem", "pendulum"], ["problem", "'pendulum'", "quadrotor"]),
+        (["reference", "--problem", "bicycle", "--agents", "0"], ["agents", "0", ">= 1"]),
+        (["reference", "--problem", "bicycle", "--agents", "two"], ["agents", "'two'", "int"]),
+        (["reference", "--problem", "bicycle", "--states", "0"], ["states", "0"]),
+        (["reference", "--problem", "bicycle", "--starts", "0"], ["starts", "0", ">= 1"]),
+        (
+            ["reference", "--problem", "bicycle", "--method", "magic"],
+            ["method", "'magic'", "ipopt"],
+        ),
+        (["verify", "--threads", "0"], ["threads", "0", ">= 1"]),
+        (["verify", "--threads", "two"], ["threads", "'two'", "integer"]),
+    ]
+    if pair[0][:1] in ([], ["fly"]) or pair[0][0] in cli.VERBS
+]
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "needed"),
+        BAD,
+        ids=[" ".join(arguments).replace(" ".join(TINY), "train") for arguments, _ in BAD],
+    )
+    def test_exits_2_with_one_line_that_says_what_is_wrong(
+        self, arguments, needed, capsys, threads, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("bench.environment.ROOT", tmp_path)  # nothing is measured, or stays
+        code, out, err = run_cli(capsys, *arguments)
+        assert code == 2
+        assert out == ""
+        assert err.count("\n") == 1, err
+        assert err.endswith("\n")
+        for word in needed:
+            assert word in err
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+    @pytest.mark.parametrize(
+        "arguments", [tiny(device="cuda"), ["run", "--device", "cuda"], ["run", "--preset", "gpu"]]
+    )
+    def test_cuda_without_a_gpu(self, arguments, capsys, threads, tmp_path):
+        out_folder = [] if arguments[0] == "train" else ["--out", tmp_path]
+        code, out, err = run_cli(capsys, *arguments, *out_folder)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "device" in err
+        assert "cuda" in err
+        assert not list(tmp_path.iterdir())
+
+    def test_a_folder_that_cannot_be_written(self, capsys, tmp_path):
+        """Below a file, which refuses even root."""
+        (tmp_path / "file").touch()
+        code, out, err = run_cli(capsys, "run", "--out", tmp_path / "file" / "run")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "out" in err
+        assert str(tmp_path / "file" / "run") in err
+
+    def test_a_report_that_cannot_be_written(self, capsys, tmp_path, record_folder):
+        (tmp_path / "file").touch()
+        code, out, err = run_cli(capsys, "report", record_folder, "--out", tmp_path / "file" / "r")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert str(tmp_path / "file") in err
+
+    def test_a_report_of_a_folder_without_records(self, capsys, tmp_path):
+        code, out, err = run_cli(capsys, "report", tmp_path)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert str(tmp_path) in err
+
+    def test_a_full_disk(self, capsys, tmp_path, monkeypatch):
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        code, out, err = run_cli(capsys, "run", "--filter", "n_agents=1", "--out", tmp_path / "run")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "No space left on device" in err
+        assert "None" not in err
+        assert [p.name for p in (tmp_path / "run").rglob("*") if p.is_file()] == [".lock"]
+
+
+@pytest.fixture
+def record_folder(tmp_path):
+    """A run directory with one record, of a case that was never run."""
+    from bench.presets import select
+    from bench.records import empty_record, explain_nulls, record_path, write_json
+
+    case = select("smoke", ["n_agents=1"])[0]
+    record = empty_record(case, 0) | {"status": "crashed", "reason": "made up"}
+    explain_nulls(record, "made up")
+    write_json(record_path(tmp_path / "run", case, 0), record)
+    return tmp_path / "run"
+
+
+class TestList:
+    def test_prints_ids_one_per_line_and_imports_no_torch(self):
+        """A listing is read by eye and by shell completion: it may not take seconds."""
+        code = (
+            "import sys; from bench.cli import main; code = main(['list', '--filter', "
+            "'problem=bicycle']); print(code, 'torch' in sys.modules, file=sys.stderr)"
+        )
+        done = python("-c", code)
+        assert done.stderr.split() == ["0", "False"]
+        lines = done.stdout.splitlines()
+        assert lines
+        assert all(line.startswith("bicycle-") for line in lines)
+
+    def test_the_reader_may_stop_reading(self):
+        """`list | head -1` is no error."""
+        done = subprocess.run(
+            f"{shlex.quote(sys.executable)} -m bench list --preset cpu | head -1",
+            cwd=ROOT,
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout.count("\n") == 1
+        assert done.stderr == ""
+
+    def test_the_device_of_the_cases_can_be_overridden(self, capsys):
+        code, out, _ = run_cli(capsys, "list", "--device", "cuda", "--filter", "n_agents=100")
+        assert code == 0
+        assert all(line.endswith("-cuda") for line in out.splitlines())
+
+
+def last_line(out: str) -> dict:
+    return json.loads(out.splitlines()[-1])
+
+
+def without_clock(answer: dict) -> dict:
+    return {
+        k: v for k, v in answer.items() if k not in ("seconds", "step_seconds", "peak_rss_bytes")
+    }
+
+
+@pytest.mark.usefixtures("threads")
+class TestTrain:
+    def test_last_line_of_a_process_of_its_own_has_the_schema(self):
+        done = python("-m", "bench", *TINY, "--steps", "3", "--seed", "5")
+        assert done.returncode == 0
+        answer = last_line(done.stdout)
+        assert set(answer) >= {
+            "final",
+            "first",
+            "steps",
+            "seconds",
+            "step_seconds",
+            "peak_rss_bytes",
+            "seed",
+        }
+        assert set(answer["final"]) == set(answer["first"]) == COSTS
+        for point in (answer["first"], answer["final"]):
+            for name in COSTS - {"optimality_gap"}:
+                assert isinstance(point[name], float), name
+            assert point["evaluation_cost"] == pytest.approx(
+                point["running_cost"] + point["terminal_cost"], rel=1e-6
+            )
+            assert point["optimality_gap"] is None or isinstance(point["optimality_gap"], float)
+        assert answer["steps"] == 3
+        assert answer["seed"] == 5
+        assert set(answer["step_seconds"]) == {"median"}
+        assert 0 < answer["step_seconds"]["median"] <= answer["seconds"] < 60
+        # torch alone is some 100 MB; nothing this small needs 8 GB
+        assert 50e6 < answer["peak_rss_bytes"] < 8e9
+        assert done.stderr != ""  # progress
+
+    def test_the_same_seed_gives_the_same_answer_and_another_another(self, capsys):
+        answers = []
+        for seed in ("3", "3", "4"):
+            code, out, _ = run_cli(capsys, *TINY, "--steps", "4", "--seed", seed)
+            assert code == 0
+            answers.append(without_clock(last_line(out)))
+        assert answers[0] == answers[1]
+        assert answers[0]["final"] != answers[2]["final"]
+
+    def test_every_gradient_starts_from_the_same_held_out_cost(self, capsys):
+        """Same parameters, same 64 states: the first evaluation is the same up to the inner
+        tolerance, whatever differentiates the control."""
+        first = {}
+        for gradient in ("jfb", "jfb-3", "unrolled", "implicit"):
+            code, out, _ = run_cli(capsys, *tiny(gradient=gradient, steps="1"))
+            assert code == 0
+            first[gradient] = last_line(out)["first"]["evaluation_cost"]
+        for gradient, cost in first.items():
+            assert cost == pytest.approx(first["implicit"], rel=1e-4), gradient
+
+    def test_the_batch_does_not_change_the_held_out_cost(self, capsys):
+        costs = []
+        for batch in ("2", "3"):
+            _, out, _ = run_cli(capsys, *tiny(batch=batch, steps="1"))
+            costs.append(last_line(out)["first"]["evaluation_cost"])
+        assert costs[0] == costs[1]
+
+    def test_a_time_limit_ends_it(self, capsys):
+        code, out, _ = run_cli(capsys, *TINY, "--time-limit", "0.2")
+        assert code == 0
+        answer = last_line(out)
+        assert answer["steps"] >= 1
+        # the last step may run over by its own length; a step takes milliseconds
+        assert 0.2 <= answer["seconds"] < 5.0
+
+    def test_exactly_k_iterations(self, capsys):
+        code, out, _ = run_cli(capsys, *TINY, "--steps", "1", "--iterations", "2")
+        assert code == 0
+        assert last_line(out)["steps"] == 1
+
+    def test_a_diverging_run_says_so_and_still_prints_valid_json(self, capsys):
+        code, out, err = run_cli(
+            capsys,
+            *tiny(problem="quadrotor", map="plain", step_size="1e6", iterations="20", steps="30"),
+        )
+        assert code == 0
+        answer = json.loads(out.splitlines()[-1], parse_constant=pytest.fail)
+        assert answer["final"]["evaluation_cost"] is None
+        assert answer["status"] == "diverged"
+        assert "diverged" in err
+
+
+@pytest.mark.usefixtures("threads")
+class TestCheckpoint:
+    def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+        self, capsys, tmp_path, monkeypatch
+    ):
+        """Killed at step 3 of 6 through the progress callback, which follows the checkpoint."""
+        from jfbcore.train import Training
+
+        arguments = [*TINY, "--steps", "6", "--checkpoint"]
+        _, out, _ = run_cli(capsys, *arguments, tmp_path / "whole.pt")
+        whole = last_line(out)
+
+        file = tmp_path / "halves.pt"
+        original = Training._train_step
+
+        def stop_after_three(self):
+            if self.step == 3:
+                self.save(file)
+                raise KeyboardInterrupt
+            original(self)
+
+        monkeypatch.setattr(Training, "_train_step", stop_after_three)
+        code, out, err = run_cli(capsys, *arguments, file)
+        assert (code, out) == (130, "")
+        assert "interrupted" in err
+        monkeypatch.undo()
+
+        code, out, _ = run_cli(capsys, *arguments, file, "--resume")
+        assert code == 0
+        resumed = last_line(out)
+        assert without_clock(resumed) == without_clock(whole)
+        assert {p.name for p in tmp_path.iterdir()} == {"whole.pt", "halves.pt"}
+
+    def test_resuming_a_finished_run_changes_nothing(self, capsys, tmp_path):
+        arguments = [*TINY, "--steps", "2", "--checkpoint", tmp_path / "run.pt"]
+        _, first, _ = run_cli(capsys, *arguments)
+        code, second, _ = run_cli(capsys, *arguments, "--resume")
+        assert code == 0
+        assert without_clock(last_line(second)) == without_clock(last_line(first))
+
+    def test_resuming_without_a_file_starts_anew(self, capsys, tmp_path):
+        code, out, _ = run_cli(
+            capsys, *TINY, "--steps", "1", "--checkpoint", tmp_path / "new.pt", "--resume"
+        )
+        assert code == 0
+        assert last_line(out)["steps"] == 1
+        assert (tmp_path / "new.pt").exists()
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"learning_rate": "0.1"},
+            {"agents": "2"},
+            {"problem": "bicycle"},
+            {"gradient": "implicit"},
+            {"map": "plain"},
+            {"horizon_steps": "4"},
+            {"iterations": "3"},
+        ],
+        ids=lambda changes: "-".join(changes),
+    )
+    def test_the_checkpoint_of_another_run_is_refused(self, changes, capsys, tmp_path):
+        file = str(tmp_path / "run.pt")
+        run_cli(capsys, *TINY, "--steps", "1", "--checkpoint", file)
+        before = Path(file).read_bytes()
+        code, out, err = run_cli(capsys, *tiny(steps="1", checkpoint=file, **changes), "--resume")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert file in err
+        assert Path(file).read_bytes() == before
+
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn"])
+    def test_an_unreadable_checkpoint_is_refused(self, content, capsys, tmp_path):
+        file = tmp_path / "run.pt"
+        file.write_bytes(content)
+        code, out, err = run_cli(capsys, *TINY, "--steps", "1", "--checkpoint", file, "--resume")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert str(file) in err
+        assert file.read_bytes() == content
+
+    def test_a_full_disk_keeps_the_old_checkpoint(self, capsys, tmp_path, monkeypatch):
+        file = tmp_path / "run.pt"
+        run_cli(capsys, *TINY, "--steps", "1", "--checkpoint", file)
+        before = file.read_bytes()
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "replace", full)
+        code, out, err = run_cli(capsys, *TINY, "--steps", "1", "--checkpoint", file)
+        assert (code, out) == (2, "")
+        assert "No space left on device" in err.splitlines()[-1]
+        assert "None" not in err.splitlines()[-1]
+        assert file.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == [file.name]
+
+    def test_a_folder_is_no_checkpoint_file(self, capsys, tmp_path):
+        """Found before training, not when hours of it are to be saved."""
+        code, out, err = run_cli(capsys, *TINY, "--steps", "1", "--checkpoint", tmp_path)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert str(tmp_path) in err
+        assert list(tmp_path.parent.glob(f".{tmp_path.name}.*")) == []
+
+
+class TestReadme:
+    COMMANDS = tuple(
+        shlex.split(line.split("#")[0])
+        for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+        if "-m bench" in line
+    )
+
+    def test_there_are_commands(self):
+        assert len(self.COMMANDS) >= 3
+
+    @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+    def test_commands_parse(self, command, capsys, monkeypatch):
+        """Up to the verb's own work, which is replaced; what the parser accepts, `run` gets."""
+        verb, *_ = arguments = command[command.index("bench") + 1 :]
+        called = []
+        module = importlib.import_module(f"bench.commands.{verb}")
+        monkeypatch.setattr(module, "run", lambda args: called.append(args) or 0)
+        assert run_cli(capsys, *arguments) == (0, "", "")
+        assert len(called) == 1
+
+    def test_the_first_command_comes_early(self):
+        lines = README.splitlines()
+        first = next(i for i, line in enumerate(lines, 1) if line.startswith("make "))
+        assert first <= 20
+
+    def test_every_verb_is_described_with_options_it_has(self, capsys):
+        section = README.split("## Command line")[1].split("\n## ")[0]
+        described = dict(re.findall(r"^- `(\w+) (.*?)`:", section, re.MULTILINE | re.DOTALL))
+        assert set(described) == set(cli.VERBS)
+        for verb, usage in described.items():
+            _, helped, _ = run_cli(capsys, verb, "--help")
+            for option in re.findall(r"--[a-z-]+", usage):
+                assert option in helped, f"{verb} {option}"
+
+    def test_every_field_of_a_record_is_described(self):
+        from bench.presets import select
+        from bench.records import empty_record
+
+        section = README.split("## Records")[1].split("\n## ")[0]
+        documented = set(re.findall(r"`(\w+)`", section))
+        record = empty_record(select("smoke", [])[0], 0)
+        assert set(record) - {"schema_version", "null_reasons"} <= documented
+        assert "null_reasons" in documented

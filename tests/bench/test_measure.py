@@ -1,0 +1,256 @@
+"""The benchmark body: what a step is, how it is timed, and its byte counts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from bench import measure
+from bench.build import Unsupported
+from bench.case import Case
+from bench.measure import Step, measure_memory, measure_time, summarise, tolerance_reached
+
+CASE = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=3, n_steps=4)
+
+
+def fixed(iterations: int, **fields: object) -> Case:
+    """A case with exactly `iterations` inner iterations."""
+    return replace(CASE, tolerance=None, max_iterations=iterations, **fields)
+
+
+class TestSummarise:
+    def test_against_hand_values(self):
+        # Five sorted values: linear quantiles fall on the values themselves.
+        assert summarise([5.0, 1.0, 4.0, 2.0, 3.0]) == {
+            "median": 3.0,
+            "min": 1.0,
+            "q25": 2.0,
+            "q75": 4.0,
+            "repeats": 5,
+        }
+
+    def test_an_even_count_interpolates(self):
+        # Positions 0.75, 1.5 and 2.25 between 1, 2, 4 and 8.
+        found = summarise([8.0, 4.0, 2.0, 1.0])
+        assert (found["q25"], found["median"], found["q75"]) == (1.75, 3.0, 5.0)
+
+    def test_one_repeat(self):
+        assert set(summarise([0.25]).values()) == {0.25, 1}
+
+    def test_plain_numbers_that_json_can_write(self):
+        found = summarise([1.0, 2.0])
+        assert {type(value) for value in found.values()} == {float, int}
+        assert not any(isinstance(value, np.generic) for value in found.values())
+
+
+class TestStep:
+    @pytest.mark.parametrize("gradient", ["jfb", "unrolled", "implicit", "direct"])
+    def test_is_deterministic(self, gradient):
+        """Bitwise: the same seed gives the same cost and gradient, in one object and in two."""
+        case = replace(CASE, gradient=gradient)
+        step = Step(case, seed=1)
+        first, again, other = step.gradient(), step.gradient(), Step(case, seed=1).gradient()
+        assert torch.equal(first, again)
+        assert torch.equal(first, other)
+        assert step() == step()
+
+    def test_the_seed_changes_parameters_and_minibatch(self):
+        one, two = Step(CASE, seed=0), Step(CASE, seed=1)
+        assert not torch.equal(one.states, two.states)
+        assert one() != two()
+
+    def test_every_gradient_starts_from_the_same_parameters_and_minibatch(self):
+        jfb, implicit = Step(CASE), Step(replace(CASE, gradient="implicit"))
+        assert torch.equal(jfb.states, implicit.states)
+        # The controls are the same up to the inner tolerance (JFB's has one more application of
+        # the map, the tracked one), and so is the cost.
+        assert jfb() == pytest.approx(implicit(), rel=1e-4)
+
+    def test_gradient_is_that_of_the_mean_cost(self):
+        step = Step(CASE)
+        cost = step.forward()
+        expected = torch.autograd.grad(cost, list(step.policy.parameters()), allow_unused=True)
+        flat = torch.cat(
+            [
+                torch.zeros_like(p).flatten() if g is None else g.flatten()
+                for g, p in zip(expected, step.policy.parameters(), strict=True)
+            ]
+        )
+        assert torch.equal(step.gradient(), flat)
+
+    def test_clear_leaves_nothing_behind(self):
+        step = Step(CASE)
+        step()
+        step.clear()
+        assert step.last is None
+        assert all(p.grad is None for p in step.policy.parameters())
+
+    def test_an_unsupported_case_says_why(self):
+        with pytest.raises(Unsupported) as caught:
+            Step(replace(CASE, problem="bicycle", gradient="cvxpylayers"))
+        assert "concave" in caught.value.reason
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+    def test_cuda_without_a_gpu_is_an_error_that_names_the_device(self):
+        with pytest.raises(ValueError, match="`device`"):
+            Step(replace(CASE, device="cuda"))
+
+
+class TestTime:
+    def test_structure(self):
+        timing = measure_time(Step(CASE), repeats=4, warm_up=1)
+        assert len(timing.forward) == len(timing.backward) == len(timing.step) == 4
+        assert min(timing.forward) > 0
+        assert min(timing.backward) > 0
+        assert timing.step == [a + b for a, b in zip(timing.forward, timing.backward, strict=True)]
+
+    def test_at_least_ten_repeats_unless_told_otherwise(self):
+        assert measure.REPEATS >= 10
+        assert len(measure_time(Step(CASE)).step) == measure.REPEATS
+
+    def test_the_warm_up_is_not_counted(self):
+        step = CountingStep(CASE)
+        assert len(measure_time(step, repeats=3, warm_up=2).step) == 3
+        assert step.count == 5
+
+    def test_out_of_budget_leaves_three_repeats_after_one_warm_up(self):
+        step = CountingStep(CASE)
+        assert len(measure_time(step, repeats=10, warm_up=2, budget=0.0).step) == 3
+        assert step.count == 4
+
+    def test_forward_and_backward_are_told_apart(self):
+        """A step that sleeps in forward only: the sleep, 30 ms, must not show in backward."""
+
+        class Slow(CountingStep):
+            def forward(self):
+                time.sleep(0.03)
+                return super().forward()
+
+        timing = measure_time(Slow(CASE), repeats=3, warm_up=1)
+        assert min(timing.forward) >= 0.03
+        plain = measure_time(Step(CASE), repeats=3, warm_up=1)
+        # The fastest backward of either is the same work; half the sleep is far above noise.
+        assert min(timing.backward) < min(plain.backward) + 0.015
+
+
+class CountingStep(Step):
+    """Counts its forward passes."""
+
+    count = 0
+
+    def forward(self):
+        self.count += 1
+        return super().forward()
+
+
+class TestMemory:
+    @pytest.mark.parametrize("gradient", ["jfb", "unrolled", "unrolled-checkpoint", "implicit"])
+    def test_repeats_to_the_byte(self, gradient):
+        """Within one object, where caches may fill, and from a fresh one."""
+        case = fixed(5, gradient=gradient)
+        step = Step(case)
+        first, second, fresh = (
+            measure_memory(step),
+            measure_memory(step),
+            measure_memory(Step(case)),
+        )
+        assert first == second == fresh
+
+    def test_does_not_depend_on_what_ran_before(self):
+        step = Step(CASE)
+        cold = measure_memory(step)
+        measure_time(step, repeats=3, warm_up=1)
+        assert measure_memory(step) == cold
+
+    def test_jfb_saves_the_same_bytes_for_5_and_500_iterations(self):
+        few, many = (measure_memory(Step(fixed(k))) for k in (5, 500))
+        assert few["saved_tensor_bytes"] == many["saved_tensor_bytes"]
+        assert few["peak_live_tensor_bytes"] == many["peak_live_tensor_bytes"]
+        assert (few["iterations"]["max"], many["iterations"]["max"]) == (5, 500)
+
+    def test_unrolled_saves_bytes_affine_in_the_iterations(self):
+        """Equal steps in K cost equal bytes, exactly: each application saves the same tensors."""
+        counts = (20, 30, 40, 50)
+        saved = [
+            measure_memory(Step(fixed(k, gradient="unrolled")))["saved_tensor_bytes"]
+            for k in counts
+        ]
+        steps = np.diff(saved)
+        assert len(set(steps.tolist())) == 1
+        # At least the control itself is saved in each of the 10 applications of every time step.
+        control = CASE.batch_size * 4 * CASE.n_agents * 4
+        assert steps[0] >= 10 * CASE.n_steps * control
+
+    def test_checkpointing_saves_less_than_unrolling(self):
+        checkpointed, unrolled = (
+            measure_memory(Step(fixed(50, gradient=g)))["saved_tensor_bytes"]
+            for g in ("unrolled-checkpoint", "unrolled")
+        )
+        assert checkpointed < unrolled
+
+    def test_live_bytes_hold_parameters_and_what_is_saved(self):
+        step = Step(CASE)
+        found = measure_memory(step)
+        parameters = sum(p.numel() * p.element_size() for p in step.policy.parameters())
+        assert found["saved_tensor_bytes"] > 0
+        assert found["peak_live_tensor_bytes"] >= parameters + found["saved_tensor_bytes"]
+
+    def test_saved_bytes_are_proportional_to_the_time_steps(self):
+        """Equal numbers of further time steps save equal bytes."""
+        saved = [measure_memory(Step(fixed(5, n_steps=n)))["saved_tensor_bytes"] for n in (4, 6, 8)]
+        assert saved[2] - saved[1] == saved[1] - saved[0] > 0
+
+    def test_inner_statistics_come_along(self):
+        found = measure_memory(Step(CASE))
+        assert set(found["iterations"]) == set(found["residual"]) == {"mean", "max"}
+        assert 0 <= found["residual"]["mean"] <= found["residual"]["max"]
+        assert 1 <= found["iterations"]["mean"] <= found["iterations"]["max"]
+        assert found["finite"] is True
+
+    def test_the_direct_policy_has_none(self):
+        found = measure_memory(Step(replace(CASE, gradient="direct")))
+        assert found["iterations"] is None
+        assert found["residual"] is None
+
+    def test_a_cost_that_is_not_finite_is_reported(self):
+        case = replace(CASE, map="plain", step_size=1e6, max_iterations=50)
+        assert measure_memory(Step(case))["finite"] is False
+
+
+class TestTolerance:
+    def test_reached(self):
+        step = Step(CASE)
+        found = measure_memory(step)
+        assert tolerance_reached(step, found["residual"]) is True
+
+    def test_missed(self):
+        step = Step(replace(CASE, map="plain", step_size=1e-6, max_iterations=2))
+        assert tolerance_reached(step, measure_memory(step)["residual"]) is False
+
+    def test_not_a_number_is_missed(self):
+        assert tolerance_reached(Step(CASE), {"mean": float("nan"), "max": float("nan")}) is False
+
+    @pytest.mark.parametrize("case", [fixed(5), replace(CASE, gradient="direct")])
+    def test_unknown_where_none_was_asked_for(self, case):
+        step = Step(case)
+        assert tolerance_reached(step, measure_memory(step)["residual"]) is None
+
+
+class TestPeakResidentSet:
+    def test_agrees_with_the_system(self):
+        """At least what is resident now, at most what the machine has."""
+        resident = psutil.Process().memory_info().rss
+        assert resident <= measure.peak_rss_bytes() <= psutil.virtual_memory().total
+
+    def test_sees_an_allocation_that_is_gone(self):
+        before = psutil.Process().memory_info().rss
+        size = 2**28
+        block = np.ones(size, dtype=np.uint8)
+        del block
+        # The kernel counts resident pages lazily, in batches per thread: 16 MiB is ample slack.
+        assert measure.peak_rss_bytes() >= before + size - 2**24

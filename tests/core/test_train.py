@@ -1,0 +1,671 @@
+"""The training loop: that it learns, resumes to the bit, guards, schedules, and keeps time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+import jfbcore.train
+from baselines import DIRECT, GRADIENTS, build_policy
+from jfbcore.guard import GuardSettings
+from jfbcore.held_out import COUNT, held_out_states
+from jfbcore.maps import ScaledMap
+from jfbcore.policy import Policy
+from jfbcore.problems import PROBLEMS
+from jfbcore.rollout import rollout
+from jfbcore.solvers import Picard
+from jfbcore.train import Training, TrainingConfig
+
+every_problem = pytest.mark.parametrize("name", PROBLEMS)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_policy(
+    name: str = "quadrotor", *, n_agents: int = 1, n_steps: int = 4, seed: int = 0,
+    gradient: str = "jfb", width: int = 8, **settings,
+) -> Policy:  # fmt: skip
+    problem = PROBLEMS[name](n_agents=n_agents, n_steps=n_steps, **settings)
+    return build_policy(
+        problem,
+        GRADIENTS[gradient],
+        fixed_point_map=ScaledMap(),
+        solver=Picard(tolerance=1e-4 * problem.gradient_scale, max_iterations=100),
+        width=width,
+        generator=generator(seed),
+    )
+
+
+def config(**settings) -> TrainingConfig:
+    defaults = {"steps": 8, "batch_size": 4, "evaluations": 4, "held_out": 4}
+    return TrainingConfig(**(defaults | settings))
+
+
+def parameters(policy: Policy) -> list[Tensor]:
+    return [p.detach().clone() for p in policy.parameters()]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def spoil(training: Training, steps: set[int], change: Callable[[Tensor], Tensor]) -> None:
+    """Change the minibatches of the given steps."""
+    draw = training._draw
+    training._draw = lambda: change(draw()) if training.step in steps else draw()
+
+
+# ---------------------------------------------------------------------------------------------
+# learning
+
+
+@every_problem
+@pytest.mark.parametrize("gradient", ["jfb", "implicit", DIRECT])
+def test_training_lowers_the_cost(name, gradient):
+    # Six goods: enough for the initial costate to outweigh the network's random part.
+    policy = make_policy(name, n_agents=6 if name == "consumption" else 1, n_steps=10,
+                         gradient=gradient, width=16)  # fmt: skip
+    settings = config(steps=60, batch_size=16, learning_rate=1e-2, held_out=16)
+    result = Training(policy, settings).run()
+    assert result.status == "ok"
+    assert result.reason is None
+    assert result.steps == 60
+    first, last = result.curve[0], result.curve[-1]
+    # The distance to the optimum is what shrinks: costs have a floor of their own (consumption's
+    # utility), below which no training gets. Half of a quadrotor's or bicycle's cost is far from
+    # it; for consumption any gain of a percent is.
+    assert last.evaluation_cost < (0.995 if name == "consumption" else 0.7) * first.evaluation_cost
+    assert first.step == 0
+    assert last.step == 60
+
+
+def test_curve_is_the_policy_on_the_held_out_states():
+    policy = make_policy()
+    training = Training(policy, config())
+    before = make_policy()
+    result = training.run()
+    with torch.no_grad():
+        for point, scored in [(result.curve[0], before), (result.curve[-1], policy)]:
+            costs = rollout(scored, held_out_states(policy.problem, 4))
+            assert point.costs == pytest.approx(costs.cost.tolist(), rel=1e-6)
+            assert point.evaluation_cost == pytest.approx(sum(point.costs) / 4)
+            assert point.running_cost == pytest.approx(costs.running_cost.mean().item(), rel=1e-6)
+            assert point.terminal_cost == pytest.approx(costs.terminal_cost.mean().item(), rel=1e-6)
+    assert [point.step for point in result.curve] == [0, 2, 4, 6, 8]
+
+
+def test_a_step_is_adam_on_the_minibatch_mean():
+    """Three steps written out with torch's own optimiser and generator."""
+    settings = config(steps=3, schedule="constant", seed=7, clip_norm=5.0, learning_rate=3e-3)
+    policy, by_hand = make_policy(), make_policy()
+    Training(policy, settings).run()
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=3e-3, betas=(0.9, 0.999))
+    draws = generator(7)
+    for _ in range(3):
+        x = by_hand.problem.sample_initial_states(4, draws)
+        optimizer.zero_grad()
+        rollout(by_hand, x).cost.mean().backward()
+        grads = [p.grad for p in by_hand.parameters() if p.grad is not None]
+        norm = torch.stack([g.norm() for g in grads]).norm()
+        for g in grads:
+            g.mul_(min(1.0, 5.0 / (norm.item() + 1e-6)))
+        optimizer.step()
+    for a, b in zip(policy.parameters(), by_hand.parameters(), strict=True):
+        # float32 rounding in the clipping factor, amplified by Adam's division.
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_seed_is_a_run():
+    runs = []
+    for seed in (0, 0, 1):
+        policy = make_policy()
+        Training(policy, config(seed=seed)).run()
+        runs.append(parameters(policy))
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_fixed_minibatch():
+    seen: list[Tensor] = []
+
+    def run(fixed: bool) -> None:
+        training = Training(make_policy(), config(steps=3, fixed_minibatch=fixed))
+        inner = training._rollout
+        training._rollout = lambda x: seen.append(x) or inner(x)
+        training.run()
+
+    run(True)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+    run(False)
+    assert torch.equal(seen[0], seen[3])
+    assert not torch.equal(seen[3], seen[4])
+
+
+@pytest.mark.parametrize("clip_norm", [1e-3, 1e9])
+def test_clipping(clip_norm):
+    norms = []
+
+    def callback(training: Training) -> None:
+        grads = [p.grad for p in training.policy.parameters() if p.grad is not None]
+        norms.append(torch.stack([g.norm() for g in grads]).norm().item())
+
+    Training(make_policy(), config(clip_norm=clip_norm), callback=callback).run()
+    if clip_norm == 1e-3:
+        assert norms == pytest.approx([1e-3] * 8, rel=1e-3)
+    else:
+        assert min(norms) > 1.0
+
+
+# ---------------------------------------------------------------------------------------------
+# rates
+
+
+def rates(settings: TrainingConfig) -> list[float]:
+    found = []
+
+    def callback(training: Training) -> None:
+        found.append(training.optimizer.param_groups[0]["lr"])
+
+    Training(make_policy(), settings, callback=callback).run()
+    return found
+
+
+def test_cosine_rates():
+    found = rates(config(steps=10, learning_rate=0.01, final_learning_rate_fraction=0.1))
+    expected = [0.01 * (0.1 + 0.9 * (1 + math.cos(math.pi * i / 10)) / 2) for i in range(10)]
+    assert found == pytest.approx(expected)
+
+
+def test_constant_rates():
+    assert rates(config(schedule="constant", learning_rate=0.01)) == pytest.approx([0.01] * 8)
+
+
+def test_warm_up_rates():
+    found = rates(config(schedule="constant", learning_rate=0.01, warmup_steps=4))
+    assert found == pytest.approx([0.0025, 0.005, 0.0075, *[0.01] * 5])
+
+
+def test_plateau_rates_are_torchs():
+    """Halved when the loss has not improved for longer than the patience."""
+    losses = [5.0, 4.0, 4.5, 4.2, 4.1, 3.9, 3.95, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 3.0, 3.1]
+    training = Training(
+        make_policy(), config(schedule="plateau", learning_rate=0.01, plateau_patience=2)
+    )
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.01)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=2, threshold=0.0
+    )
+    for loss in losses:
+        training.loss = loss
+        reference.step(loss)
+        assert training.learning_rate() == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert optimizer.param_groups[0]["lr"] < 0.005  # the comparison saw some halvings
+
+
+# ---------------------------------------------------------------------------------------------
+# guard
+
+
+NAN = math.nan
+
+
+def test_a_bad_step_is_rejected_rolled_back_and_recorded():
+    policy = make_policy()
+    settings = config(guard=GuardSettings(snapshot_interval=2, backoff=0.5, recovery=1.0),
+                      schedule="constant", learning_rate=0.01)  # fmt: skip
+    history, rates_ = [parameters(policy)], []
+
+    def callback(training: Training) -> None:
+        history.append(parameters(policy))
+        rates_.append(training.optimizer.param_groups[0]["lr"])
+
+    training = Training(policy, settings, callback=callback)
+    spoil(training, {5}, lambda x: x * NAN)
+    result = training.run()
+    assert result.status == "ok"
+    assert [i.step for i in result.interventions] == [5]
+    assert "loss is nan" in result.interventions[0].reason
+    # Steps 0..4 are good; snapshots are taken on entering steps 1 and 3 (every second good one),
+    # when the parameters have been inspected: those of history[3] come back.
+    assert same(history[6], history[3])
+    assert not same(history[5], history[3])
+    assert rates_[4] == pytest.approx(0.01)
+    assert rates_[6] == pytest.approx(0.005)
+    assert all(p.isfinite().all() for p in policy.parameters())
+
+
+def test_a_bad_first_step_returns_to_the_beginning():
+    policy = make_policy()
+    before = parameters(policy)
+    training = Training(policy, config(steps=1))
+    spoil(training, {0}, lambda x: x * math.inf)
+    result = training.run()
+    assert same(parameters(policy), before)
+    assert len(result.interventions) == 1
+
+
+def test_a_jump_is_rejected():
+    policy = make_policy()
+    training = Training(policy, config(guard=GuardSettings(window=3, jump_factor=3.0)))
+    spoil(training, {1, 6}, lambda x: x + 100.0)
+    result = training.run()
+    # At step 1 the window is not full: what is usual is not known yet. By step 6 it is.
+    assert [i.step for i in result.interventions] == [6]
+    assert "loss jumped to" in result.interventions[0].reason
+
+
+def test_an_infinite_gradient_is_rejected():
+    policy = make_policy()
+    training = Training(policy, config())
+    inner = training._rollout
+
+    def exploding(x: Tensor):
+        if training.step == 2:
+            for p in policy.parameters():
+                p.register_hook(lambda g: g * math.inf) if training.step == 2 else None
+                break
+        return inner(x)
+
+    training._rollout = exploding
+    training.run()
+    assert training.guard.interventions[0].step == 2
+    assert "gradient norm is" in training.guard.interventions[0].reason
+    assert all(p.isfinite().all() for p in policy.parameters())
+
+
+def test_patience_ends_the_run_as_diverged():
+    policy = make_policy()
+    before = parameters(policy)
+    training = Training(policy, config(steps=50, guard=GuardSettings(patience=3)))
+    spoil(training, set(range(50)), lambda x: x * NAN)
+    result = training.run()
+    assert result.status == "diverged"
+    assert "loss is nan" in result.reason
+    # More than three in a row: the fourth ends it.
+    assert result.steps == 4
+    assert [i.step for i in result.interventions] == [0, 1, 2, 3]
+    assert same(parameters(policy), before)
+    assert result.curve[-1].step == 4
+    assert math.isfinite(result.curve[-1].evaluation_cost)
+
+
+def test_patience_counts_steps_in_a_row():
+    training = Training(make_policy(), config(steps=12, guard=GuardSettings(patience=2)))
+    spoil(training, {0, 1, 3, 4, 6, 7, 9, 10}, lambda x: x * NAN)
+    result = training.run()
+    assert result.status == "ok"
+    assert len(result.interventions) == 8
+
+
+def test_the_rate_recovers():
+    settings = config(guard=GuardSettings(backoff=0.25, recovery=2.0), schedule="constant",
+                      learning_rate=0.01)  # fmt: skip
+    found = []
+    training = Training(
+        make_policy(), settings, callback=lambda t: found.append(t.guard.learning_rate_scale)
+    )
+    spoil(training, {2}, lambda x: x * NAN)
+    training.run()
+    assert found == pytest.approx([1.0, 1.0, 0.25, 0.5, 1.0, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"jump_factor": 1.0}, "`jump_factor` must be > 1"),
+        ({"jump_offset": -1.0}, "`jump_offset` must be >= 0"),
+        ({"window": 0}, "`window` must be >= 1"),
+        ({"patience": 0}, "`patience` must be >= 1"),
+        ({"snapshot_interval": 0}, "`snapshot_interval` must be >= 1"),
+        ({"backoff": 0.0}, r"`backoff` must be in \(0, 1\]"),
+        ({"backoff": 1.5}, r"`backoff` must be in \(0, 1\]"),
+        ({"recovery": 0.9}, "`recovery` must be >= 1"),
+        ({"jump_factor": NAN}, "`jump_factor` must be finite"),
+    ],
+)
+def test_bad_guard_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GuardSettings(**settings)
+
+
+# ---------------------------------------------------------------------------------------------
+# checkpoints
+
+
+class Killed(Exception):  # noqa: N818 - stands for a signal
+    pass
+
+
+def fingerprint(training: Training) -> dict:
+    """Everything a run is, but its clock."""
+    return {
+        "parameters": [p.tolist() for p in training.policy.parameters()],
+        "optimizer": [
+            {k: torch.as_tensor(v).tolist() for k, v in state.items()}
+            for state in training.optimizer.state_dict()["state"].values()
+        ],
+        "generator": training.generator.get_state().tolist(),
+        "guard": str(training.guard.state_dict()),
+        "curve": [replace(point, seconds=0.0) for point in training.curve],
+        "step": training.step,
+        "loss": training.loss,
+        "rate": training.optimizer.param_groups[0]["lr"],
+    }
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+@pytest.mark.parametrize("gradient", ["jfb", DIRECT])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, schedule, gradient, fixed):
+    settings = config(
+        steps=12, schedule=schedule, plateau_patience=1, warmup_steps=2, fixed_minibatch=fixed,
+        guard=GuardSettings(snapshot_interval=3, window=2),
+    )  # fmt: skip
+    bad = set() if fixed else {3, 9}  # one rejected step before the checkpoint, one after
+
+    def training(**keywords) -> Training:
+        made = Training(make_policy(gradient=gradient), settings, **keywords)
+        if bad:
+            spoil(made, bad, lambda x: x * NAN)
+        return made
+
+    whole = training()
+    whole.run()
+
+    def kill(t: Training) -> None:
+        if t.step == 8:
+            raise Killed
+
+    path = tmp_path / "checkpoint.pt"
+    first = training(checkpoint=path, checkpoint_interval=5, callback=kill)
+    with pytest.raises(Killed):
+        first.run()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt"]
+    # A policy with other parameters: everything must come from the file.
+    second = Training(make_policy(gradient=gradient, seed=5), settings, checkpoint=path)
+    second.load(path)
+    assert second.step == 5
+    if bad:
+        spoil(second, bad, lambda x: x * NAN)
+    result = second.run()
+    assert fingerprint(second) == fingerprint(whole)
+    assert len(result.step_seconds) == 12
+    assert len(result.interventions) == len(bad)
+
+
+def saved(tmp_path, **settings):
+    path = tmp_path / "checkpoint.pt"
+    Training(make_policy(), config(**settings), checkpoint=path).run()
+    return path
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    path = saved(tmp_path)
+    again = Training(make_policy(seed=3), config())
+    again.load(path)
+    before = fingerprint(again)
+    result = again.run()
+    assert result.steps == 8
+    assert fingerprint(again) == before
+
+
+CORRUPTIONS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "truncated": lambda data: data[: len(data) // 2],
+    "text": lambda data: b"this is not a checkpoint\n" * 10,
+    "flipped": lambda data: data[:200] + bytes(b ^ 0xFF for b in data[200:1200]) + data[1200:],
+}
+
+
+LOADING = (
+    "Training.load catches OSError, EOFError and RuntimeError of torch.load only; garbage raises "
+    "UnpicklingError or IndexError, a missing entry KeyError, another network RuntimeError"
+)
+raises_something_else = pytest.mark.xfail(strict=True, raises=Exception, reason=LOADING)
+
+
+@pytest.mark.parametrize(
+    "corruption",
+    [
+        pytest.param(name, marks=raises_something_else if name in ("text", "flipped") else ())
+        for name in CORRUPTIONS
+    ],
+)
+def test_a_corrupt_checkpoint_is_named(tmp_path, corruption):
+    path = saved(tmp_path)
+    path.write_bytes(CORRUPTIONS[corruption](path.read_bytes()))
+    training = Training(make_policy(), config())
+    before = fingerprint(training)
+    with pytest.raises(ValueError, match=r"`checkpoint` .*checkpoint\.pt"):
+        training.load(path)
+    assert fingerprint(training) == before
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"`checkpoint` .*nowhere\.pt cannot be read"):
+        Training(make_policy(), config()).load(tmp_path / "nowhere.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"version": 0},
+        {},
+        pytest.param({"version": 1}, marks=raises_something_else),
+    ],
+)
+def test_something_else_is_not_a_checkpoint(tmp_path, content):
+    path = tmp_path / "other.pt"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"`checkpoint` .*other\.pt"):
+        Training(make_policy(), config()).load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"learning_rate": 1e-3}, ["learning_rate"]),
+        ({"seed": 3, "batch_size": 5}, ["batch_size", "seed"]),
+        ({"guard": GuardSettings(patience=7)}, ["guard"]),
+        ({"steps": 9}, ["steps"]),
+    ],
+)
+def test_another_configuration_is_refused_by_name(tmp_path, changes, names):
+    path = saved(tmp_path)
+    training = Training(make_policy(), config(**changes))
+    before = fingerprint(training)
+    with pytest.raises(ValueError, match="another configuration") as error:
+        training.load(path)
+    assert str(error.value).endswith("different: " + ", ".join(names))
+    assert fingerprint(training) == before
+
+
+@raises_something_else
+def test_another_network_is_refused(tmp_path):
+    path = saved(tmp_path)
+    training = Training(make_policy(width=9), config())
+    with pytest.raises(ValueError, match=r"`checkpoint` .*checkpoint\.pt"):
+        training.load(path)
+
+
+# ---------------------------------------------------------------------------------------------
+# HJB penalties
+
+
+@every_problem
+def test_penalties_are_added_with_their_weights(name):
+    """The gradient of a step is that of cost + a |HJB| + b |misfit|; the loss reported is not."""
+    weights = {"hjb_running": 0.3, "hjb_final": 0.7}
+    grads = []
+
+    def callback(training: Training) -> None:
+        grads.extend(
+            torch.zeros_like(p) if p.grad is None else p.grad.clone()
+            for p in training.policy.parameters()
+        )
+
+    settings = config(steps=1, clip_norm=1e9, **weights)
+    training = Training(make_policy(name, n_agents=6), settings, callback=callback)
+    training.run()
+    policy = make_policy(name, n_agents=6)
+    x = policy.problem.sample_initial_states(4, generator(settings.seed))
+    result = rollout(policy, x, penalties=True)
+    loss = (result.cost + 0.3 * result.hjb_penalty + 0.7 * result.terminal_penalty).mean()
+    expected = torch.autograd.grad(loss, list(policy.parameters()), materialize_grads=True)
+    scale = max(g.abs().max().item() for g in expected)
+    for a, b in zip(grads, expected, strict=True):
+        # float32 sums in another order, relative to the largest gradient.
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * scale)
+    assert training.loss == pytest.approx(result.cost.mean().item(), rel=1e-6)
+    plain = torch.autograd.grad(
+        rollout(policy, x).cost.mean(), list(policy.parameters()), materialize_grads=True
+    )
+    assert any((a - b).abs().max() > 1e-3 * scale for a, b in zip(expected, plain, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------
+# held-out states
+
+
+@every_problem
+class TestHeldOut:
+    def test_prefix(self, name):
+        problem = PROBLEMS[name](n_agents=2)
+        everything = held_out_states(problem)
+        assert everything.shape == (COUNT, problem.state_dim)
+        for count in (1, 5, 64):
+            assert torch.equal(held_out_states(problem, count), everything[:count])
+        assert torch.equal(held_out_states(problem, 70)[:COUNT], everything)
+
+    def test_every_dtype(self, name):
+        single = held_out_states(PROBLEMS[name](n_agents=2))
+        double = held_out_states(PROBLEMS[name](n_agents=2, dtype=torch.float64))
+        torch.testing.assert_close(single.double(), double, rtol=2.5e-7, atol=1e-8)
+
+    def test_never_trained_on(self, name):
+        problem = PROBLEMS[name](n_agents=1, dtype=torch.float64)
+        held_out = held_out_states(problem)
+        for seed in range(20):
+            x = problem.sample_initial_states(200, generator(seed))
+            # Equality in float64 of random states: coincidence has no chance.
+            assert not (x[:, None] == held_out[None]).all(2).any()
+
+
+# ---------------------------------------------------------------------------------------------
+# the clock
+
+
+def test_evaluations_and_callbacks_are_off_the_clock(monkeypatch):
+    pause = 0.05
+    training = Training(make_policy(), config(steps=4), callback=lambda _: time.sleep(pause))
+    evaluate = training.evaluate
+    monkeypatch.setattr(training, "evaluate", lambda: time.sleep(pause) or evaluate())
+    began = time.perf_counter()
+    result = training.run()
+    elapsed = time.perf_counter() - began
+    assert len(result.curve) == 5
+    # Four callbacks and five evaluations slept.
+    assert elapsed - result.seconds > 9 * pause
+    assert result.seconds == pytest.approx(sum(result.step_seconds))
+    assert result.median_step_seconds == pytest.approx(sorted(result.step_seconds)[2], rel=1.0)
+    seconds = [point.seconds for point in result.curve]
+    assert seconds == sorted(seconds)
+    assert seconds[0] == 0.0
+    assert seconds[-1] == result.seconds
+
+
+def test_a_time_limit_counts_training_only(monkeypatch):
+    """With a clock on which each step takes a second."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(
+        jfbcore.train, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    )
+    found = []
+
+    def callback(training: Training) -> None:
+        next(ticks)  # costs time, but not training's
+        found.append(training.optimizer.param_groups[0]["lr"])
+
+    settings = config(steps=None, time_limit=6.0, evaluations=3, learning_rate=0.01)
+    result = Training(make_policy(), settings, callback=callback).run()
+    assert result.steps == 6
+    assert result.seconds == 6.0
+    assert [point.seconds for point in result.curve] == [0.0, 2.0, 4.0, 6.0]
+    floor = settings.final_learning_rate_fraction
+    expected = [
+        0.01 * (floor + (1 - floor) * (1 + math.cos(math.pi * i / 6)) / 2) for i in range(6)
+    ]
+    assert found == pytest.approx(expected)
+
+
+def test_progress_reaches_one():
+    told = []
+    Training(make_policy(), config()).run(lambda fraction, line: told.append((fraction, line)))
+    assert [fraction for fraction, _ in told] == pytest.approx([i / 8 for i in range(1, 9)])
+    assert all("loss" in line and "held-out" in line for _, line in told)
+
+
+# ---------------------------------------------------------------------------------------------
+# bad input
+
+
+@pytest.mark.parametrize("settings", [{}, {"steps": 3, "time_limit": 1.0}])
+def test_exactly_one_end(settings):
+    with pytest.raises(ValueError, match="give exactly one of `steps` and `time_limit`"):
+        TrainingConfig(**settings)
+
+
+not_checked = pytest.mark.xfail(strict=True, reason="`warmup_steps` is not checked")
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("steps", 0),
+        ("steps", 2.5),
+        ("time_limit", 0.0),
+        ("time_limit", NAN),
+        ("batch_size", 0),
+        ("batch_size", True),
+        ("evaluations", 0),
+        ("held_out", -1),
+        ("plateau_patience", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.inf),
+        ("learning_rate", "fast"),
+        ("clip_norm", -1.0),
+        ("final_learning_rate_fraction", -0.1),
+        ("hjb_running", -1e-4),
+        ("hjb_final", NAN),
+        ("schedule", "linear"),
+        pytest.param("warmup_steps", -1, marks=not_checked),
+        pytest.param("warmup_steps", 2.5, marks=not_checked),
+    ],
+)
+def test_bad_settings(name, bad):
+    settings = {"steps": 5} | {name: bad}
+    if name == "time_limit":
+        del settings["steps"]
+    with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
+        TrainingConfig(**settings)
+
+
+def test_settings_are_keywords():
+    with pytest.raises(TypeError):
+        TrainingConfig(5)
+    with pytest.raises(TypeError, match="no_such_option"):
+        TrainingConfig(steps=5, no_such_option=1)
+    with pytest.raises(ValueError, match="`checkpoint_interval` must be >= 1"):
+        Training(make_policy(), config(), checkpoint_interval=0)
