@@ -7,6 +7,9 @@ once. Cases that a gradient cannot serve are n/a.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from bench.presets import quick
 
 CASES = {case.id: case for case in quick()}
@@ -62,26 +65,26 @@ class Quantities:
         if records[case]["status"] == "unsupported":
             raise NotImplementedError(records[case]["reason"])
 
-    def track_forward_seconds(self, records: dict[str, dict], case: str) -> float | None:
-        return records[case]["forward_seconds"]
+    def track_forward_seconds(self, records: dict[str, dict], case: str) -> float:
+        return _read(records[case], "forward_seconds")
 
-    def track_backward_seconds(self, records: dict[str, dict], case: str) -> float | None:
-        return records[case]["backward_seconds"]
+    def track_backward_seconds(self, records: dict[str, dict], case: str) -> float:
+        return _read(records[case], "backward_seconds")
 
-    def track_peak_live_bytes(self, records: dict[str, dict], case: str) -> int | None:
-        return records[case]["peak_live_tensor_bytes"]
+    def track_peak_live_bytes(self, records: dict[str, dict], case: str) -> float:
+        return _read(records[case], "peak_live_tensor_bytes")
 
-    def track_saved_bytes(self, records: dict[str, dict], case: str) -> int | None:
-        return records[case]["saved_tensor_bytes"]
+    def track_saved_bytes(self, records: dict[str, dict], case: str) -> float:
+        return _read(records[case], "saved_tensor_bytes")
 
-    def track_iterations(self, records: dict[str, dict], case: str) -> float | None:
-        return _part(records[case], "iterations", "mean")
+    def track_iterations(self, records: dict[str, dict], case: str) -> float:
+        return _read(records[case], "iterations", "mean")
 
-    def track_residual(self, records: dict[str, dict], case: str) -> float | None:
-        return _part(records[case], "residual", "max")
+    def track_residual(self, records: dict[str, dict], case: str) -> float:
+        return _read(records[case], "residual", "max")
 
-    def track_cuda_peak_bytes(self, records: dict[str, dict], case: str) -> int | None:
-        return _part(records[case], "cuda", "max_allocated_bytes")
+    def track_cuda_peak_bytes(self, records: dict[str, dict], case: str) -> float:
+        return _read(records[case], "cuda", "max_allocated_bytes")
 
     track_forward_seconds.unit = "seconds"  # type: ignore[attr-defined]
     track_backward_seconds.unit = "seconds"  # type: ignore[attr-defined]
@@ -92,6 +95,14 @@ class Quantities:
     track_cuda_peak_bytes.unit = "bytes"  # type: ignore[attr-defined]
 
 
-def _part(record: dict, name: str, key: str):
-    """A part of a record, None (n/a) where it plays no part or no GPU is there."""
-    return None if record[name] is None else record[name][key]
+def _read(record: dict, *path: str) -> float:
+    """A number of a record; NaN, which asv shows as n/a, where it plays no part or no GPU is there.
+
+    A case that ended badly has no numbers to show: that is a failed benchmark.
+    """
+    if record["status"] != "ok":
+        raise RuntimeError(f"{record['status']}: {record['reason']}")
+    value: Any = record
+    for key in path:
+        value = None if value is None else value[key]
+    return math.nan if value is None else value
