@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,8 +39,8 @@ class CvxpyLayer(GradientEstimator):
 
     jobs: int = 1
     gap: float = 1e-10
-    _formulations: dict[int, _Formulation] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+    _formulations: weakref.WeakKeyDictionary[Problem, _Formulation] = field(
+        default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
     def supports(self, problem: Problem) -> str | None:
@@ -83,11 +84,11 @@ class CvxpyLayer(GradientEstimator):
 
     def _formulation(self, hamiltonian: Hamiltonian) -> _Formulation:
         problem = hamiltonian.problem
-        known = self._formulations.get(id(problem))
+        known = self._formulations.get(problem)
         if known is None:
             build = _quadrotor if isinstance(problem, Quadrotor) else _consumption
             # The layer owns its cp.Problem: sharing one between layers is not safe.
-            known = self._formulations.setdefault(id(problem), build(problem, self.gap))
+            known = self._formulations.setdefault(problem, build(problem, self.gap))
         return known
 
 

@@ -26,10 +26,12 @@ def _needs_picard(name: str, solver: Solver) -> str | None:
 
 @dataclass(frozen=True)
 class Unrolled(GradientEstimator):
-    """All K applications of T tracked: the exact derivative of the truncated iteration.
+    """All K applications of T tracked: the derivative of the truncated iteration, D held fixed.
 
-    Memory O(K). Prefer it only where K is small or as a reference: it converges to the implicit
-    gradient at the rate T contracts.
+    With a tolerance one more application is tracked after the test passes: an iteration that
+    lands in few steps (a Newton-like D) is right about the control before it is right about its
+    derivative. Memory O(K). Prefer it only where K is small or as a reference: it converges to
+    the implicit gradient at the rate T contracts.
     """
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
@@ -41,9 +43,10 @@ class Unrolled(GradientEstimator):
             if last or (solver.tolerance is not None and iterations % solver.check_interval == 0):
                 with torch.no_grad():
                     residual = fixed_point_map.residual(u)
-                # At least one application is tracked: without it there is no gradient at all.
-                if last or (iterations > 0 and solver.done(iterations, residual)):
+                if last:
                     return solver.solution(u, residual, iterations)
+                if solver.done(iterations, residual):
+                    return solver.solution(fixed_point_map(u), residual, iterations + 1)
             u = fixed_point_map(u)
             iterations += 1
 
@@ -103,11 +106,13 @@ class _Segment:
                 u = self._map(u)
             return u
         for taken in range(1, self._count + 1):
-            u = self._map(u)
             if self._solver.tolerance is not None:
                 with torch.no_grad():
-                    self.stopped = self._solver.done(self._before + taken, self._map.residual(u))
-                if self.stopped:
-                    break
+                    residual = self._map.residual(u)
+                self.stopped = self._solver.done(self._before + taken - 1, residual)
+            # As in `Unrolled`, one application is tracked after the test passes.
+            u = self._map(u)
+            if self.stopped:
+                break
         self.taken = taken
         return u

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from jfbcore import _validate
 from jfbcore.problems._fused import differentiable_vjp, plain_formula_required
-from jfbcore.problems.base import Problem, Time, time_column
+from jfbcore.problems.base import NetworkScaling, Problem, Time, time_column
 
 QUADRATIC_RANK = 10
 
@@ -22,15 +22,12 @@ class ValueNetwork(nn.Module):
     N has `depth` layers of `width`, the activation log(2 cosh x) (whose derivative is tanh) and
     residual step 1/(depth - 1); A has rank min(10, n + 1). Gradients with respect to the state
     and to time come from one forward-backward sweep written by hand, never from a second pass of
-    automatic differentiation. `center` and `scale`, (n,), replace z by (z - center)/scale, for
-    problems whose states are far from order one.
+    automatic differentiation. `scaling` puts numbers of order one into and out of it, for
+    problems whose states or values are far from that.
 
     Parameters are drawn from `generator` (CPU) in float64, so that a seed means the same network
     in every dtype and on every device.
     """
-
-    center: Tensor | None
-    inverse_scale: Tensor | None
 
     def __init__(
         self,
@@ -39,8 +36,7 @@ class ValueNetwork(nn.Module):
         depth: int = 3,
         *,
         initial_costate: Tensor | None = None,
-        center: Tensor | None = None,
-        scale: Tensor | None = None,
+        scaling: NetworkScaling | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         generator: torch.Generator | None = None,
@@ -75,13 +71,14 @@ class ValueNetwork(nn.Module):
         self.quadratic_time = uniform(rank, fan_in=10 * (n + 1))
         self.linear = zeros(n)
         self.linear_time = zeros(1)
+        self.scaling = scaling
         if initial_costate is not None:
             with torch.no_grad():
-                self.linear.copy_(initial_costate if scale is None else initial_costate * scale)
-        self.register_buffer("center", None if center is None else center.to(device, dtype))
-        self.register_buffer(
-            "inverse_scale", None if scale is None else 1.0 / scale.to(device, dtype)
-        )
+                self.linear.copy_(initial_costate / self._costate_unit)
+
+    @property
+    def _costate_unit(self) -> float:
+        return 1.0 if self.scaling is None else self.scaling.value / self.scaling.state
 
     @classmethod
     def for_problem(
@@ -98,6 +95,7 @@ class ValueNetwork(nn.Module):
             problem.network_width if width is None else width,
             problem.network_depth if depth is None else depth,
             initial_costate=problem.initial_costate(),
+            scaling=problem.network_scaling(),
             dtype=problem.dtype,
             device=problem.device,
             generator=generator,
@@ -115,7 +113,7 @@ class ValueNetwork(nn.Module):
             p = _plain_costate(self.residual_step, t, z, *parameters)
         else:
             p = _Costate.apply(self.residual_step, t, z, *parameters)
-        return p if self.inverse_scale is None else p * self.inverse_scale
+        return p if self.scaling is None else p * self._costate_unit
 
     def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""
@@ -137,12 +135,12 @@ class ValueNetwork(nn.Module):
             + sweep.projected @ self.quadratic_time
             + self.linear_time
         )
-        return phi, p if self.inverse_scale is None else p * self.inverse_scale, phi_t
+        if self.scaling is None:
+            return phi, p, phi_t
+        return phi * self.scaling.value, p * self._costate_unit, phi_t * self.scaling.value
 
     def _normalised(self, z: Tensor) -> Tensor:
-        if self.center is not None:
-            z = z - self.center
-        return z if self.inverse_scale is None else z * self.inverse_scale
+        return z if self.scaling is None else z / self.scaling.state
 
     def _sweep_parameters(self) -> tuple[Tensor, ...]:
         return (
@@ -174,7 +172,8 @@ class _Sweep:
 
 def _antiderivative_of_tanh(a: Tensor) -> Tensor:
     """log(2 cosh a) without overflow."""
-    return functional.softplus(2.0 * a) - a
+    # Beyond the threshold softplus is the identity: 40 keeps that exact in float64 as well.
+    return functional.softplus(2.0 * a, threshold=40.0) - a
 
 
 def _sweep(step: float, t: Time, z: Tensor, *parameters: Tensor) -> _Sweep:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -73,6 +72,8 @@ class TrainingConfig:
             _validate.positive(name, getattr(self, name))
         for name in ("final_learning_rate_fraction", "hjb_running", "hjb_final"):
             _validate.non_negative(name, getattr(self, name))
+        if self.warmup_steps != 0:
+            _validate.positive_int("warmup_steps", self.warmup_steps, "0 for no warm-up")
         for until, factor in self.coarsening:
             _validate.positive("coarsening until", until)
             _validate.positive_int("coarsening factor", factor)
@@ -324,13 +325,15 @@ class Training:
         """
         try:
             state = torch.load(path, map_location=self.problem.device, weights_only=True)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged file makes torch raise almost anything
             line = (str(error).splitlines() or [repr(error)])[0]
             raise ValueError(f"`checkpoint` {path} cannot be read: {line}") from error
         if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
             raise ValueError(
                 f"`checkpoint` {path} is not a version {CHECKPOINT_VERSION} checkpoint"
             )
+        if missing := {"config", "identity", "policy", "optimizer", "guard"} - set(state):
+            raise ValueError(f"`checkpoint` {path} is incomplete: no {', '.join(sorted(missing))}")
         expected = asdict(self.config)
         changed = [name for name, value in state["config"].items() if expected[name] != value]
         if changed:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bench.reference.starts import Guess
 from jfbcore.problems import Bicycle
+
+#: how far the arcs bow, relative to the way; the first is the best single choice
+SPREADS = (1.5, 0.8)
 
 
 def fanned_controls(problem: Bicycle, states: Tensor, spread: float) -> Tensor:
@@ -52,3 +57,16 @@ def fanned_controls(problem: Bicycle, states: Tensor, spread: float) -> Tensor:
         speed = speed + change
         controls.append(torch.stack((steering, change / h), -1).flatten(1))
     return torch.stack(controls, 1)
+
+
+def fanned_guesses(problem: Bicycle, state: Tensor) -> list[Guess]:
+    """`fanned_controls` of one initial state (n,) and where they lead, one per spread."""
+    guesses = []
+    for spread in SPREADS:
+        controls = fanned_controls(problem, state[None], spread)
+        z, reached = state[None], []
+        for i in range(problem.n_steps):
+            z = z + problem.time_step * problem.dynamics(i * problem.time_step, z, controls[:, i])
+            reached.append(z[0].numpy())
+        guesses.append(Guess(states=np.stack(reached), decisions=controls[0].numpy()))
+    return guesses

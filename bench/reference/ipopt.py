@@ -21,10 +21,14 @@ import torch
 from torch import Tensor
 
 from bench.reference.agent import agent_states, one_agent
+from bench.reference.fan import fanned_guesses
 from bench.reference.nlp import Stage, stage_of
 from bench.reference.solution import Solution, in_double, open_loop_cost
 from bench.reference.starts import Guess, starting_guesses
 from jfbcore.problems import Bicycle, Consumption, Problem
+
+#: bicycles up to which every start is tried
+_MANY_STARTS_LIMIT = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,9 @@ class Ipopt:
     """IPOPT with MUMPS on the multiple-shooting problem.
 
     `starts` is the number of `starting_guesses` per state; None takes 6 for bicycles and single
-    quadrotors, which have many local optima, and 1 elsewhere. The previous state's optimum and,
-    with several agents, the join of every agent's own best optimum are tried besides.
+    quadrotors, which have many local optima, and 1 elsewhere. The previous state's optimum is
+    tried besides, and with several agents the join of every agent's own best optimum
+    (quadrotors) or trajectories that fan out (bicycles; above 6 of them these two only).
     """
 
     starts: int | None = None
@@ -61,15 +66,21 @@ class Ipopt:
         program = _Program.build(problem, self)
         alone = None
         if problem.n_agents > 1 and not isinstance(problem, Consumption):
+            # Agents are coupled through their interaction or their common control cost.
             alone = _Program.build(one_agent(problem), self)
         solutions: list[Solution] = []
         previous: _Point | None = None
         for index, state in enumerate(states):
             begin = time.perf_counter()
             points = [] if previous is None else [previous]
-            if alone is not None:
+            if isinstance(problem, Bicycle) and alone is not None:
+                fans = [program.point(fan) for fan in fanned_guesses(problem, state)]
+                # Large programs take a minute a start, and the fan is the start that pays.
+                points += fans if problem.n_agents <= _MANY_STARTS_LIMIT else fans[:1]
+            elif alone is not None:
                 points.append(_from_agents(program, alone, state, self.starts))
-            if alone is None or self.starts is not None or isinstance(problem, Bicycle):
+            few = problem.n_agents > _MANY_STARTS_LIMIT and self.starts is None
+            if alone is None or (isinstance(problem, Bicycle) and not few) or self.starts:
                 guesses = starting_guesses(problem, state, self.starts, seed=index)
                 points += [program.point(guess) for guess in guesses]
             best = program.solve_best(state, points)

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from bench.reference.agent import agent_states, one_agent
+from bench.reference.fan import SPREADS, fanned_controls
 from bench.reference.lbfgs import BatchedLBFGS
 from bench.reference.parametrisation import Parametrisation, parametrisation_of
 from bench.reference.solution import Solution, in_double, open_loop_cost
-from jfbcore.problems import Problem
+from jfbcore.problems import Bicycle, Problem
 
 #: Hessian rows computed in one batch
 _HESSIAN_CHUNK = 128
@@ -89,15 +90,16 @@ class Transcription:
         best, best_value, best_status = _descend(
             problem, variables, states, start, root, self.optimiser
         )
+        others = []
+        if isinstance(problem, Bicycle) and problem.n_agents > 1 and initial_controls is None:
+            fan = fanned_controls(problem, states, SPREADS[0])
+            others.append(variables.decisions(problem, states, fan))
         for _ in range(self.starts - 1):
             noise = torch.randn(start.shape, generator=generator, dtype=start.dtype)
+            others.append(start + self.perturbation * _smooth(noise))
+        for other in others:
             points, values, statuses = _descend(
-                problem,
-                variables,
-                states,
-                start + self.perturbation * _smooth(noise),
-                root,
-                self.optimiser,
+                problem, variables, states, other, root, self.optimiser
             )
             better = values < best_value
             best = torch.where(better[:, None, None], points, best)

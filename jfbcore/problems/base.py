@@ -16,6 +16,7 @@ Code that minimises L + <p, f> instead has the opposite sign throughout.
 from __future__ import annotations
 
 import abc
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +24,14 @@ from torch import Tensor
 from jfbcore import _validate
 
 Time = float | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkScaling:
+    """Units for a value network: it sees z/state and returns multiples of `value`."""
+
+    state: float
+    value: float
 
 
 class Hamiltonian(abc.ABC):
@@ -174,6 +183,10 @@ class Problem(abc.ABC):
     def initial_costate(self) -> Tensor:
         """A constant costate (n,) that a value network may start from; zero unless H needs it."""
         return torch.zeros(self.state_dim, dtype=self.dtype, device=self.device)
+
+    def network_scaling(self) -> NetworkScaling | None:
+        """Units for a value network where states or values are far from order one."""
+        return None
 
     def _uniform(self, batch: int, width: int, generator: torch.Generator) -> Tensor:
         return self._draw(torch.rand, batch, width, generator)

@@ -56,7 +56,7 @@ class Anderson(Solver):
                 best_image, best_norm = image, norm
             # Written so that a NaN counts as grown.
             failed = ~(norm <= self.growth * best_norm)
-            accelerated = differences.extrapolate(image, increment)
+            accelerated = differences.extrapolate(image, increment, failed)
             u = torch.where(failed, best_image, fixed_point_map.hamiltonian.project(accelerated))
             improved = norm < best_norm
             best_image = torch.where(improved, image, best_image)
@@ -71,15 +71,19 @@ class _History:
         self._window, self._regularisation = window, regularisation
         self._images: list[Tensor] = []
         self._increments: list[Tensor] = []
-        self._previous: tuple[Tensor, Tensor] | None = None
+        self._previous: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def extrapolate(self, image: Tensor, increment: Tensor) -> Tensor:
-        """argmin over the window's affine combinations of the increment, mapped to T(u)."""
+    def extrapolate(self, image: Tensor, increment: Tensor, failed: Tensor) -> Tensor:
+        """argmin over the window's affine combinations of the increment, mapped to T(u).
+
+        `failed` (batch, 1): samples whose present point teaches nothing, finite or not.
+        """
         if self._previous is not None:
-            self._images.append(image - self._previous[0])
-            self._increments.append(increment - self._previous[1])
+            unusable = failed | self._previous[2]
+            self._images.append(torch.where(unusable, 0.0, image - self._previous[0]))
+            self._increments.append(torch.where(unusable, 0.0, increment - self._previous[1]))
             del self._images[: -self._window], self._increments[: -self._window]
-        self._previous = (image, increment)
+        self._previous = (image, increment, failed)
         if not self._increments:
             return image
         d_increment = torch.stack(self._increments, 1)

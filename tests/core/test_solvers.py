@@ -328,11 +328,19 @@ def test_anderson_safeguard(size):
     assert error(found.control, h.maximiser()) < 1e-4
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="differences with a non-finite image stay in the window for good: 0 * nan; every other "
-    "step falls back to the best point and acceleration never resumes",
-)
+@pytest.mark.parametrize("size", [1e8, math.inf, math.nan])
+def test_anderson_drops_a_wild_application_at_once(size):
+    """Ended right after it, the solver returns a point as good as the one before."""
+    h = Quadratic(SLOW)
+    residual = {
+        count: Anderson(tolerance=None, max_iterations=count)
+        .solve(Spoiled((6,), size).bind(h), h.start())
+        .residual
+        for count in (4, 6)
+    }
+    assert (residual[6] <= residual[4]).all()
+
+
 @pytest.mark.parametrize("size", [math.inf, math.nan])
 def test_anderson_safeguard_against_non_finite_values(size):
     """Without a stopping test to end it, the iteration recovers as from a finite jump."""

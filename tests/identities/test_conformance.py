@@ -17,7 +17,6 @@ from torch import Tensor
 
 from baselines import (
     GMRES,
-    GRADIENTS,
     ConjugateGradient,
     DenseLU,
     Implicit,
@@ -81,10 +80,10 @@ def test_a_short_rollout(case, gradient, solver, map_name):
     dtype = torch.float32
     problem = CASES[case](n_agents=2, n_steps=2, t_final=0.1, dtype=dtype)
     inner = SOLVERS[solver](tolerance=1e-4 * problem.gradient_scale)
-    skip_unless_supported(problem, GRADIENTS[gradient], inner)
+    skip_unless_supported(problem, ESTIMATORS.get(gradient), inner)
     policy = build_policy(
         problem,
-        GRADIENTS[gradient],
+        ESTIMATORS.get(gradient),
         fixed_point_map=MAPS[map_name],
         solver=inner,
         width=6,
@@ -108,7 +107,7 @@ def test_a_short_rollout(case, gradient, solver, map_name):
     assert any(g.ne(0).any() for g in gradients)
 
     summary = result.inner.summary()
-    if GRADIENTS[gradient] is None:
+    if ESTIMATORS.get(gradient) is None:
         assert summary is None
         return
     assert len(result.inner.iterations) == problem.n_steps
@@ -295,7 +294,7 @@ def test_exact_k_controls_are_the_iterates(case, map_name):
 @every_solver
 def test_reasons(case, gradient, solver):
     """None or a sentence; and what is refused is refused with that very sentence."""
-    estimator = GRADIENTS[gradient]
+    estimator = ESTIMATORS.get(gradient)
     problem = CASES[case](n_agents=2)
     inner: Solver = SOLVERS[solver]()
     if estimator is None:
@@ -335,7 +334,7 @@ def test_every_estimator_serves_something(gradient):
 @every_gradient
 def test_estimators_are_values(gradient):
     """Frozen dataclasses without unknown options: two of the same settings are equal."""
-    estimator = GRADIENTS[gradient]
+    estimator = ESTIMATORS.get(gradient)
     if estimator is None:
         return
     assert dataclasses.is_dataclass(estimator)
