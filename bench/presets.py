@@ -54,13 +54,13 @@ def smoke() -> Iterator[Case]:
         variant="concave",
         n_agents=5,
         gradient="cvxpylayers",
-        batch_size=8,
-        n_steps=20,
+        batch_size=4,
+        n_steps=12,
         train_steps=6,
     )
     yield from _iteration_sweep(6, batch_size=4, n_steps=8, gradients=("jfb", "unrolled"))
     yield from _iteration_sweep(
-        6, batch_size=4, n_steps=8, gradients=("unrolled-checkpoint", "implicit"), counts=(5, 500)
+        6, batch_size=4, n_steps=8, gradients=("unrolled-checkpoint", "implicit"), counts=(5, 50)
     )
     yield from _iteration_sweep(
         100, batch_size=2, n_steps=4, gradients=("jfb", "unrolled"), counts=(5, 500)
