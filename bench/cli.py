@@ -10,7 +10,7 @@ import warnings
 from bench.arguments import Parser
 
 #: modules of bench.commands, in the order of the help
-VERBS = ("list", "run", "train", "report", "reference", "verify", "gate")
+VERBS = ("list", "run", "train", "report", "reference", "verify", "gate", "predict")
 
 
 def main(argv: list[str] | None = None) -> int:

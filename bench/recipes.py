@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bench.case import Case
+from bench.case import DEFAULT_STEPS, Case
 from jfbcore.train import TrainingConfig
 
 #: per problem, what differs from TrainingConfig's own defaults (reports/recipes.md says why)
@@ -24,7 +24,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "coarsening": ((0.3, 4), (0.5, 2)),
     },
 }
-#: runs of fewer steps stay on the problem's own grid
+#: runs of fewer steps stay on the case's own grid, as do cases whose grid is already coarse
 _SHORTEST_COARSE_RUN = 200
 
 
@@ -45,7 +45,8 @@ def training_config(
         seed=seed,
         **RECOMMENDED[case.problem],
     )
-    if steps is not None and steps < _SHORTEST_COARSE_RUN:
+    short = steps is not None and steps < _SHORTEST_COARSE_RUN
+    if short or case.n_steps < DEFAULT_STEPS[case.problem]:
         config = replace(config, coarsening=())
     if learning_rate is not None:
         config = replace(config, learning_rate=learning_rate)

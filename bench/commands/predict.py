@@ -1,0 +1,67 @@
+"""Predict memory at full size from small exact measurements, and where a gradient stops fitting."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from bench.arguments import integer, number
+
+HELP = "predict peak memory and the iterations at which it exceeds a limit"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--problem", default="quadrotor", help="quadrotor, bicycle or consumption")
+    parser.add_argument("--agents", type=integer, nargs="+", default=[1, 6, 20, 50, 100])
+    parser.add_argument("--gradients", nargs="+", default=["jfb", "unrolled"], metavar="GRADIENT")
+    parser.add_argument("--batch", type=integer, metavar="B", help="default: the problem's own")
+    parser.add_argument("--memory", type=number, default=24.0, metavar="GIB", help="default: 24")
+
+
+def run(args: argparse.Namespace) -> int:
+    from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, GRADIENT_NAMES, PROBLEM_NAMES
+    from jfbcore import _validate
+
+    _validate.one_of("problem", args.problem, PROBLEM_NAMES)
+    for gradient in args.gradients:
+        _validate.one_of("gradients", gradient, GRADIENT_NAMES)
+    for n_agents in args.agents:
+        _validate.positive_int("agents", n_agents)
+    batch = DEFAULT_BATCH[args.problem] if args.batch is None else args.batch
+    _validate.positive_int("batch", batch)
+    memory = _validate.positive("memory", args.memory) * 2**30
+
+    from tqdm import tqdm
+
+    from bench.predict import crossovers
+    from bench.report.style import format_bytes
+
+    n_steps = DEFAULT_STEPS[args.problem]
+    print(
+        f"{args.problem}, batch {batch}, {n_steps} time steps, exact K; predicted peak live bytes"
+    )
+    print(
+        f"{'agents':>6s} {'gradient':20s} {'K=100':>10s} {'K=500':>10s}  K at {args.memory:g} GiB"
+    )
+    rows = crossovers(
+        args.agents,
+        args.gradients,
+        problem=args.problem,
+        batch_size=batch,
+        n_steps=n_steps,
+        memory=memory,
+    )
+    found = []
+    total = len(args.agents) * len(args.gradients)
+    for row in tqdm(rows, total=total, unit="case", file=sys.stderr):
+        crossover = row["crossover_iterations"]
+        fits = crossover == float("inf")
+        print(
+            f"{row['n_agents']:6d} {row['gradient']:20s} {format_bytes(row['bytes_at_100']):>10s} "
+            f"{format_bytes(row['bytes_at_500']):>10s}  "
+            f"{'never' if fits else f'{crossover:,.0f}'}  (model error {row['model_error']:.1e})"
+        )
+        found.append(row | {"crossover_iterations": None if fits else crossover})
+    print(json.dumps({"problem": args.problem, "memory_gib": args.memory, "rows": found}))
+    return 0

@@ -1,0 +1,101 @@
+"""Memory of cases that do not fit, from small measurements of the same code.
+
+With a fixed number of inner iterations nothing in a training step depends on the data, so its
+peak live bytes are an exact function of batch size B, time steps T and iterations K, affine in
+each: a + bB + ... + hBTK, eight coefficients, as long as the same moment of the step is the peak.
+Measuring at two values of each gives them; a ninth measurement checks them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bench.case import Case
+from bench.measure import Step, measure_memory
+
+#: small values the coefficients are fitted at, large enough for the peak to be where it is later
+BATCHES, STEPS, ITERATIONS = (8, 16), (8, 16), (20, 40)
+_CHECK = (24, 24, 60)
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Peak live bytes as a function of batch, time steps and iterations, for one kind of case.
+
+    `error`: relative error of the model at a point it was not fitted to.
+    """
+
+    case: Case
+    coefficients: tuple[float, ...]
+    error: float
+
+    def predict(self, batch_size: int, n_steps: int, iterations: int) -> float:
+        """Predicted peak live tensor bytes of one training step."""
+        return float(_features(batch_size, n_steps, iterations) @ np.array(self.coefficients))
+
+    def crossover(self, batch_size: int, n_steps: int, memory: float) -> float:
+        """The iterations at which the peak reaches `memory` bytes; infinite where it never does."""
+        at_zero = self.predict(batch_size, n_steps, 0)
+        slope = self.predict(batch_size, n_steps, 1) - at_zero
+        if at_zero >= memory:
+            return 0.0
+        # A slope of less than a float per sample and step is rounding of the fit, not growth.
+        return float("inf") if slope < 4 * batch_size * n_steps else (memory - at_zero) / slope
+
+
+def fit(case: Case) -> MemoryModel:
+    """Measure `case` at small sizes, exact iterations, and fit."""
+    points = list(itertools.product(BATCHES, STEPS, ITERATIONS))
+    matrix = np.stack([_features(*point) for point in points])
+    found = np.array([_peak(case, *point) for point in points], dtype=float)
+    coefficients = np.linalg.solve(matrix, found)
+    check = _peak(case, *_CHECK)
+    error = abs(float(_features(*_CHECK) @ coefficients) - check) / check
+    return MemoryModel(case, tuple(coefficients), error)
+
+
+def crossovers(
+    agents: Sequence[int],
+    gradients: Sequence[str],
+    *,
+    problem: str,
+    batch_size: int,
+    n_steps: int,
+    memory: float,
+) -> Iterator[dict[str, Any]]:
+    """For each size and gradient: predicted bytes at K = 100 and 500, and K at `memory` bytes."""
+    for n_agents in agents:
+        for gradient in gradients:
+            case = Case(
+                problem=problem,
+                n_agents=n_agents,
+                gradient=gradient,
+                tolerance=None,
+                max_iterations=1,
+                batch_size=batch_size,
+                n_steps=n_steps,
+            )
+            model = fit(case)
+            yield {
+                "n_agents": n_agents,
+                "gradient": gradient,
+                "bytes_at_100": model.predict(batch_size, n_steps, 100),
+                "bytes_at_500": model.predict(batch_size, n_steps, 500),
+                "crossover_iterations": model.crossover(batch_size, n_steps, memory),
+                "model_error": model.error,
+            }
+
+
+def _features(batch_size: int, n_steps: int, iterations: int) -> np.ndarray:
+    b, t, k = float(batch_size), float(n_steps), float(iterations)
+    return np.array([1.0, b, t, k, b * t, b * k, t * k, b * t * k])
+
+
+def _peak(case: Case, batch_size: int, n_steps: int, iterations: int) -> int:
+    small = replace(case, batch_size=batch_size, n_steps=n_steps, max_iterations=iterations)
+    return measure_memory(Step(small))["peak_live_tensor_bytes"]

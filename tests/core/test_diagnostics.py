@@ -1,0 +1,160 @@
+"""Diagnostics against dense float64 computations on small cases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from baselines import DenseLU, Implicit, build_policy
+from jfbcore.diagnostics import (
+    Trace,
+    angle,
+    contraction_rate,
+    curvature_bounds,
+    map_parameter_singular_values,
+    policy_gradient,
+    relative_variance,
+)
+from jfbcore.gradients import JFB
+from jfbcore.maps import MAPS
+from jfbcore.problems import PROBLEMS
+from jfbcore.rollout import rollout
+from jfbcore.solvers import Newton
+
+F64 = torch.float64
+#: exact for these sizes but for the square root of A^T A's rounding
+CLOSE = {"rtol": 1e-6, "atol": 1e-9}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_policy(name: str, map_name: str = "scaled", n_agents: int = 2):
+    problem = PROBLEMS[name](n_agents=n_agents, n_steps=5, dtype=F64)
+    policy = build_policy(
+        problem,
+        JFB(),
+        fixed_point_map=MAPS[map_name],
+        solver=Newton(tolerance=1e-12 * problem.gradient_scale),
+        width=8,
+        generator=generator(),
+    )
+    with torch.no_grad():
+        random = generator(1)
+        for parameter in policy.parameters():
+            scale = 0.1 * parameter.abs().mean()
+            parameter.add_(scale * torch.randn(parameter.shape, generator=random, dtype=F64))
+    return policy
+
+
+def decide(policy):
+    z = policy.problem.sample_initial_states(3, generator(2))
+    decision = policy(0.3, z)
+    return z, decision.hamiltonian, decision.control.detach()
+
+
+def dense(function, u):
+    """Jacobian per sample, (batch, m, m), by autograd on the whole batch."""
+    whole = torch.autograd.functional.jacobian(function, u)
+    return torch.stack([whole[i, :, i] for i in range(u.shape[0])])
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("map_name", MAPS)
+def test_contraction_rate_is_the_dense_spectral_norm(name, map_name):
+    policy = make_policy(name, map_name)
+    _, hamiltonian, u = decide(policy)
+    bound = policy.fixed_point_map.bind(hamiltonian)
+    jacobian = dense(lambda v: bound(v), u)
+    expected = torch.linalg.matrix_norm(jacobian, ord=2)
+    torch.testing.assert_close(contraction_rate(bound, u), expected, **CLOSE)
+
+
+def test_contraction_rate_of_the_quadrotor_in_closed_form():
+    """s/(1 + s) with s = |u|^2/2N at the fixed point of the scaled map."""
+    policy = make_policy("quadrotor")
+    _, hamiltonian, u = decide(policy)
+    s = u.square().sum(1) / (2 * policy.problem.n_agents)
+    rate = contraction_rate(policy.fixed_point_map.bind(hamiltonian), u)
+    torch.testing.assert_close(rate, s / (1.0 + s), **CLOSE)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_curvature_bounds_are_the_dense_eigenvalues(name):
+    policy = make_policy(name)
+    _, hamiltonian, u = decide(policy)
+    eigenvalues = torch.linalg.eigvalsh(-dense(hamiltonian.grad, u))
+    smallest, largest = curvature_bounds(hamiltonian, u)
+    # Differences of norms of shifted operators: absolute accuracy, relative to the largest.
+    scale = eigenvalues.abs().max().item()
+    torch.testing.assert_close(smallest, eigenvalues[:, 0], rtol=0, atol=1e-6 * scale)
+    torch.testing.assert_close(largest, eigenvalues[:, -1], rtol=0, atol=1e-6 * scale)
+
+
+def test_angle():
+    a = torch.tensor([1.0, 0.0], dtype=F64)
+    for degrees in (0.0, 1e-6, 30.0, 90.0, 179.999, 180.0):
+        b = 7.0 * torch.tensor(
+            [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))], dtype=F64
+        )
+        # 1e-12 degrees: rounding of cos and sin themselves
+        assert angle(a, b) == pytest.approx(degrees, abs=1e-12, rel=1e-9)
+    assert math.isnan(angle(a, torch.zeros(2, dtype=F64)))
+
+
+def test_relative_variance_by_hand():
+    gradients = [torch.tensor([1.0, 0.0]), torch.tensor([3.0, 0.0])]
+    assert relative_variance(gradients) == pytest.approx(2.0 / 4.0)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_policy_gradient_is_backward_and_leaves_the_policy_alone(name):
+    policy = make_policy(name)
+    x = policy.problem.sample_initial_states(3, generator(4))
+    exact = policy_gradient(policy, x, Implicit(DenseLU()))
+    assert policy.gradient == JFB()
+    policy.gradient = Implicit(DenseLU())
+    rollout(policy, x).cost.mean().backward()
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters()]
+    torch.testing.assert_close(exact, torch.cat([p.flatten() for p in parts]))
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_trace_agrees_with_dense_quantities(name):
+    policy = make_policy(name)
+    states = policy.problem.sample_initial_states(4, generator(5))
+    row = Trace(Implicit(DenseLU()), states, minibatch_size=2).measure(policy)
+    a = policy_gradient(policy, states)
+    b = policy_gradient(policy, states, Implicit(DenseLU()))
+    cosine = (a @ b / (a.norm() * b.norm())).clamp(-1.0, 1.0)
+    # acos loses half the digits near zero: compare cosines instead.
+    found = math.cos(math.radians(row["angle_expectation"]))
+    assert found == pytest.approx(cosine.item(), abs=1e-9)
+    assert row["true_gradient_norm"] == pytest.approx(b.norm().item(), rel=1e-9)
+    assert row["cost"] == pytest.approx(rollout(policy, states).cost.mean().item(), rel=1e-9)
+    assert row["rate_max"] < 1.0
+
+
+def test_map_parameter_singular_values_against_the_full_jacobian():
+    policy = make_policy("quadrotor", n_agents=1)
+    z = policy.problem.sample_initial_states(1, generator(6))
+    u = policy(0.3, z).control.detach()
+    parameters = list(policy.parameters())
+
+    def image() -> torch.Tensor:
+        p = policy.value_network.costate(0.3, z)
+        return policy.fixed_point_map.bind(policy.problem.hamiltonian(0.3, z, p))(u)[0]
+
+    rows = []
+    for k in range(u.shape[1]):
+        found = torch.autograd.grad(image()[k], parameters, materialize_grads=True)
+        rows.append(torch.cat([g.flatten() for g in found]))
+    matrix = torch.stack(rows)
+    eigenvalues = torch.linalg.eigvalsh(matrix @ matrix.T).clamp_min(0).sqrt()
+    smallest, largest = map_parameter_singular_values(policy, 0.3, z)
+    # The Gram matrix squares the condition number: half of float64's digits.
+    assert largest == pytest.approx(eigenvalues[-1].item(), rel=1e-7)
+    assert smallest == pytest.approx(eigenvalues[0].item(), rel=1e-5, abs=1e-7 * largest)
