@@ -13,12 +13,15 @@ GapFunction = Callable[[Sequence[float]], float | None]
 
 def gaps(problem: Problem) -> tuple[GapFunction, str | None]:
     """A function from held-out costs to the gap, and the reason when it can only say None."""
+    named = f"{problem.name} with {problem.n_agents} agents"
     try:
         reference = load_reference(problem, ROOT / "reports" / "references")
-    except StaleReference as stale:
-        return lambda costs: None, str(stale).replace(f"{ROOT}/", "")
+    except StaleReference:
+        return _none, f"the reference on file for {named} is for another discretisation"
     if reference is None:
-        return lambda costs: None, (
-            f"no reference optimum on file for {problem.name} with {problem.n_agents} agents"
-        )
+        return _none, f"no reference optimum on file for {named}"
     return lambda costs: optimality_gap(costs, reference), None
+
+
+def _none(costs: Sequence[float]) -> None:
+    return None
