@@ -100,6 +100,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     from bench.gap import gaps
     from bench.measure import peak_rss_bytes
     from bench.recipes import training_config
+    from bench.records import finite
     from jfbcore import _validate
     from jfbcore.train import Training
 
@@ -136,13 +137,13 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         print(f"no optimality gap: {why_not}", file=sys.stderr)
 
     def describe(point: Any) -> dict[str, float | None]:
-        costs = {
+        return {
             "loss": point.loss,
             "running_cost": point.running_cost,
             "terminal_cost": point.terminal_cost,
             "evaluation_cost": point.evaluation_cost,
+            "optimality_gap": gap_of(point.costs),
         }
-        return _finite(costs) | {"optimality_gap": gap_of(point.costs)}
 
     for intervention in result.interventions:
         print(f"rejected step {intervention.step}: {intervention.reason}", file=sys.stderr)
@@ -160,10 +161,5 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         "reason": result.reason,
         "interventions": len(result.interventions),
     }
-    print(json.dumps(answer, allow_nan=False))
+    print(json.dumps(finite(answer), allow_nan=False))
     return 0
-
-
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """Unknown and non-finite both become null: JSON has no word for them."""
-    return {name: x if abs(x) < float("inf") else None for name, x in values.items()}

@@ -507,3 +507,14 @@ class TestReadme:
         record = empty_record(select("smoke", [])[0], 0)
         assert set(record) - {"schema_version", "null_reasons"} <= documented
         assert "null_reasons" in documented
+
+
+def test_a_diverged_training_run_still_answers(capsys):
+    """No finite cost and a reference on file: every number is null, and the line is JSON."""
+    arguments = ["train", "--problem", "quadrotor", "--agents", "1", "--gradient", "jfb"]
+    arguments += ["--map", "plain", "--batch", "2"]
+    assert cli.main([*arguments, "--step-size", "1000", "--steps", "1"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["status"] == "diverged"
+    assert answer["final"]["evaluation_cost"] is None
+    assert answer["final"]["optimality_gap"] is None
