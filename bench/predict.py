@@ -1,15 +1,15 @@
 """Memory of cases that do not fit, from small measurements of the same code.
 
 With a fixed number of inner iterations nothing in a training step depends on the data, so its
-peak live bytes are an exact function of batch size B, time steps T and iterations K, affine in
-each: a + bB + ... + hBTK, eight coefficients, as long as the same moment of the step is the peak.
-Measuring at two values of each gives them; a ninth measurement checks them.
+peak live and its saved bytes are exact functions of batch size B, time steps T and iterations K,
+affine in each: a + bB + ... + hBTK, eight coefficients, as long as the same moment of the step is
+the peak. Measuring at two values of each gives them; a ninth measurement checks them.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,20 +23,27 @@ BATCHES, STEPS, ITERATIONS = (8, 16), (8, 16), (20, 40)
 _CHECK = (24, 24, 60)
 
 
+#: the quantities of a record that are predicted
+QUANTITIES = ("peak_live_tensor_bytes", "saved_tensor_bytes")
+
+
 @dataclass(frozen=True)
 class MemoryModel:
-    """Peak live bytes as a function of batch, time steps and iterations, for one kind of case.
+    """Bytes as functions of batch, time steps and iterations, for one kind of case.
 
-    `error`: relative error of the model at a point it was not fitted to.
+    `coefficients`: eight per quantity of `QUANTITIES`. `error`: the largest relative error of
+    the model at a point it was not fitted to.
     """
 
     case: Case
-    coefficients: tuple[float, ...]
+    coefficients: Mapping[str, np.ndarray]
     error: float
 
-    def predict(self, batch_size: int, n_steps: int, iterations: int) -> float:
-        """Predicted peak live tensor bytes of one training step."""
-        return float(_features(batch_size, n_steps, iterations) @ np.array(self.coefficients))
+    def predict(
+        self, batch_size: int, n_steps: int, iterations: int, quantity: str = QUANTITIES[0]
+    ) -> float:
+        """Predicted bytes of one training step: the peak of live tensors unless told otherwise."""
+        return float(_features(batch_size, n_steps, iterations) @ self.coefficients[quantity])
 
     def crossover(self, batch_size: int, n_steps: int, memory: float) -> float:
         """The iterations at which the peak reaches `memory` bytes; infinite where it never does."""
@@ -52,11 +59,25 @@ def fit(case: Case) -> MemoryModel:
     """Measure `case` at small sizes, exact iterations, and fit."""
     points = list(itertools.product(BATCHES, STEPS, ITERATIONS))
     matrix = np.stack([_features(*point) for point in points])
-    found = np.array([_peak(case, *point) for point in points], dtype=float)
-    coefficients = np.linalg.solve(matrix, found)
-    check = _peak(case, *_CHECK)
-    error = abs(float(_features(*_CHECK) @ coefficients) - check) / check
-    return MemoryModel(case, tuple(coefficients), error)
+    measured = [_bytes(case, *point) for point in points]
+    check = _bytes(case, *_CHECK)
+    coefficients, error = {}, 0.0
+    for quantity in QUANTITIES:
+        found = np.linalg.solve(matrix, np.array([each[quantity] for each in measured], float))
+        coefficients[quantity] = found
+        error = max(error, abs(float(_features(*_CHECK) @ found) / check[quantity] - 1.0))
+    return MemoryModel(case, coefficients, error)
+
+
+def predicted_record(case: Case) -> dict[str, float]:
+    """The `predicted` part of the record of a case with exactly K iterations that did not finish.
+
+    Measured on the CPU wherever the case belongs: live bytes do not depend on the device.
+    """
+    model = fit(replace(case, device="cpu"))
+    size = (case.batch_size, case.n_steps, case.max_iterations)
+    found = {quantity: round(model.predict(*size, quantity)) for quantity in QUANTITIES}
+    return found | {"model_error": model.error}
 
 
 def crossovers(
@@ -96,6 +117,6 @@ def _features(batch_size: int, n_steps: int, iterations: int) -> np.ndarray:
     return np.array([1.0, b, t, k, b * t, b * k, t * k, b * t * k])
 
 
-def _peak(case: Case, batch_size: int, n_steps: int, iterations: int) -> int:
+def _bytes(case: Case, batch_size: int, n_steps: int, iterations: int) -> dict[str, int]:
     small = replace(case, batch_size=batch_size, n_steps=n_steps, max_iterations=iterations)
-    return measure_memory(Step(small))["peak_live_tensor_bytes"]
+    return measure_memory(Step(small))

@@ -19,8 +19,9 @@ STATUSES = (
     "timeout",
     "diverged",
     "crashed",
-    "predicted",
 )
+#: what is known of a case that did not fit, see `bench.predict`
+PREDICTED_FIELDS = ("peak_live_tensor_bytes", "saved_tensor_bytes", "model_error")
 _CUDA_FIELDS = (
     "max_allocated_bytes",
     "max_reserved_bytes",
@@ -53,6 +54,7 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
         "saved_tensor_bytes": None,
         "peak_rss_bytes": None,
         "cuda": dict.fromkeys(_CUDA_FIELDS),
+        "predicted": dict.fromkeys(PREDICTED_FIELDS),
         "curve": None,
         "interventions": None,
         "final": {"loss": None, "evaluation_cost": None, "optimality_gap": None},

@@ -19,6 +19,7 @@ from bench.case import Case
 from bench.environment import ROOT, default_threads, describe, git_revision, versions
 from bench.nvml import Sampler
 from bench.records import (
+    PREDICTED_FIELDS,
     empty_record,
     explain_nulls,
     read_record,
@@ -118,34 +119,22 @@ def _run_one(
         "threads": threads,
         "memory_limit": settings.memory_limit,
         "git": git,
+        "predict": False,
     }
     # What is found there afterwards must be this worker's.
     path.unlink(missing_ok=True)
     oom_kills = _oom_kill_count()
-    with open(log_path, "w", encoding="utf-8") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", str(os.getpid())],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
-            # Its own session: a timeout takes whatever the case started down with it.
-            start_new_session=True,
-        )
-        sampler = Sampler.start(uuid, worker.pid) if uuid else None
-        outcome = _wait(worker, json.dumps(order) + "\n", settings.timeout)
-        sampled = sampler.stop() if sampler else None
+    outcome, code, sampled = _work(order, log_path, settings.timeout, uuid)
     try:
         record = read_record(path)
     except ValueError:
-        record = _record_of_the_dead(case, seed, outcome, worker.returncode, log_path, oom_kills)
+        record = _record_of_the_dead(case, seed, outcome, code, log_path, oom_kills)
         record |= {"threads": threads, "git": git, "versions": versions()}
         explain_nulls(record, f"status {record['status']}")
     else:
         if log_path.stat().st_size == 0:
             log_path.unlink()
+    _predict(record, order, log_path, settings.timeout)
     if sampled is not None:
         record["cuda"] |= sampled
         record["null_reasons"] = {
@@ -155,6 +144,58 @@ def _run_one(
         }
     write_json(path, record)
     return record
+
+
+def _work(
+    order: dict[str, Any], log_path: Path, timeout: float, uuid: str | None = None
+) -> tuple[str, int, dict[str, Any] | None]:
+    """Run one worker to its end: how it ended, its exit code, what the GPU sampler saw."""
+    threads = str(order["threads"])
+    with open(log_path, "w", encoding="utf-8") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "bench.worker", str(os.getpid())],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            # Its own session: a timeout takes whatever the case started down with it.
+            start_new_session=True,
+        )
+        sampler = Sampler.start(uuid, worker.pid) if uuid else None
+        outcome = _wait(worker, json.dumps(order) + "\n", timeout)
+        return outcome, worker.returncode, sampler.stop() if sampler else None
+
+
+def _predict(record: dict[str, Any], order: dict[str, Any], log_path: Path, timeout: float) -> None:
+    """Put the memory model's bytes into the record of a case that did not fit, or why not.
+
+    In a worker of its own: the model measures small versions of the case.
+    """
+    case = record["case"]
+    if record["status"] not in ("out_of_memory", "timeout"):
+        reason = "predicted only where memory or time ran out"
+    elif case["gradient"] == "direct" or case["tolerance"] is not None:
+        reason = "predicted only for exactly K inner iterations"
+    else:
+        found = log_path.with_suffix(".prediction.json")
+        log = log_path.with_suffix(".prediction.log")
+        outcome, code, _ = _work(order | {"predict": True, "path": str(found)}, log, timeout)
+        if found.exists():
+            record["predicted"] = json.loads(found.read_text(encoding="utf-8"))
+            found.unlink()
+            log.unlink()
+            reason = "not measured"
+        else:
+            reason = f"no prediction: {outcome}, exit code {code}"
+    names = [f"predicted.{name}" for name in PREDICTED_FIELDS]
+    reasons = {key: why for key, why in record["null_reasons"].items() if key not in names}
+    record["null_reasons"] = reasons | {
+        name: reason
+        for name, key in zip(names, PREDICTED_FIELDS, strict=True)
+        if record["predicted"][key] is None
+    }
 
 
 def _wait(worker: subprocess.Popen, order: str, timeout: float) -> str:

@@ -1,7 +1,8 @@
 """The process that measures one case: reads it from standard input, writes one record.
 
 `python -m bench.worker` is started by `bench.runner`, never by hand. It always writes a record,
-whatever happens in the case; what it cannot write (killed, hung) the runner writes for it.
+whatever happens in the case; what it cannot write (killed, hung) the runner writes for it. Asked
+to predict, it writes what the memory model says of the case instead.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def main() -> None:
     torch.set_num_threads(order["threads"])
     case, seed = Case.from_dict(order["case"]), order["case"]["seed"]
     _limit_memory(order["memory_limit"])
+    if order["predict"]:
+        from bench.predict import predicted_record
+
+        write_json(Path(order["path"]), predicted_record(case))
+        return
     record = empty_record(case, seed)
     record["threads"] = order["threads"]
     record["versions"], record["git"] = versions(), order["git"]

@@ -20,6 +20,7 @@ from bench.commands import report as command
 from bench.records import CorruptRecord
 from bench.report import load_run, write_report
 from bench.report.figures.convergence import median_band
+from bench.report.figures.scaling import SAVED, predicted_rows
 from bench.report.fits import power_law_slope
 from bench.report.frames import case_frame, curve_frame
 from bench.report.profile import median_with_misses, performance_profile, time_to_target
@@ -48,7 +49,6 @@ def synthetic_record(
     budget = f"tol{tolerance:g}" if tolerance else f"k{iterations}"
     training = "-train10" if curve or status == "diverged" else ""
     ok = status == "ok"
-    sized = ok or status == "predicted"
     saved = 1024 * n_agents * (iterations if gradient == "unrolled" and iterations else 1)
     return {
         "schema_version": 1,
@@ -87,8 +87,11 @@ def synthetic_record(
         "iterations": {"mean": 20.0, "max": 30} if ok else None,
         "residual": {"mean": 1e-5, "max": 5e-5 if reached else 3.0} if ok else None,
         "tolerance_reached": reached if ok and tolerance else None,
-        "peak_live_tensor_bytes": 2 * saved if sized else None,
-        "saved_tensor_bytes": saved if sized else None,
+        "peak_live_tensor_bytes": 2 * saved if ok else None,
+        "saved_tensor_bytes": saved if ok else None,
+        "predicted": {"peak_live_tensor_bytes": 2 * saved, "saved_tensor_bytes": saved}
+        if status == "out_of_memory" and tolerance is None
+        else None,
         "peak_rss_bytes": 400 * 2**20 if ok else None,
         "cuda": None,
         "curve": curve,
@@ -150,7 +153,14 @@ def all_records() -> list[dict[str, Any]]:
         synthetic_record("cvxpylayers", 1, status="unsupported", reason=NOT_CONCAVE),
         synthetic_record("torchdeq", 1, status="timeout", reason="made-up 60 s passed"),
         synthetic_record("jfb-3", 1, reached=False),
-        synthetic_record("implicit-cg", 16, status="predicted", reason="from a smaller batch"),
+        synthetic_record(
+            "unrolled",
+            4,
+            iterations=5000,
+            tolerance=None,
+            status="out_of_memory",
+            reason="made-up 99 GiB asked",
+        ),
         synthetic_record("jfb-5", 1, status="crashed", reason="made-up signal 9"),
     ]
     for seed in range(5):
@@ -240,6 +250,18 @@ def test_figures_are_written_as_svg_and_png(run_directory: Path) -> None:
         assert svg.lstrip().startswith("<?xml")
         png = (run_directory / "figures" / f"{stem}.png").read_bytes()
         assert png.startswith(b"\x89PNG")
+
+
+def test_predicted_bytes_are_drawn_where_a_case_did_not_finish(run_directory: Path) -> None:
+    with pytest.warns(CorruptRecord):
+        cases = case_frame([load_run(run_directory)])
+    rows = cases[(cases["gradient"] == "unrolled") & cases["tolerance"].isna()]
+    found = predicted_rows(rows, SAVED)
+    assert found["max_iterations"].tolist() == [5000]
+    # by construction unrolled saves 1024 bytes per agent and iteration
+    assert found["bytes"].tolist() == [1024 * 4 * 5000]
+    svg = (run_directory / "figures" / "memory-iterations.svg").read_text(encoding="utf-8")
+    assert "predicted, did not finish" in svg
 
 
 def test_csv_round_trip(run_directory: Path) -> None:

@@ -1,52 +1,102 @@
 """One training step of each quick case: asv's view of `bench.measure`.
 
-Every quantity but the step's own time is measured once per commit, case after case, by
-`setup_cache`, and read from there: the costs of importing torch and of building a case are paid
-once. Cases that a gradient cannot serve are n/a.
+Times are sampled by asv itself, so that `asv continuous` has a spread to judge by. Every other
+quantity is exact: it is measured once per commit, case after case, by `setup_cache` and read from
+there. Cases that a gradient cannot serve are n/a.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from bench.presets import quick
+
+if TYPE_CHECKING:
+    from bench.measure import Step
 
 CASES = {case.id: case for case in quick()}
 _TIMEOUT = 600.0
 
 
-class Step:
-    """The time of a whole step, sampled by asv itself."""
+@functools.lru_cache(maxsize=1)
+def _step(case: str) -> Step:
+    """The step of a case, built once per process: asv calls `setup` before every sample."""
+    from bench.build import Unsupported
+    from bench.measure import Step
+
+    try:
+        return Step(CASES[case])
+    except Unsupported as unsupported:
+        raise NotImplementedError(unsupported.reason) from unsupported
+
+
+class _BackwardClock:
+    """A clock that runs only while a backward pass does.
+
+    asv times whole calls; a backward pass needs the forward pass before it in the same call.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def read(self) -> float:
+        return self.seconds
+
+    def run(self, step: Step) -> None:
+        step.clear()
+        cost = step.forward()
+        step.synchronise()
+        began = time.perf_counter()
+        cost.backward()
+        step.synchronise()
+        self.seconds += time.perf_counter() - began
+
+
+_BACKWARD_CLOCK = _BackwardClock()
+
+
+class Times:
+    """Seconds of a whole step, of its forward pass and of its backward pass."""
 
     params = (list(CASES),)
     param_names = ("case",)
     timeout = _TIMEOUT
-    version = "1"
-    warmup_time = 0.5
+    version = "2"
+    warmup_time = 0.2
+    number = 1
     rounds = 2
-    min_run_count = 3
+    #: at least 5, at most 10 samples a round, in no more than 3 seconds where they suffice
+    repeat = (5, 10, 3.0)
 
     def setup(self, case: str) -> None:
-        from bench.build import Unsupported
-        from bench.measure import Step as Body
-
-        try:
-            self.step = Body(CASES[case])
-        except Unsupported as unsupported:
-            raise NotImplementedError(unsupported.reason) from unsupported
+        self.step = _step(case)
+        # Here and not in the timed call: dropping the last graph takes time too.
+        self.step.clear()
 
     def time_step(self, case: str) -> None:
         self.step()
 
+    def time_forward(self, case: str) -> None:
+        self.step.forward()
+        self.step.synchronise()
+
+    def time_backward(self, case: str) -> None:
+        _BACKWARD_CLOCK.run(self.step)
+
+    time_backward.timer = _BACKWARD_CLOCK.read  # type: ignore[attr-defined]
+
 
 class Quantities:
-    """Parts of the step's time, exact byte counts, iterations and residuals; smaller is better."""
+    """Exact byte counts, iterations and residuals; smaller is better."""
 
     params = (list(CASES),)
     param_names = ("case",)
     timeout = _TIMEOUT
-    version = "1"
+    version = "2"
 
     def setup_cache(self) -> dict[str, dict]:
         from bench.records import empty_record
@@ -54,9 +104,8 @@ class Quantities:
 
         found = {}
         for name, case in CASES.items():
-            record = empty_record(case, 0)
-            fill(record, case, 0)
-            found[name] = record
+            found[name] = empty_record(case, 0)
+            fill(found[name], replace(case, timed=False), 0)
         return found
 
     setup_cache.timeout = _TIMEOUT  # type: ignore[attr-defined]
@@ -64,12 +113,6 @@ class Quantities:
     def setup(self, records: dict[str, dict], case: str) -> None:
         if records[case]["status"] == "unsupported":
             raise NotImplementedError(records[case]["reason"])
-
-    def track_forward_seconds(self, records: dict[str, dict], case: str) -> float:
-        return _read(records[case], "forward_seconds")
-
-    def track_backward_seconds(self, records: dict[str, dict], case: str) -> float:
-        return _read(records[case], "backward_seconds")
 
     def track_peak_live_bytes(self, records: dict[str, dict], case: str) -> float:
         return _read(records[case], "peak_live_tensor_bytes")
@@ -86,8 +129,6 @@ class Quantities:
     def track_cuda_peak_bytes(self, records: dict[str, dict], case: str) -> float:
         return _read(records[case], "cuda", "max_allocated_bytes")
 
-    track_forward_seconds.unit = "seconds"  # type: ignore[attr-defined]
-    track_backward_seconds.unit = "seconds"  # type: ignore[attr-defined]
     track_peak_live_bytes.unit = "bytes"  # type: ignore[attr-defined]
     track_saved_bytes.unit = "bytes"  # type: ignore[attr-defined]
     track_iterations.unit = "iterations"  # type: ignore[attr-defined]

@@ -48,6 +48,8 @@ FIELDS: dict[str, tuple[str, str]] = {
     "peak_live_tensor_bytes": ("peak_live_tensor_bytes", "Int64"),
     "saved_tensor_bytes": ("saved_tensor_bytes", "Int64"),
     "peak_rss_bytes": ("peak_rss_bytes", "Int64"),
+    "predicted_peak_live_tensor_bytes": ("predicted.peak_live_tensor_bytes", "Int64"),
+    "predicted_saved_tensor_bytes": ("predicted.saved_tensor_bytes", "Int64"),
     "cuda_max_allocated_bytes": ("cuda.max_allocated_bytes", "Int64"),
     "cuda_max_reserved_bytes": ("cuda.max_reserved_bytes", "Int64"),
     "cuda_nvml_device_delta_bytes": ("cuda.nvml_device_delta_bytes", "Int64"),

@@ -25,7 +25,7 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     """
     known = curves[curves["optimality_gap"].notna()]
     by_seed = dict(list(known.groupby(["run", "id", "seed"], dropna=False)))
-    trained = cases[(cases["train_steps"].fillna(0) > 0) & (cases["status"] != "predicted")]
+    trained = cases[cases["train_steps"].fillna(0) > 0]
     trained = trained.merge(known[list(_PROBLEM)].drop_duplicates(), on=list(_PROBLEM))
     rows = []
     for key, case in trained.groupby(list(_CASE), dropna=False):

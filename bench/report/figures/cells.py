@@ -66,5 +66,5 @@ def select_cells(
 
 
 def _drawable(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    measured = rows["status"].isin(["ok", "predicted"]) & rows[metric.column].notna()
+    measured = rows["status"].eq("ok") & rows[metric.column].notna()
     return rows[measured | rows["status"].isin(list(FAILURES))]

@@ -64,7 +64,7 @@ def step_times(cases: pd.DataFrame) -> pd.DataFrame:
     """Median seconds per step, one row per instance, one column per gradient; a miss is NaN."""
     # measured without a time: a memory-only case, not a miss
     untimed = (cases["status"] == "ok") & cases["step_seconds"].isna()
-    timed = cases[iterates(cases) & ~untimed & (cases["status"] != "predicted")].copy()
+    timed = cases[iterates(cases) & ~untimed].copy()
     missed = timed["tolerance_reached"].eq(False).fillna(False).astype(bool)
     usable = (timed["status"] == "ok") & ~missed
     timed["seconds"] = timed["step_seconds"].where(usable, math.inf)

@@ -129,12 +129,10 @@ def _draw(
     hollow = False
     for series, factor in zip(drawn, shift, strict=False):
         failed = series.rows[series.rows["status"].isin(list(FAILURES))]
-        predicted = series.rows[series.rows["status"] == "predicted"]
         # a run that diverged later may well have been measured before
-        measured = series.rows[
-            series.rows[metric.column].notna() & (series.rows["status"] != "predicted")
-        ]
-        values += [*measured[metric.column].astype(float), *predicted[metric.column].astype(float)]
+        measured = series.rows[series.rows[metric.column].notna()]
+        predicted = predicted_rows(series.rows, metric)
+        values += [*measured[metric.column].astype(float), *predicted["bytes"].astype(float)]
         if len(failed):
             places = sorted(set(failed[column].astype(float) * factor))
             words = failure_words(failed["status"])
@@ -143,7 +141,7 @@ def _draw(
             lanes.append(Lane(series.look, places, words))
         if len(predicted):
             hollow = True
-            _hollow(ax, predicted[column].astype(float) * factor, predicted[metric.column], series)
+            _hollow(ax, predicted[column].astype(float) * factor, predicted["bytes"], series)
         slope = power_law_slope(measured[column], measured[metric.column])
         text = "" if slope is None else f"  slope {round(slope, 2) + 0.0:.2f}"
         handles.append(handle(series.look, f"{series.label}{text}"))
@@ -182,6 +180,15 @@ def _draw(
     ax.set_title(title(panel.settings, constant))
 
 
+def predicted_rows(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Rows that did not finish and whose metric is predicted, with the prediction in `bytes`."""
+    column = f"predicted_{metric.column}"
+    if column not in rows:
+        return rows.iloc[:0].assign(bytes=[])
+    found = rows[rows[metric.column].isna() & rows[column].notna()]
+    return found.assign(bytes=found[column])
+
+
 def _hollow(ax: Axes, x: pd.Series, y: pd.Series, series: Series) -> None:
     ax.plot(
         x,
@@ -196,7 +203,7 @@ def _hollow(ax: Axes, x: pd.Series, y: pd.Series, series: Series) -> None:
 
 
 def _predicted_handle() -> Line2D:
-    entry = handle(_GREY, "predicted, not run", hollow=True)
+    entry = handle(_GREY, "predicted, did not finish", hollow=True)
     entry.set_linestyle("none")
     return entry
 

@@ -1,0 +1,100 @@
+"""asv's view of the cases: what it discovers, and the clock of the backward pass."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from bench.environment import ROOT
+from bench.presets import quick
+
+TIMES = {f"benchmarks.Times.time_{part}" for part in ("step", "forward", "backward")}
+TRACKED = {
+    f"benchmarks.Quantities.track_{name}"
+    for name in ("peak_live_bytes", "saved_bytes", "iterations", "residual", "cuda_peak_bytes")
+}
+
+
+_DISCOVER = """
+import json, sys
+from asv_runner._aux import update_sys_path
+from asv_runner.discovery import disc_benchmarks
+update_sys_path(sys.argv[1])
+names = ("type", "params", "param_names", "version", "timeout")
+found = {b.name: {name: getattr(b, name) for name in names} for b in disc_benchmarks(sys.argv[1])}
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def discovered():
+    """What asv's own discovery finds, in a process of its own: it changes the import path."""
+    if importlib.util.find_spec("asv_runner") is None:
+        pytest.skip("asv is not installed")
+    folder = str(ROOT / "bench" / "history")
+    ran = subprocess.run(
+        [sys.executable, "-c", _DISCOVER, folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(ran.stdout)
+
+
+def test_exactly_the_benchmarks_meant_are_found(discovered):
+    assert set(discovered) == TIMES | TRACKED
+
+
+def test_every_benchmark_runs_the_quick_cases_and_says_its_version(discovered):
+    ids = [repr(case.id) for case in quick()]
+    for found in discovered.values():
+        assert found["params"] == [ids]
+        assert found["param_names"] == ["case"]
+        assert found["version"] == "2"
+        assert found["timeout"] > 60, "asv's default of 60 s is too short for the larger cases"
+
+
+def test_times_are_sampled_by_asv_and_counts_are_not(discovered):
+    assert {found["type"] for name, found in discovered.items() if name in TIMES} == {"time"}
+    assert {found["type"] for name, found in discovered.items() if name in TRACKED} == {"track"}
+
+
+def test_the_backward_clock_runs_only_during_the_backward_pass(monkeypatch):
+    from bench.history import benchmarks
+
+    now = SimpleNamespace(seconds=100.0)
+
+    def pass_time(seconds):
+        now.seconds += seconds
+
+    step = SimpleNamespace(
+        clear=lambda: pass_time(1.0),
+        forward=lambda: pass_time(5.0) or SimpleNamespace(backward=lambda: pass_time(2.0)),
+        synchronise=lambda: pass_time(0.25),
+    )
+    monkeypatch.setattr(benchmarks.time, "perf_counter", lambda: now.seconds)
+    clock = benchmarks._BackwardClock()
+    clock.run(step)
+    # The backward pass and the synchronisation that ends it, nothing of what came before.
+    assert clock.read() == 2.25
+    clock.run(step)
+    assert clock.read() == 4.5
+
+
+def test_unsupported_cases_are_not_applicable():
+    """asv shows n/a for what raises NotImplementedError in setup."""
+    from bench.case import Case
+    from bench.history import benchmarks
+
+    case = Case(problem="bicycle", n_agents=1, gradient="cvxpylayers", batch_size=1, n_steps=2)
+    cases = benchmarks.CASES | {case.id: case}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmarks, "CASES", cases)
+        with pytest.raises(NotImplementedError, match="concave"):
+            benchmarks.Times().setup(case.id)
