@@ -14,6 +14,9 @@ from jfbcore.gradients import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.solvers import Picard, Solution, Solver
 
+#: tracked iterations up to which a compiled time step builds in a minute or two
+_MOST_COMPILED = 50
+
 
 def _needs_picard(name: str, solver: Solver) -> str | None:
     if isinstance(solver, Picard):
@@ -52,6 +55,19 @@ class Unrolled(GradientEstimator):
 
     def supports_solver(self, solver: Solver) -> str | None:
         return _needs_picard("unrolled", solver)
+
+    def supports_compilation(self, solver: Solver) -> str | None:
+        if solver.tolerance is not None:
+            return (
+                "a compiled graph cannot track a number of iterations that depends on the data; "
+                "fix it (tolerance None)"
+            )
+        if solver.max_iterations > _MOST_COMPILED:
+            return (
+                f"a compiled graph of {solver.max_iterations} tracked iterations takes too long to "
+                f"build; at most {_MOST_COMPILED}"
+            )
+        return None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch
 
 from baselines import GRADIENTS, build_policy
 from bench.case import Case
+from jfbcore.compiled import CompiledStep, compilation_reason
 from jfbcore.maps import MAPS, FixedPointMap, PlainMap
 from jfbcore.policy import Policy
 from jfbcore.problems import PROBLEMS, Problem
 from jfbcore.problems.consumption import Consumption
+from jfbcore.rollout import Step, advance
 from jfbcore.solvers import SOLVERS, Solver
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -55,6 +58,15 @@ def build_map(case: Case) -> FixedPointMap:
 def build_solver(case: Case, problem: Problem) -> Solver:
     tolerance = None if case.tolerance is None else case.tolerance * problem.gradient_scale
     return SOLVERS[case.solver](tolerance=tolerance, max_iterations=case.max_iterations)
+
+
+def build_advance(case: Case, policy: Policy) -> Callable[..., Step]:
+    """What takes a time step of `case` in rollouts with a graph; raises Unsupported."""
+    if not case.compile:
+        return advance
+    if (reason := compilation_reason(policy)) is not None:
+        raise Unsupported(reason)
+    return CompiledStep(policy)
 
 
 def build(case: Case, seed: int) -> Policy:

@@ -45,7 +45,8 @@ class Case:
     `tolerance` None runs exactly `max_iterations` inner iterations; otherwise the inner residual
     asked for, in units of the problem's gradient scale. `train_steps` optimiser steps give the
     record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
-    map's. Raises ValueError or TypeError naming the field.
+    map's. `compile` passes the time step through torch.compile. Raises ValueError or TypeError
+    naming the field.
     """
 
     problem: str
@@ -63,6 +64,7 @@ class Case:
     step_size: float | None = None
     train_steps: int = 0
     timed: bool = True
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _validate.one_of("problem", self.problem, PROBLEM_NAMES)
@@ -89,8 +91,9 @@ class Case:
                 )
         if self.train_steps != 0:
             _validate.positive_int("train_steps", self.train_steps)
-        if not isinstance(self.timed, bool):
-            raise TypeError(f"`timed` must be True or False, got {self.timed!r}")
+        for name in ("timed", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
 
     @property
     def id(self) -> str:
@@ -108,6 +111,8 @@ class Case:
             if self.tolerance is not None and not math.isclose(self.tolerance, 1e-4):
                 parts.append(f"tol{self.tolerance:g}")
         parts += [f"b{self.batch_size}", f"t{self.n_steps}", self.dtype, self.device]
+        if self.compile:
+            parts.append("compiled")
         return "-".join(parts)
 
     def to_dict(self, seed: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from baselines import Implicit
-from bench.build import build
+from bench.build import build, build_advance
 from bench.case import Case
 from bench.memory import LiveTensorTracker, SavedTensorCounter
 from jfbcore.diagnostics import policy_gradient
@@ -43,13 +43,14 @@ class Step:
     def __init__(self, case: Case, seed: int = 0) -> None:
         self.case = case
         self.policy = build(case, seed)
+        self.advance = build_advance(case, self.policy)
         generator = torch.Generator().manual_seed(_MINIBATCH_SEED + seed)
         self.states = self.policy.problem.sample_initial_states(case.batch_size, generator)
         self.last: Rollout | None = None
 
     def forward(self) -> Tensor:
         """The minibatch's mean cost, with its graph."""
-        self.last = rollout(self.policy, self.states)
+        self.last = rollout(self.policy, self.states, advance=self.advance)
         return self.last.cost.mean()
 
     def clear(self) -> None:
@@ -81,10 +82,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each timed repeat, whole and by part."""
+    """Seconds of each timed repeat, whole and by part; `first`: of the first step of all."""
 
     forward: list[float]
     backward: list[float]
+    first: float
 
     @property
     def step(self) -> list[float]:
@@ -107,7 +109,9 @@ def measure_time(
     step: Step, repeats: int = REPEATS, warm_up: int = WARM_UP, budget: float = TIME_BUDGET
 ) -> Timing:
     """Time `repeats` steps after a warm-up; at least 3 when the budget runs out before."""
-    timing = Timing([], [])
+    forward: list[float] = []
+    backward: list[float] = []
+    first: float | None = None
     began = time.perf_counter()
     for i in range(-warm_up, repeats):
         spent = time.perf_counter() - began
@@ -122,17 +126,30 @@ def measure_time(
         cost.backward()
         step.synchronise()
         t2 = time.perf_counter()
+        first = t2 - t0 if first is None else first
         if i >= 0:
-            timing.forward.append(t1 - t0)
-            timing.backward.append(t2 - t1)
-    return timing
+            forward.append(t1 - t0)
+            backward.append(t2 - t1)
+    assert first is not None
+    return Timing(forward, backward, first)
 
 
 def measure_memory(step: Step) -> dict[str, Any]:
     """Peak live tensor bytes of a step and bytes saved for backward, in a pass of its own.
 
-    Parameters count as live (they are, whichever gradient is used), not as saved.
+    Parameters count as live (they are, whichever gradient is used), not as saved. The bytes of a
+    compiled step are None: its kernels allocate where no tracker of operations can see.
     """
+    if step.case.compile:
+        finite = math.isfinite(step())
+        inner = step.last.inner.summary() if step.last is not None else None
+        return {
+            "peak_live_tensor_bytes": None,
+            "saved_tensor_bytes": None,
+            "iterations": inner["iterations"] if inner else None,
+            "residual": inner["residual"] if inner else None,
+            "finite": finite,
+        }
     step.clear()
     gc.collect()
     fixed = [*step.policy.parameters(), *step.policy.buffers(), step.states]

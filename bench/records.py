@@ -46,6 +46,7 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
         "step_seconds": None,
         "forward_seconds": None,
         "backward_seconds": None,
+        "compile_seconds": None,
         "iterations": None,
         "residual": None,
         "tolerance_reached": None,

@@ -88,10 +88,17 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
         record["step_seconds"] = measure.summarise(timing.step)
         record["forward_seconds"] = measure.summarise(timing.forward)["median"]
         record["backward_seconds"] = measure.summarise(timing.backward)["median"]
+        if case.compile:
+            record["compile_seconds"] = timing.first - record["step_seconds"]["median"]
     else:
-        for name in ("step_seconds", "forward_seconds", "backward_seconds"):
+        for name in ("step_seconds", "forward_seconds", "backward_seconds", "compile_seconds"):
             reasons[name] = "a memory-only case"
         step()
+    if case.compile:
+        for name in ("peak_live_tensor_bytes", "saved_tensor_bytes"):
+            reasons[name] = "compiled kernels allocate where no tracker of operations can see"
+    else:
+        reasons["compile_seconds"] = "not a compiled case"
     # Before the trackers of the memory pass, which have a footprint of their own.
     record["peak_rss_bytes"] = measure.peak_rss_bytes()
     if case.device == "cuda":
@@ -118,12 +125,15 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
 
 def _train(record: dict[str, Any], case: Case, seed: int) -> None:
     from bench import measure
-    from bench.build import build
+    from bench.build import build, build_advance
     from bench.gap import gaps
     from jfbcore.train import Training
 
     policy = build(case, seed)
-    result = Training(policy, measure.training_config(case, seed)).run()
+    training = Training(
+        policy, measure.training_config(case, seed), advance=build_advance(case, policy)
+    )
+    result = training.run()
     gap_of, why_not = gaps(policy.problem)
     record["curve"] = [
         {

@@ -39,6 +39,10 @@ class GradientEstimator(abc.ABC):
         """None, or the reason why this estimator cannot work with `solver`."""
         return None
 
+    def supports_compilation(self, solver: Solver) -> str | None:
+        """None, or the reason why torch.compile cannot make one graph of `attach`."""
+        return f"{type(self).__name__} decides on the host between its operations; run it eager"
+
 
 @dataclass(frozen=True)
 class JFB(GradientEstimator):
@@ -53,6 +57,9 @@ class JFB(GradientEstimator):
 
     def __post_init__(self) -> None:
         _validate.positive_int("tracked", self.tracked, "for the exact gradient use `Implicit()`")
+
+    def supports_compilation(self, solver: Solver) -> str | None:
+        return solver.supports_compilation()
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         found = solver.solve(fixed_point_map, initial)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
-from jfbcore.solvers.base import Solution
+from jfbcore.problems.base import Time
 
 
 @dataclass
 class InnerStatistics:
     """Iterations and residuals of the inner solves of one rollout."""
 
-    iterations: list[int] = field(default_factory=list)
+    iterations: list[int | Tensor] = field(default_factory=list)
     residual_means: list[Tensor] = field(default_factory=list)
     residual_maxima: list[Tensor] = field(default_factory=list)
 
-    def add(self, solution: Solution) -> None:
-        residual = solution.residual.detach()
-        self.iterations.append(solution.iterations)
+    def add(self, iterations: int | Tensor, residual: Tensor) -> None:
+        self.iterations.append(iterations)
         self.residual_means.append(residual.mean())
         self.residual_maxima.append(residual.max())
 
@@ -29,11 +30,10 @@ class InnerStatistics:
         """{"iterations": {mean, max}, "residual": {mean, max}}, or None without inner solves."""
         if not self.iterations:
             return None
+        # Tensors where the loop ran inside a compiled graph.
+        iterations = [int(count) for count in self.iterations]
         return {
-            "iterations": {
-                "mean": sum(self.iterations) / len(self.iterations),
-                "max": max(self.iterations),
-            },
+            "iterations": {"mean": sum(iterations) / len(iterations), "max": max(iterations)},
             "residual": {
                 "mean": torch.stack(self.residual_means).mean().item(),
                 "max": torch.stack(self.residual_maxima).max().item(),
@@ -62,6 +62,48 @@ class Rollout:
         return self.running_cost + self.terminal_cost
 
 
+class Step(NamedTuple):
+    """One time step: the next state (batch, n), the running cost so far (batch,), the control
+    (batch, m), the inner solve's iterations and residual (batch,), the HJB residual (batch,).
+
+    The last three are None where there is no inner solve or no penalty.
+    """
+
+    state: Tensor
+    running_cost: Tensor
+    control: Tensor
+    iterations: int | Tensor | None
+    residual: Tensor | None
+    hjb_residual: Tensor | None
+
+
+def advance(
+    policy: Policy,
+    t: Time,
+    h: float | Tensor,
+    z: Tensor,
+    running: Tensor,
+    start: Tensor | None = None,
+    penalties: bool = False,
+) -> Step:
+    """Decide at time `t` in states `z` and take one Euler step of length `h` [time unit of t].
+
+    `start`: where the inner solve starts; None takes the problem's initial control.
+    """
+    problem = policy.problem
+    # The start of an inner solve has no influence on its fixed point: no derivative to keep.
+    decision = policy(t, z, None if start is None else start.detach())
+    control, solution = decision.control, decision.solution
+    return Step(
+        _euler(z, problem.dynamics(t, z, control), h),
+        _euler(running, problem.running_cost(t, z, control), h),
+        control,
+        None if solution is None else solution.iterations,
+        None if solution is None else solution.residual.detach(),
+        hjb_residual(policy, t, z, decision) if penalties else None,
+    )
+
+
 def rollout(
     policy: Policy,
     initial_states: Tensor,
@@ -69,12 +111,14 @@ def rollout(
     n_steps: int | None = None,
     warm_start: bool = False,
     penalties: bool = False,
+    advance: Callable[..., Step] = advance,
 ) -> Rollout:
     """Left-endpoint Euler from `initial_states` (batch, n), with a graph if grad mode is on.
 
     `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner
     solve from the previous step's control. `penalties` also evaluates the HJB residual and the
-    terminal misfit of the value network (a second network sweep per step).
+    terminal misfit of the value network (a second network sweep per step). `advance` takes one
+    step; `CompiledStep()` is a drop-in for it.
     """
     problem = policy.problem
     n_steps = problem.n_steps if n_steps is None else n_steps
@@ -82,19 +126,16 @@ def rollout(
     running = z.new_zeros(z.shape[0])
     hjb = z.new_zeros(z.shape[0]) if penalties else None
     inner = InnerStatistics()
-    control: Tensor | None = None
+    start: Tensor | None = None
     for i in range(n_steps):
-        t = i * h
-        # The start of an inner solve has no influence on its fixed point: no derivative to keep.
-        start = control.detach() if warm_start and control is not None else None
-        decision = policy(t, z, start)
-        control = decision.control
-        if decision.solution is not None:
-            inner.add(decision.solution)
-        if hjb is not None:
-            hjb = torch.add(hjb, hjb_residual(policy, t, z, decision).abs(), alpha=h)
-        running = torch.add(running, problem.running_cost(t, z, control), alpha=h)
-        z = torch.add(z, problem.dynamics(t, z, control), alpha=h)
+        step = advance(policy, i * h, h, z, running, start, penalties)
+        z, running = step.state, step.running_cost
+        if warm_start:
+            start = step.control
+        if step.iterations is not None and step.residual is not None:
+            inner.add(step.iterations, step.residual)
+        if hjb is not None and step.hjb_residual is not None:
+            hjb = torch.add(hjb, step.hjb_residual.abs(), alpha=h)
     terminal = problem.terminal_cost(z)
     misfit = None
     if penalties:
@@ -103,7 +144,11 @@ def rollout(
     return Rollout(running, terminal, z, inner, hjb, misfit)
 
 
-def hjb_residual(policy: Policy, t: float, z: Tensor, decision: Decision) -> Tensor:
+def _euler(x: Tensor, rate: Tensor, h: float | Tensor) -> Tensor:
+    return x + h * rate if isinstance(h, Tensor) else torch.add(x, rate, alpha=h)
+
+
+def hjb_residual(policy: Policy, t: Time, z: Tensor, decision: Decision) -> Tensor:
     """d phi/dt + min_u {L + <p, f>} at (t, z), (batch,); zero for the true value function."""
     network = _value_network_policy(policy).value_network
     assert decision.hamiltonian is not None

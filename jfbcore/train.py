@@ -18,7 +18,7 @@ from jfbcore import _validate
 from jfbcore.guard import Guard, GuardSettings, Intervention
 from jfbcore.held_out import held_out_states
 from jfbcore.policy import Policy
-from jfbcore.rollout import Rollout, rollout
+from jfbcore.rollout import Rollout, Step, advance, rollout
 
 CHECKPOINT_VERSION = 1
 
@@ -115,7 +115,8 @@ class Training:
 
     `identity` is a line that names what is trained; a checkpoint continues only a run with the
     same one. `callback`, if given, is called after every step with this object; time spent in it
-    and in evaluations is off the clock.
+    and in evaluations is off the clock. `advance` takes the time steps of the training rollouts
+    (`CompiledStep(policy)` is a faster one; what compiling takes is on the clock).
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Training:
         checkpoint_interval: int = 100,
         identity: str | None = None,
         callback: Callable[[Training], None] | None = None,
+        advance: Callable[..., Step] = advance,
     ) -> None:
         self.policy, self.config, self.problem = policy, config, policy.problem
         self.checkpoint = checkpoint
@@ -134,7 +136,7 @@ class Training:
         self.checkpoint_interval = _validate.positive_int(
             "checkpoint_interval", checkpoint_interval
         )
-        self.callback = callback
+        self.callback, self.advance = callback, advance
         self.optimizer = torch.optim.Adam(
             policy.parameters(), lr=config.learning_rate, betas=config.betas
         )
@@ -221,6 +223,7 @@ class Training:
             n_steps=self.n_steps(),
             warm_start=self.config.warm_start,
             penalties=penalties,
+            advance=self.advance,
         )
 
     def n_steps(self) -> int:

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", default="default", help="default, concave or released")
     parser.add_argument("--dtype", default="float32", help="float32 or float64")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="compile the time step first")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=integer, metavar="S", help="optimiser steps (default: 100)")
     length.add_argument("--time-limit", type=number, metavar="SECONDS", help="training seconds")
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         device=args.device,
         variant=args.variant,
+        compile=args.compile,
     )
     return _train(args, case)
 
@@ -95,7 +97,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     import torch
     from tqdm import tqdm
 
-    from bench.build import Unsupported, build
+    from bench.build import Unsupported, build, build_advance
     from bench.environment import default_threads
     from bench.gap import gaps
     from bench.measure import peak_rss_bytes
@@ -116,12 +118,17 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     )
     try:
         policy = build(case, args.seed)
+        advance = build_advance(case, policy)
     except Unsupported as unsupported:
         raise ValueError(
             f"`gradient` {case.gradient} cannot serve {case.problem}: {unsupported.reason}"
         ) from unsupported
     training = Training(
-        policy, config, checkpoint=args.checkpoint, identity=f"{case.id}, seed {args.seed}"
+        policy,
+        config,
+        checkpoint=args.checkpoint,
+        identity=f"{case.id}, seed {args.seed}",
+        advance=advance,
     )
     if args.resume and args.checkpoint.exists():
         training.load(args.checkpoint)

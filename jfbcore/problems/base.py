@@ -161,12 +161,15 @@ class Problem(abc.ABC):
     def initial_control(self, t: Time, z: Tensor) -> Tensor:
         """Where the inner iteration starts, (batch, m), without a graph."""
 
-    def constant(self, value: float, like: Tensor) -> Tensor:
+    def constant(self, value: float, like: Tensor) -> Tensor | float:
         """`value` as a 0-d tensor on `like`'s dtype and device, made once.
 
         Arithmetic between a tensor and a Python number converts the number at every call, which
-        in an inner iteration over small tensors costs as much as the arithmetic.
+        in an inner iteration over small tensors costs as much as the arithmetic. While
+        torch.compile traces, the number itself: it ends up in the generated code.
         """
+        if torch.compiler.is_compiling():
+            return value
         key = (value, like.dtype, like.device)
         found = self._constants.get(key)
         if found is None:

@@ -174,8 +174,8 @@ class _ConsumptionHamiltonian(Hamiltonian):
     def __init__(self, problem: Consumption, t: Time, z: Tensor, p: Tensor) -> None:
         self.problem, self._t, self._z, self._p = problem, t, z, p
         self.discount = problem._discount(time_column(t))
-        self.habits = z[:, 1:]
-        self._p_wealth, self._p_habits = p[:, :1], p[:, 1:]
+        self.habits = _part(z, slice(1, None))
+        self._p_wealth, self._p_habits = _part(p, slice(1)), _part(p, slice(1, None))
         # Half the inverse curvature of the utility at the nominal excess.
         self.plain_step_size = 0.5 * problem.nominal_excess ** (problem.gamma + 1.0) / problem.gamma
 
@@ -264,3 +264,8 @@ class _ConsumptionHamiltonian(Hamiltonian):
         if eta == 1.0:
             return curvature
         return curvature + eta * (eta - 1.0) * self._p_habits * u.pow(eta - 2.0)
+
+
+def _part(x: Tensor, columns: slice) -> Tensor:
+    # A loop inside a compiled graph takes no two views of one tensor.
+    return x[:, columns].clone() if torch.compiler.is_compiling() else x[:, columns]

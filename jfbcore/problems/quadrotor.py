@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -107,6 +106,7 @@ class _QuadrotorHamiltonian(Hamiltonian):
         self.problem, self._t, self._z, self._p = problem, t, z, p
         self._n = problem.n_agents
         self._seen: tuple | None = None
+        self._longest: Tensor | None = None
         #: c = (df/du)^T p, (batch, 4 N)
         self.linear = (
             _plain_control_coefficient(z, p, problem.mass)
@@ -119,8 +119,12 @@ class _QuadrotorHamiltonian(Hamiltonian):
     def _exponent(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """s = |u|^2 / 2N and exp(s), (batch, 1) each.
 
-        Remembered for the last `u` asked about: an inner iteration needs them three times.
+        Remembered for the last `u` asked about: an inner iteration needs them three times (a
+        compiler sees that by itself).
         """
+        if torch.compiler.is_compiling():
+            s = torch.linalg.vecdot(u, u).unsqueeze(-1) * (0.5 / self._n)
+            return s, s.exp()
         key = (u, u._version, torch.is_grad_enabled())
         if self._seen is None or any(a is not b for a, b in zip(key, self._seen, strict=True)):
             s = torch.linalg.vecdot(u, u).unsqueeze(-1) * self.problem.constant(0.5 / self._n, u)
@@ -152,20 +156,26 @@ class _QuadrotorHamiltonian(Hamiltonian):
         # e^s (1 + 2s)/N. The inverse of their mean gives spectral radius s/(1 + s) < 1.
         with torch.no_grad():
             s, weight = (x.detach() for x in self._exponent(u))
-            scale = torch.minimum(self.problem.constant(float(self._n), u) / weight, self._longest)
+            limit = self._longest_step()
+            scale = torch.minimum(self.problem.constant(float(self._n), u) / weight, limit)
             return scale.div_(s + self.problem.constant(1.0, u))
 
-    @functools.cached_property
-    def _longest(self) -> Tensor:
+    def _longest_step(self) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self._compute_longest_step()
+        if self._longest is None:
+            self._longest = self._compute_longest_step()
+        return self._longest
+
+    def _compute_longest_step(self) -> Tensor:
         # |u*| <= R = sqrt(N log(1 + N |c|^2)), because W0(x) <= log(1 + x). No step has to be
         # longer; without the limit the first one, from zero control, overshoots to |u| = N |c|,
         # where exp(|u|^2/2N) may overflow. At the fixed point N e^-s |c| = |u*| <= R: inactive.
-        with torch.no_grad():
-            x = torch.linalg.vecdot(self.linear, self.linear).unsqueeze(-1) * self._n
-            # At c = 0 the ratio tends to 1, and so does it, to rounding, for denormal x.
-            return (
-                torch.where(x > torch.finfo(x.dtype).tiny, torch.log1p(x) / x, 1.0).sqrt() * self._n
-            )
+        linear = self.linear.detach()
+        x = torch.linalg.vecdot(linear, linear).unsqueeze(-1) * self._n
+        # At c = 0 the ratio tends to 1, and so does it, to rounding, for denormal x.
+        ratio = torch.where(x > torch.finfo(x.dtype).tiny, torch.log1p(x) / x, 1.0)
+        return ratio.sqrt() * self._n
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
         # Sherman-Morrison: (I + u u^T/N)^-1 = I - u u^T / (N + |u|^2)

@@ -83,6 +83,10 @@ class Solver(abc.ABC):
         """None, or the reason why this solver cannot serve `problem`."""
         return None
 
+    def supports_compilation(self) -> str | None:
+        """None, or the reason why torch.compile cannot make one graph of `solve`."""
+        return f"{type(self).__name__} decides on the host when to stop; compile with Picard"
+
     def done(self, iteration: int, residual: Tensor) -> bool:
         """The stopping test: all samples within tolerance, or some not a number."""
         if self.tolerance is None or iteration % self.check_interval:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 
 from jfbcore.solvers.base import Solution, Solver
 
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
 class Picard(Solver):
     """u <- T(u). Converges wherever T contracts, at T's own rate; no memory beyond u."""
 
+    def supports_compilation(self) -> str | None:
+        return None
+
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        if self.tolerance is not None and torch.compiler.is_compiling():
+            return self._solve_in_graph(fixed_point_map, initial, self.tolerance)
         u = initial
         gradient_of = fixed_point_map.hamiltonian.grad
         if self.tolerance is None:
@@ -36,3 +42,26 @@ class Picard(Solver):
                     return self.solution(u, residual, iterations)
             u = fixed_point_map.step(u, gradient)
             iterations += 1
+
+    def _solve_in_graph(
+        self, fixed_point_map: BoundMap, initial: Tensor, tolerance: float
+    ) -> Solution:
+        """The same loop as an operator of the compiled graph, which may not test on the host."""
+        gradient_of = fixed_point_map.hamiltonian.grad
+
+        def unfinished(iterations: Tensor, u: Tensor, residual: Tensor) -> Tensor:
+            return (iterations < self.max_iterations) & (residual.max() > tolerance)
+
+        def iterate(
+            iterations: Tensor, u: Tensor, residual: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            u = fixed_point_map.step(u, gradient_of(u))
+            return iterations + 1, u, fixed_point_map.residual(u)
+
+        start = (
+            torch.zeros((), dtype=torch.int64, device=initial.device),
+            initial.clone(),
+            fixed_point_map.residual(initial),
+        )
+        iterations, u, residual = while_loop(unfinished, iterate, start)
+        return self.solution(u, residual, iterations)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from bench import measure
+import bench.build as build_module
+from bench import measure, worker
 from bench.build import Unsupported
 from bench.case import Case
 from bench.measure import Step, measure_memory, measure_time, summarise, tolerance_reached
+from bench.records import empty_record
+from jfbcore.compiled import CompiledStep
 
 CASE = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=3, n_steps=4)
 
@@ -254,3 +258,30 @@ class TestPeakResidentSet:
         del block
         # The kernel counts resident pages lazily, in batches per thread: 16 MiB is ample slack.
         assert measure.peak_rss_bytes() >= before + size - 2**24
+
+
+def test_a_compiled_case_reports_compile_time_apart(monkeypatch):
+    """Captured without code generation, which takes tens of seconds."""
+    monkeypatch.setattr(build_module, "CompiledStep", partial(CompiledStep, backend="aot_eager"))
+    case = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=3, n_steps=3)
+    records = []
+    for each in (case, replace(case, compile=True)):
+        record = empty_record(each, 0)
+        worker.fill(record, each, 0)
+        records.append(record)
+    eager, compiled = records
+    assert compiled["status"] == "ok"
+    assert compiled["iterations"] == eager["iterations"]
+    assert compiled["compile_seconds"] > 0
+    assert compiled["null_reasons"]["saved_tensor_bytes"].startswith("compiled kernels")
+    assert eager["compile_seconds"] is None
+    assert eager["null_reasons"]["compile_seconds"] == "not a compiled case"
+
+
+def test_what_cannot_be_compiled_is_unsupported():
+    case = Case(problem="quadrotor", n_agents=1, gradient="implicit", batch_size=2, n_steps=2,
+                compile=True)  # fmt: skip
+    record = empty_record(case, 0)
+    worker.fill(record, case, 0)
+    assert record["status"] == "unsupported"
+    assert "run it eager" in record["reason"]

@@ -1,0 +1,98 @@
+"""The compiled time step against the eager one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from baselines import DirectPolicy, Implicit, Unrolled
+from jfbcore.compiled import CompiledStep, compilation_reason
+from jfbcore.gradients import JFB
+from jfbcore.maps import ScaledMap
+from jfbcore.network import ValueNetwork
+from jfbcore.policy import HamiltonianPolicy
+from jfbcore.problems import Bicycle, Consumption, Quadrotor
+from jfbcore.rollout import rollout
+from jfbcore.solvers import Anderson, Picard
+
+#: captures and differentiates the graph, and generates no code
+FAST = "aot_eager"
+PROBLEMS = {
+    "quadrotor": lambda: Quadrotor(3, n_steps=4),
+    "bicycle": lambda: Bicycle(3, n_steps=4),
+    "consumption": lambda: Consumption(3, n_steps=4),
+}
+
+
+def policy_of(problem, gradient, solver=None):
+    solver = Picard(tolerance=1e-4 * problem.gradient_scale) if solver is None else solver
+    network = ValueNetwork.for_problem(problem, generator=torch.Generator().manual_seed(0))
+    return HamiltonianPolicy(
+        problem, network, fixed_point_map=ScaledMap(), solver=solver, gradient=gradient
+    )
+
+
+def run(policy, **options):
+    states = policy.problem.sample_initial_states(5, torch.Generator().manual_seed(1))
+    policy.zero_grad()
+    result = rollout(policy, states, **options)
+    result.cost.mean().backward()
+    gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+    return result, gradient
+
+
+@pytest.mark.parametrize(
+    ("problem", "backend"),
+    [
+        *((problem, FAST) for problem in PROBLEMS),
+        # The code generator itself takes tens of seconds: once.
+        ("quadrotor", "inductor"),
+    ],
+)
+def test_jfb_to_a_tolerance(problem, backend):
+    """Stops after as many iterations as eager and agrees to float32 rounding: a rollout of four
+    steps amplifies 1e-7 by less than a hundred."""
+    policy = policy_of(PROBLEMS[problem](), JFB())
+    eager, gradient = run(policy, warm_start=True)
+    compiled, found = run(policy, warm_start=True, advance=CompiledStep(policy, backend))
+    torch.testing.assert_close(compiled.cost, eager.cost, rtol=1e-5, atol=0.0)
+    assert (found - gradient).norm() <= 1e-5 * gradient.norm()
+    assert compiled.inner.summary()["iterations"] == eager.inner.summary()["iterations"]
+
+
+def test_a_coarser_grid_needs_no_new_graph():
+    policy = policy_of(Quadrotor(1, n_steps=4), JFB(2), Picard(tolerance=None, max_iterations=3))
+    step = CompiledStep(policy, FAST)
+    run(policy, advance=step)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled, found = run(policy, n_steps=2, advance=step)
+    eager, gradient = run(policy, n_steps=2)
+    torch.testing.assert_close(compiled.cost, eager.cost, rtol=1e-5, atol=0.0)
+    assert (found - gradient).norm() <= 1e-5 * gradient.norm()
+
+
+def test_unrolled_and_direct():
+    problem = Quadrotor(2, n_steps=3)
+    unrolled = policy_of(problem, Unrolled(), Picard(tolerance=None, max_iterations=4))
+    direct = DirectPolicy(problem, generator=torch.Generator().manual_seed(0))
+    for policy in (unrolled, direct):
+        eager, gradient = run(policy)
+        compiled, found = run(policy, advance=CompiledStep(policy, FAST))
+        torch.testing.assert_close(compiled.cost, eager.cost, rtol=1e-5, atol=0.0)
+        assert (found - gradient).norm() <= 1e-5 * gradient.norm()
+
+
+@pytest.mark.parametrize(
+    ("gradient", "solver", "reason"),
+    [
+        (Unrolled(), Picard(), "depends on the data"),
+        (Unrolled(), Picard(tolerance=None, max_iterations=500), "at most 50"),
+        (JFB(), Anderson(), "compile with Picard"),
+        (Implicit(), Picard(), "run it eager"),
+    ],
+)
+def test_what_cannot_be_compiled_says_why(gradient, solver, reason):
+    policy = policy_of(Quadrotor(1, n_steps=2), gradient, solver)
+    assert reason in compilation_reason(policy)
+    with pytest.raises(ValueError, match=reason):
+        CompiledStep(policy)
