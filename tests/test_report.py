@@ -509,3 +509,13 @@ def test_roofline_of_another_schema_is_left_out(tmp_path: Path) -> None:
     (directory / "roofline.json").write_text(json.dumps(synthetic_profile(schema_version=99)))
     with pytest.warns(UnusableFile, match="schema version 99"):
         assert not load_run(directory).roofline
+
+
+def test_a_profile_alone_makes_a_report(tmp_path: Path) -> None:
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "roofline.json").write_text(json.dumps(synthetic_profile()))
+    page = write_report([tmp_path / "profile"], tmp_path / "out").read_text(encoding="utf-8")
+    assert '<section id="roofline">' in page
+    assert "No cases were measured here." in page
+    # the environment is the profile's own
+    assert "<td>Synthetic CPU</td>" in page

@@ -46,21 +46,25 @@ def load_run(directory: Path) -> Run:
         raise ValueError(f"{directory} is not a directory; pass one that `bench run` has written")
     verify = _read_object(directory / "verify.json")
     tables = (_read_object(directory / name) for name in TABLE_FILES)
+    roofline = _read_roofline(directory / "roofline.json")
     return Run(
         name=directory.resolve().name,
         directory=directory,
-        environment=_read_object(directory / "environment.json") or {},
+        # a directory that holds a profile only has no environment file
+        environment=_read_object(directory / "environment.json")
+        or roofline.get("environment")
+        or {},
         records=tuple(_usable_records(directory)),
         claims=tuple(verify.get("claims") or ()) if verify else (),
         tables=tuple(table for table in tables if table),
-        roofline=_read_roofline(directory / "roofline.json"),
+        roofline=roofline,
     )
 
 
 def load_runs(directories: Sequence[Path]) -> list[Run]:
-    """All runs, with unique names; ValueError where not one usable record is found."""
+    """All runs, with unique names; ValueError where no run has a usable record or profile."""
     runs = [load_run(directory) for directory in directories]
-    if not any(run.records for run in runs):
+    if not any(run.records or run.roofline for run in runs):
         raise ValueError(
             f"no usable records under {', '.join(str(run.directory / 'records') for run in runs)}; "
             "run `python -m bench run` first"
