@@ -10,7 +10,7 @@ import warnings
 from bench.arguments import Parser
 
 #: modules of bench.commands, in the order of the help
-VERBS = ("list", "run", "train", "report", "reference", "verify", "gate", "predict")
+VERBS = ("list", "run", "train", "report", "reference", "verify", "gate", "predict", "roofline")
 
 
 def main(argv: list[str] | None = None) -> int:

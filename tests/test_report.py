@@ -23,6 +23,7 @@ from bench.report.figures.convergence import median_band
 from bench.report.figures.scaling import SAVED, predicted_rows
 from bench.report.fits import power_law_slope
 from bench.report.frames import case_frame, curve_frame
+from bench.report.load import UnusableFile
 from bench.report.profile import median_with_misses, performance_profile, time_to_target
 from bench.report.series import panels, series_of
 from bench.report.style import LOOKS, format_bytes, format_seconds, look, short
@@ -475,3 +476,68 @@ def test_a_single_bare_record_makes_a_report(tmp_path: Path) -> None:
     page = write_report([directory], tmp_path / "out").read_text(encoding="utf-8")
     assert "made-up signal 11" in page
     assert "not recorded" in page
+
+
+def synthetic_profile(**changes: Any) -> dict[str, Any]:
+    """A profile with made-up rates, one supported case and one that is not."""
+    tally = {"calls": 1234, "free": 5, "matmul_flops": 6e9, "pointwise_flops": 1e9, "bytes": 2**30}
+    phases = (("forward", "costate"), ("backward", "dynamics"), ("optimiser", "optimiser step"))
+    entry = {
+        "case": {"problem": "synthetic", "n_agents": 7, "gradient": "jfb", "device": "cpu"},
+        "seconds": {"step": 0.6, "forward": 0.3, "backward": 0.2, "optimiser": 0.1},
+        "counts": tally,
+        "floor_seconds": {"arithmetic": 0.1, "traffic": 0.2, "roofline": 0.2, "launch": 0.05},
+        "bound": "traffic",
+        "ratio": {"roofline": 3.0, "launch": 12.0},
+        "parts": [
+            {"phase": phase, "part": part, "seconds": 0.2, "share": 1 / 3} for phase, part in phases
+        ],
+    }
+    rates = {"square_flops_per_second": 7e10, "copy_bytes_per_second": 1e10}
+    rates |= {"operator_seconds": 1e-6, "tracked_forward_seconds": 2e-6}
+    found = {
+        "schema_version": 1,
+        "environment": {"cpu": "Synthetic CPU", "threads": 2},
+        "conventions": ["A made-up convention."],
+        "rates": rates | {"tracked_backward_seconds": 3e-6},
+        "cases": [entry],
+        "unsupported": [{"id": "synthetic-n7-cvxpylayers", "reason": "made-up lack of concavity"}],
+    }
+    return found | changes
+
+
+def test_roofline_section_appears_with_its_file(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "run", [synthetic_record("jfb", 1)])
+    without = write_report([directory], directory).read_text(encoding="utf-8")
+    assert 'id="roofline"' not in without
+    (directory / "roofline.json").write_text(json.dumps(synthetic_profile()))
+    page = write_report([directory], directory).read_text(encoding="utf-8")
+    section = page[page.index('<section id="roofline">') :].split("</section>")[0]
+    for text in ("synthetic 7, jfb", "600 ms", "1.00 GiB", "1,234", "3.00 ×", "12.0 ×", "traffic"):
+        assert f">{text}<" in section
+    for text in (
+        "70.0 GFLOP/s",
+        "A made-up convention.",
+        "made-up lack of concavity",
+        "data:image",
+    ):
+        assert text in section
+    assert page.count('id="roofline"') == 1
+    assert (directory / "figures" / "roofline.svg").is_file()
+
+
+def test_roofline_of_another_schema_is_left_out(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "run", [synthetic_record("jfb", 1)])
+    (directory / "roofline.json").write_text(json.dumps(synthetic_profile(schema_version=99)))
+    with pytest.warns(UnusableFile, match="schema version 99"):
+        assert not load_run(directory).roofline
+
+
+def test_a_profile_alone_makes_a_report(tmp_path: Path) -> None:
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "roofline.json").write_text(json.dumps(synthetic_profile()))
+    page = write_report([tmp_path / "profile"], tmp_path / "out").read_text(encoding="utf-8")
+    assert '<section id="roofline">' in page
+    assert "No cases were measured here." in page
+    # the environment is the profile's own
+    assert "<td>Synthetic CPU</td>" in page

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bench.report.figures import Drawing, draw_all, theme
+from bench.report.figures import Drawing, draw_all, draw_roofline, theme
 from bench.report.frames import case_frame, curve_frame
 from bench.report.header import READING, environment_table, limitations, workload_table
 from bench.report.html import Page, Section, claims_of, figure_image, render
 from bench.report.load import load_runs
+from bench.report.roofline import SECTION as ROOFLINE
+from bench.report.roofline import roofline_tables
 from bench.report.summary import summary
-from bench.report.tables import case_table, generic_table, missing_table, target_table
+from bench.report.tables import Table, case_table, generic_table, missing_table, target_table
 from bench.report.targets import target_times
 
 _DOTS_PER_INCH = 130
@@ -33,7 +35,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     cases.to_csv(out / "cases.csv", index=False)
     curves.to_csv(out / "curves.csv", index=False)
-    drawings = draw_all(cases, curves)
+    drawings = [*draw_all(cases, curves), *draw_roofline(runs)]
     for drawing in drawings:
         _save(drawing.figure, out / "figures" / drawing.name)
     targets = target_table(target_times(curves, cases))
@@ -47,7 +49,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
         missing=missing_table(cases),
         summary=summary(cases),
         claims=claims_of(runs),
-        sections=_sections(drawings, out / "figures"),
+        sections=_sections(drawings, out / "figures", {ROOFLINE: roofline_tables(runs)}),
         tables=[table for table in (targets, *extra) if table],
         cases=case_table(cases),
     )
@@ -66,12 +68,15 @@ def _save(figure: Figure, stem: Path) -> None:
         figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=_DOTS_PER_INCH)
 
 
-def _sections(drawings: Sequence[Drawing], folder: Path) -> list[Section]:
+def _sections(
+    drawings: Sequence[Drawing], folder: Path, tables: Mapping[str, Sequence[Table]]
+) -> list[Section]:
     return [
         Section(
             title,
             title.lower().replace(" ", "-").replace(":", ""),
             [figure_image(folder / drawing.name, drawing.caption) for drawing in group],
+            tables.get(title, ()),
         )
         for title, group in itertools.groupby(drawings, key=lambda drawing: drawing.section)
     ]

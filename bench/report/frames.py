@@ -94,7 +94,7 @@ def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
                 | row
                 | {"null_reasons": json.dumps(reasons, sort_keys=True)}
             )
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=["run", "environment", *FIELDS, "null_reasons"])
     frame = frame.astype({column: dtype for column, (_, dtype) in FIELDS.items()})
     rows = frame.to_dict("records")
     frame.insert(frame.columns.get_loc("step_size") + 1, "ascent", [_ascent(row) for row in rows])

@@ -31,11 +31,12 @@ class Image:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and the images below it."""
+    """A heading, the images below it and the tables below those."""
 
     title: str
     anchor: str
     images: Sequence[Image]
+    tables: Sequence[Table] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from bench.records import CorruptRecord, read_records
 #: parts of a record that are objects, or null where nothing was measured
 _OBJECTS = ("step_seconds", "iterations", "residual", "cuda", "predicted", "final", "null_reasons")
 #: optional result tables that other commands leave in a run directory
-TABLE_FILES = ("gate_selftest.json", "roofline.json")
+TABLE_FILES = ("gate_selftest.json",)
+#: of roofline.json, as `bench roofline` writes it
+_ROOFLINE_VERSION = 1
 
 
 class UnusableFile(UserWarning):
@@ -31,6 +33,7 @@ class Run:
     records: tuple[Mapping[str, Any], ...]
     claims: tuple[Mapping[str, Any], ...] = ()
     tables: tuple[Mapping[str, Any], ...] = ()
+    roofline: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_run(directory: Path) -> Run:
@@ -43,20 +46,25 @@ def load_run(directory: Path) -> Run:
         raise ValueError(f"{directory} is not a directory; pass one that `bench run` has written")
     verify = _read_object(directory / "verify.json")
     tables = (_read_object(directory / name) for name in TABLE_FILES)
+    roofline = _read_roofline(directory / "roofline.json")
     return Run(
         name=directory.resolve().name,
         directory=directory,
-        environment=_read_object(directory / "environment.json") or {},
+        # a directory that holds a profile only has no environment file
+        environment=_read_object(directory / "environment.json")
+        or roofline.get("environment")
+        or {},
         records=tuple(_usable_records(directory)),
         claims=tuple(verify.get("claims") or ()) if verify else (),
         tables=tuple(table for table in tables if table),
+        roofline=roofline,
     )
 
 
 def load_runs(directories: Sequence[Path]) -> list[Run]:
-    """All runs, with unique names; ValueError where not one usable record is found."""
+    """All runs, with unique names; ValueError where no run has a usable record or profile."""
     runs = [load_run(directory) for directory in directories]
-    if not any(run.records for run in runs):
+    if not any(run.records or run.roofline for run in runs):
         raise ValueError(
             f"no usable records under {', '.join(str(run.directory / 'records') for run in runs)}; "
             "run `python -m bench run` first"
@@ -68,7 +76,7 @@ def load_runs(directories: Sequence[Path]) -> list[Run]:
         name = run.name
         while name in taken:
             name, number = f"{run.name} ({number})", number + 1
-        named.append(Run(name, run.directory, run.environment, run.records, run.claims, run.tables))
+        named.append(replace(run, name=name))
     return named
 
 
@@ -80,6 +88,19 @@ def _usable_records(directory: Path) -> Iterator[Mapping[str, Any]]:
         else:
             name = record["case"]["id"]
             warnings.warn(f"record {name} is left out: {fault}", CorruptRecord, stacklevel=2)
+
+
+def _read_roofline(path: Path) -> dict[str, Any]:
+    """The profile in `path`; empty where there is none or, warned about, one of another schema."""
+    content = _read_object(path)
+    if content is None:
+        return {}
+    if content.get("schema_version") != _ROOFLINE_VERSION:
+        found = content.get("schema_version")
+        message = f"{path} is left out: schema version {found!r}, need {_ROOFLINE_VERSION}"
+        warnings.warn(message, UnusableFile, stacklevel=2)
+        return {}
+    return content
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:

@@ -28,6 +28,8 @@ def summary(cases: pd.DataFrame) -> list[str]:
 
 
 def _outcomes(cases: pd.DataFrame) -> str:
+    if cases.empty:
+        return "No cases were measured here."
     counts = cases["status"].value_counts()
     words = ", ".join(
         f"{count} {str(status).replace('_', ' ')}" for status, count in counts.items()

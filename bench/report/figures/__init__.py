@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from bench.report.figures.canvas import Drawing, theme
 from bench.report.figures.convergence import convergence_figures
 from bench.report.figures.profiles import profile_figures
 from bench.report.figures.residuals import residual_figures
+from bench.report.figures.roofline import roofline_figures
 from bench.report.figures.scaling import (
     memory_agents_figures,
     memory_iterations_figures,
     time_agents_figures,
 )
+from bench.report.load import Run
 
-__all__ = ["Drawing", "draw_all"]
+__all__ = ["Drawing", "draw_all", "draw_roofline", "theme"]
 
 
 def draw_all(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
@@ -28,3 +32,9 @@ def draw_all(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
             *convergence_figures(curves, cases),
             *profile_figures(cases, curves),
         ]
+
+
+def draw_roofline(runs: Sequence[Run]) -> list[Drawing]:
+    """The profile's figure, where a run has a profile."""
+    with theme():
+        return roofline_figures(runs)

@@ -1,0 +1,109 @@
+"""Profile one training step per problem and size: where time and bytes go, FLOPs and bytes
+counted, and the ratio of the step to the floor that this machine's rates allow.
+
+The last line on stdout is one JSON object. `report DIR` shows what `--out DIR` wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.arguments import integer
+
+HELP = "profile a training step against what the machine allows"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--problem", nargs="+", metavar="P", help="default: all three")
+    parser.add_argument(
+        "--agents", type=integer, nargs="+", metavar="N", help="agents or goods (default: a few)"
+    )
+    parser.add_argument("--gradient", nargs="+", default=["jfb"], metavar="G", help="default: jfb")
+    parser.add_argument("--batch", type=integer, metavar="B", help="default: the problem's own")
+    parser.add_argument(
+        "--horizon-steps", type=integer, metavar="T", help="default: the problem's own"
+    )
+    parser.add_argument("--repeats", type=integer, default=10, help="timed steps (default: 10)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write roofline.json and CSV there (default: don't)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from bench.case import DEVICES, GRADIENT_NAMES, PROBLEM_NAMES
+    from jfbcore import _validate
+
+    for problem in args.problem or ():
+        _validate.one_of("problem", problem, PROBLEM_NAMES)
+    for n_agents in args.agents or ():
+        _validate.positive_int("agents", n_agents)
+    for gradient in args.gradient:
+        _validate.one_of("gradient", gradient, GRADIENT_NAMES)
+    for name in ("batch", "horizon_steps", "threads"):
+        if getattr(args, name) is not None:
+            _validate.positive_int(name.replace("_", "-"), getattr(args, name))
+    _validate.positive_int("repeats", args.repeats)
+    _validate.one_of("device", args.device, DEVICES)
+    if args.out is not None:
+        # First of all: minutes of measuring should not end at a folder that cannot be made.
+        args.out.mkdir(parents=True, exist_ok=True)
+    return _profile(args)
+
+
+def _profile(args: argparse.Namespace) -> int:
+    import torch
+
+    from bench.build import check_device
+    from bench.environment import default_threads
+    from bench.records import finite
+    from bench.roofline.files import write
+    from bench.roofline.run import cases, profile
+    from bench.roofline.table import lines
+
+    check_device(args.device)
+    torch.set_num_threads(default_threads() if args.threads is None else args.threads)
+    selected = cases(
+        args.problem,
+        args.agents,
+        args.gradient,
+        batch_size=args.batch,
+        n_steps=args.horizon_steps,
+        device=args.device,
+    )
+    result = profile(selected, repeats=args.repeats)
+    if not result["cases"]:
+        missing = result["unsupported"][0]
+        raise ValueError(
+            f"`gradient` {', '.join(args.gradient)} serves none of the cases asked for; "
+            f"{missing['id']}: {missing['reason']}"
+        )
+    for line in lines(result):
+        print(line)
+    if args.out is not None:
+        print(write(result, args.out))
+    print(json.dumps(finite(_summary(result)), allow_nan=False))
+    return 0
+
+
+def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a script wants to know; the rest is in the file."""
+    names = ("seconds", "counts", "own_rates", "floor_seconds", "ratio", "bound")
+    found = []
+    for entry in result["cases"]:
+        parts = {f"{part['phase']}: {part['part']}": part["seconds"] for part in entry["parts"]}
+        found.append(
+            {"id": entry["case"]["id"], **{name: entry[name] for name in names}, "parts": parts}
+        )
+    return {
+        "schema_version": result["schema_version"],
+        "threads": result["environment"]["threads"],
+        "rates": result["rates"],
+        "cases": found,
+        "unsupported": result["unsupported"],
+    }
