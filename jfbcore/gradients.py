@@ -65,9 +65,10 @@ class JFB(GradientEstimator):
         found = solver.solve(fixed_point_map, initial)
         if not torch.is_grad_enabled():
             return found
-        # The one place where a derivative is dropped: the dependence of the solver's result on
-        # its inputs, (I - dT/du)^-1 beyond the first `tracked` terms of its series.
-        control = found.control.detach()
+        # The one place where a derivative is dropped: the solver's result comes without a graph,
+        # so its dependence on its inputs, (I - dT/du)^-1 beyond the first `tracked` terms of its
+        # series, is not there.
+        control = found.control
         for _ in range(self.tracked):
             control = fixed_point_map(control)
         return Solution(control, found.residual, found.iterations, found.tolerance)

@@ -18,13 +18,11 @@ class InnerStatistics:
     """Iterations and residuals of the inner solves of one rollout."""
 
     iterations: list[int | Tensor] = field(default_factory=list)
-    residual_means: list[Tensor] = field(default_factory=list)
-    residual_maxima: list[Tensor] = field(default_factory=list)
+    residuals: list[Tensor] = field(default_factory=list)
 
     def add(self, iterations: int | Tensor, residual: Tensor) -> None:
         self.iterations.append(iterations)
-        self.residual_means.append(residual.mean())
-        self.residual_maxima.append(residual.max())
+        self.residuals.append(residual)
 
     def summary(self) -> dict[str, dict[str, float]] | None:
         """{"iterations": {mean, max}, "residual": {mean, max}}, or None without inner solves."""
@@ -32,12 +30,10 @@ class InnerStatistics:
             return None
         # Tensors where the loop ran inside a compiled graph.
         iterations = [int(count) for count in self.iterations]
+        residuals = torch.stack(self.residuals)
         return {
             "iterations": {"mean": sum(iterations) / len(iterations), "max": max(iterations)},
-            "residual": {
-                "mean": torch.stack(self.residual_means).mean().item(),
-                "max": torch.stack(self.residual_maxima).max().item(),
-            },
+            "residual": {"mean": residuals.mean().item(), "max": residuals.max().item()},
         }
 
 
@@ -93,9 +89,10 @@ def advance(
     problem = policy.problem
     # The start of an inner solve has no influence on its fixed point: no derivative to keep.
     decision = policy(t, z, None if start is None else start.detach())
-    control, solution = decision.control, decision.solution
+    control, solution, hamiltonian = decision.control, decision.solution, decision.hamiltonian
+    rate = problem.dynamics(t, z, control) if hamiltonian is None else hamiltonian.dynamics(control)
     return Step(
-        _euler(z, problem.dynamics(t, z, control), h),
+        _euler(z, rate, h),
         _euler(running, problem.running_cost(t, z, control), h),
         control,
         None if solution is None else solution.iterations,

@@ -43,12 +43,21 @@ class Hamiltonian(abc.ABC):
     unless they say otherwise.
     """
 
-    #: the problem this Hamiltonian belongs to
+    #: the problem this Hamiltonian belongs to, the time and the states it was built from
     problem: Problem
+    _t: Time
+    _z: Tensor
     #: whether the set of admissible controls is a proper subset of R^m
     constrained: bool = False
     #: step size of plain ascent that suits the curvature of H at moderate controls
     plain_step_size: float
+
+    def dynamics(self, u: Tensor) -> Tensor:
+        """f(t, z, u) at this Hamiltonian's own t and z: (batch, m) -> (batch, n).
+
+        The problem's own dynamics; cheaper where the two have something in common.
+        """
+        return self.problem.dynamics(self._t, self._z, u)
 
     @abc.abstractmethod
     def control_part(self, u: Tensor) -> Tensor:

@@ -49,12 +49,16 @@ class _Interaction(torch.autograd.Function):
         # exp is monotone: exp(-d^2/2) > exp(-2) is d^2 < 4, and one pass applies the cutoff.
         torch.threshold_(kernel, math.exp(-0.5 * CUTOFF_SQUARED), 0.0)
         kernel.diagonal(dim1=1, dim2=2).zero_()
-        row_sums = kernel.sum(2)
+        # K is symmetric: one product of [x, 1]^T with it gives K x and the row sums together.
+        augmented = torch.cat((x, torch.ones_like(x[..., :1])), 2).transpose(1, 2)
+        product = torch.bmm(augmented, kernel)
+        row_sums = product[:, -1:]
         if ctx.needs_input_grad[0]:
             # dQ/dx_i = -1/(2N) sum_j k_ij (x_i - x_j)
-            gradient = torch.baddbmm(row_sums.unsqueeze(2) * x, kernel, x, alpha=-1.0)
-            ctx.save_for_backward(gradient.mul_(-0.5 / n_agents), positions)
-        return row_sums.sum(1).mul_(0.25 / n_agents)
+            gradient = torch.addcmul(product[:, :-1], row_sums, x.transpose(1, 2), value=-1.0)
+            gradient = gradient.transpose(1, 2).mul(0.5 / n_agents)
+            ctx.save_for_backward(gradient, positions)
+        return row_sums.sum((1, 2)).mul_(0.25 / n_agents)
 
     @staticmethod
     def backward(ctx, grad_cost: Tensor):

@@ -59,7 +59,7 @@ class Quadrotor(Problem):
         """f(t, z, u): (batch, 12 N), (batch, 4 N) -> (batch, 12 N)."""
         if plain_formula_required():
             return _plain_dynamics(z, u, self.mass, self.g)
-        return _Dynamics.apply(z, u, self.mass, self.g)
+        return _Dynamics.apply(z, u, _attitude(z), self.mass, self.g)
 
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = exp(|u|^2 / 2N) + interaction_weight * Q: -> (batch,)."""
@@ -107,11 +107,13 @@ class _QuadrotorHamiltonian(Hamiltonian):
         self._n = problem.n_agents
         self._seen: tuple | None = None
         self._longest: Tensor | None = None
+        plain = plain_formula_required()
+        self._attitude = None if plain else _attitude(z)
         #: c = (df/du)^T p, (batch, 4 N)
         self.linear = (
             _plain_control_coefficient(z, p, problem.mass)
-            if plain_formula_required()
-            else _ControlCoefficient.apply(z, p, problem.mass)
+            if plain
+            else _ControlCoefficient.apply(z, p, self._attitude, problem.mass)
         )
         # The Hessian of L at zero control is I/N; half of its inverse leaves room for growth.
         self.plain_step_size = 0.5 * self._n
@@ -125,11 +127,19 @@ class _QuadrotorHamiltonian(Hamiltonian):
         if torch.compiler.is_compiling():
             s = torch.linalg.vecdot(u, u).unsqueeze(-1) * (0.5 / self._n)
             return s, s.exp()
-        key = (u, u._version, torch.is_grad_enabled())
+        # Grad mode matters only where the control itself carries a graph.
+        key = (u, u._version, torch.is_grad_enabled() and u.requires_grad)
         if self._seen is None or any(a is not b for a, b in zip(key, self._seen, strict=True)):
             s = torch.linalg.vecdot(u, u).unsqueeze(-1) * self.problem.constant(0.5 / self._n, u)
             self._seen, self._exponents = key, (s, s.exp())
         return self._exponents
+
+    def dynamics(self, u: Tensor) -> Tensor:
+        problem = self.problem
+        if self._attitude is None:
+            return problem.dynamics(self._t, self._z, u)
+        # The coefficient c has evaluated the attitude already.
+        return _Dynamics.apply(self._z, u, self._attitude, problem.mass, problem.g)
 
     def control_part(self, u: Tensor) -> Tensor:
         cost = self._exponent(u)[1].squeeze(-1)
@@ -172,10 +182,10 @@ class _QuadrotorHamiltonian(Hamiltonian):
         # longer; without the limit the first one, from zero control, overshoots to |u| = N |c|,
         # where exp(|u|^2/2N) may overflow. At the fixed point N e^-s |c| = |u*| <= R: inactive.
         linear = self.linear.detach()
-        x = torch.linalg.vecdot(linear, linear).unsqueeze(-1) * self._n
-        # At c = 0 the ratio tends to 1, and so does it, to rounding, for denormal x.
-        ratio = torch.where(x > torch.finfo(x.dtype).tiny, torch.log1p(x) / x, 1.0)
-        return ratio.sqrt() * self._n
+        # N log(1 + x)/x, x = N |c|^2, tends to N as c goes to zero: the clamp keeps it from 0/0.
+        x = torch.linalg.vecdot(linear, linear).mul_(self._n)
+        x = x.clamp_min_(torch.finfo(x.dtype).tiny)
+        return x.log1p().div_(x).sqrt_().mul_(self._n).unsqueeze(-1)
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
         # Sherman-Morrison: (I + u u^T/N)^-1 = I - u u^T / (N + |u|^2)
@@ -199,31 +209,39 @@ class _QuadrotorHamiltonian(Hamiltonian):
         return control.to(self.linear.dtype)
 
 
-def _thrust_direction(agents: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Unit thrust direction (batch, N, 3) of states (batch, N, 12), and the trigonometry used."""
-    sines, cosines = agents[..., 3:6].sin(), agents[..., 3:6].cos()
-    s_yaw, s_pitch, s_roll = sines.unbind(-1)
-    c_yaw, c_pitch, c_roll = cosines.unbind(-1)
+def _attitude(z: Tensor) -> Tensor:
+    """Sines and cosines of (yaw, pitch, roll) and the unit thrust direction: (9, batch, N).
+
+    Without a graph: the hand-written derivatives below know what it depends on. Components
+    first: every operation below then runs over contiguous memory.
+    """
+    angles = _components(_agents(z.detach(), STATES_PER_AGENT), 3).contiguous()
+    found = angles.new_empty(9, *angles.shape[1:])
+    torch.sin(angles, out=found[:3])
+    torch.cos(angles, out=found[3:6])
+    s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, *direction = found.unbind(0)
     lean = s_pitch * c_roll
-    direction = torch.empty_like(sines)
-    torch.addcmul(s_yaw * s_roll, c_yaw, lean, out=direction[..., 0])
-    torch.addcmul(s_yaw * lean, c_yaw, s_roll, value=-1.0, out=direction[..., 1])
-    torch.mul(c_pitch, c_roll, out=direction[..., 2])
-    return direction, (s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll)
+    torch.addcmul(s_yaw * s_roll, c_yaw, lean, out=direction[0])
+    torch.addcmul(s_yaw * lean, c_yaw, s_roll, value=-1.0, out=direction[1])
+    torch.mul(c_pitch, c_roll, out=direction[2])
+    return found
 
 
-def _direction_vjp(
-    direction: Tensor, trigonometry: tuple[Tensor, ...], w: Tensor, out: Tensor
-) -> None:
-    """Write (d direction / d angles)^T w, (batch, N, 3), into `out`."""
-    s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll = trigonometry
-    w1, w2, w3 = w.unbind(-1)
+def _direction_vjp(attitude: Tensor, w: Tensor, out: Tensor) -> None:
+    """Write (d direction / d angles)^T w, for w (3, batch, N), into `out` (batch, N, 3)."""
+    s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, d1, d2, _ = attitude.unbind(0)
+    w1, w2, w3 = w.unbind(0)
     forward = torch.addcmul(w1 * c_yaw, w2, s_yaw)
     sideways = torch.addcmul(w1 * s_yaw, w2, c_yaw, value=-1.0)
-    torch.addcmul(w2 * direction[..., 0], w1, direction[..., 1], value=-1.0, out=out[..., 0])
+    torch.addcmul(w2 * d1, w1, d2, value=-1.0, out=out[..., 0])
     torch.mul(c_roll, torch.addcmul(c_pitch * forward, w3, s_pitch, value=-1.0), out=out[..., 1])
     tilt = torch.addcmul(s_pitch * forward, w3, c_pitch)
     torch.addcmul(c_roll * sideways, s_roll, tilt, value=-1.0, out=out[..., 2])
+
+
+def _components(x: Tensor, first: int) -> Tensor:
+    """Three components of (batch, N, k) from `first` on, as a view (3, batch, N)."""
+    return x[..., first : first + 3].movedim(-1, 0)
 
 
 def _agents(x: Tensor, width: int) -> Tensor:
@@ -257,81 +275,79 @@ def _plain_control_coefficient(z: Tensor, p: Tensor, mass: float) -> Tensor:
 
 
 class _Dynamics(torch.autograd.Function):
-    """`_plain_dynamics` with a hand-written vector-Jacobian product: saves z and u."""
+    """`_plain_dynamics` with a hand-written vector-Jacobian product: saves z, u, the attitude."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, u: Tensor, mass: float, g: float) -> Tensor:
-        ctx.save_for_backward(z, u)
+    def forward(ctx, z: Tensor, u: Tensor, attitude: Tensor, mass: float, g: float) -> Tensor:
+        ctx.save_for_backward(z, u, attitude)
         ctx.mass, ctx.g = mass, g
         agents, controls = _agents(z, STATES_PER_AGENT), _agents(u, CONTROLS_PER_AGENT)
-        direction, _ = _thrust_direction(agents)
         rate = torch.empty_like(agents)
         rate[..., :6] = agents[..., 6:]
-        acceleration = rate[..., 6:9]
-        torch.mul(direction, (controls[..., :1] / mass), out=acceleration)
-        acceleration[..., 2] -= g
+        torch.mul(attitude[6:], controls[..., 0] / mass, out=_components(rate, 6))
+        rate[..., 8] -= g
         rate[..., 9:] = controls[..., 1:]
         return rate.view_as(z)
 
     @staticmethod
     def backward(ctx, grad_rate: Tensor):
-        z, u = ctx.saved_tensors
+        z, u, attitude = ctx.saved_tensors
         if torch.is_grad_enabled():
             formula = lambda z, u: _plain_dynamics(z, u, ctx.mass, ctx.g)  # noqa: E731
-            return *differentiable_vjp(formula, (z, u), grad_rate), None, None
+            return *differentiable_vjp(formula, (z, u), grad_rate), None, None, None
         agents, controls = _agents(z, STATES_PER_AGENT), _agents(u, CONTROLS_PER_AGENT)
-        grad_rate = _agents(grad_rate.contiguous(), STATES_PER_AGENT)
-        direction, trigonometry = _thrust_direction(agents)
-        grad_acceleration = grad_rate[..., 6:9]
+        grad_rate = _agents(grad_rate, STATES_PER_AGENT)
+        grad_acceleration = _components(grad_rate, 6).contiguous()
         grad_z = grad_u = None
         if ctx.needs_input_grad[0]:
             grad_z = torch.empty_like(agents)
             grad_z[..., :3] = 0.0
-            force = grad_acceleration * (controls[..., :1] / ctx.mass)
-            _direction_vjp(direction, trigonometry, force, grad_z[..., 3:6])
+            force = grad_acceleration * (controls[..., 0] / ctx.mass)
+            _direction_vjp(attitude, force, grad_z[..., 3:6])
             grad_z[..., 6:] = grad_rate[..., :6]
             grad_z = grad_z.view_as(z)
         if ctx.needs_input_grad[1]:
             grad_u = torch.empty_like(controls)
-            grad_u[..., 0] = torch.linalg.vecdot(direction, grad_acceleration) / ctx.mass
+            along = (attitude[6:] * grad_acceleration).sum(0)
+            torch.div(along, ctx.mass, out=grad_u[..., 0])
             grad_u[..., 1:] = grad_rate[..., 9:]
             grad_u = grad_u.view_as(u)
-        return grad_z, grad_u, None, None
+        return grad_z, grad_u, None, None, None
 
 
 class _ControlCoefficient(torch.autograd.Function):
-    """`_plain_control_coefficient` with a hand-written vector-Jacobian product: saves z and p."""
+    """`_plain_control_coefficient`, its derivative by hand: saves z, p and the attitude."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, p: Tensor, mass: float) -> Tensor:
-        ctx.save_for_backward(z, p)
+    def forward(ctx, z: Tensor, p: Tensor, attitude: Tensor, mass: float) -> Tensor:
+        ctx.save_for_backward(z, p, attitude)
         ctx.mass = mass
-        agents, costates = _agents(z, STATES_PER_AGENT), _agents(p, STATES_PER_AGENT)
-        direction, _ = _thrust_direction(agents)
-        c = agents.new_empty(*agents.shape[:2], CONTROLS_PER_AGENT)
-        c[..., 0] = torch.linalg.vecdot(direction, costates[..., 6:9]) / mass
+        costates = _agents(p, STATES_PER_AGENT)
+        c = p.new_empty(*costates.shape[:2], CONTROLS_PER_AGENT)
+        along = (attitude[6:] * _components(costates, 6)).sum(0)
+        torch.div(along, mass, out=c[..., 0])
         c[..., 1:] = costates[..., 9:]
         return c.view(z.shape[0], -1)
 
     @staticmethod
     def backward(ctx, grad_c: Tensor):
-        z, p = ctx.saved_tensors
+        z, p, attitude = ctx.saved_tensors
         if torch.is_grad_enabled():
             formula = lambda z, p: _plain_control_coefficient(z, p, ctx.mass)  # noqa: E731
-            return *differentiable_vjp(formula, (z, p), grad_c), None
-        agents, costates = _agents(z, STATES_PER_AGENT), _agents(p, STATES_PER_AGENT)
-        grad_c = _agents(grad_c.contiguous(), CONTROLS_PER_AGENT)
-        direction, trigonometry = _thrust_direction(agents)
-        grad_thrust = grad_c[..., :1] / ctx.mass
+            return *differentiable_vjp(formula, (z, p), grad_c), None, None
+        costates = _agents(p, STATES_PER_AGENT)
+        grad_c = _agents(grad_c, CONTROLS_PER_AGENT)
+        grad_thrust = grad_c[..., 0] / ctx.mass
         grad_z = grad_p = None
         if ctx.needs_input_grad[0]:
-            grad_z = torch.zeros_like(agents)
-            force = costates[..., 6:9] * grad_thrust
-            _direction_vjp(direction, trigonometry, force, grad_z[..., 3:6])
+            grad_z = torch.zeros_like(costates)
+            force = _components(costates, 6) * grad_thrust
+            _direction_vjp(attitude, force, grad_z[..., 3:6])
             grad_z = grad_z.view_as(z)
         if ctx.needs_input_grad[1]:
-            grad_p = torch.zeros_like(costates)
-            torch.mul(direction, grad_thrust, out=grad_p[..., 6:9])
+            grad_p = torch.empty_like(costates)
+            grad_p[..., :6] = 0.0
+            torch.mul(attitude[6:], grad_thrust, out=_components(grad_p, 6))
             grad_p[..., 9:] = grad_c[..., 1:]
             grad_p = grad_p.view_as(p)
-        return grad_z, grad_p, None
+        return grad_z, grad_p, None, None
