@@ -9,7 +9,7 @@ Measuring at two values of each gives them; a ninth measurement checks them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,13 +48,16 @@ class MemoryModel:
         return float("inf") if slope < 4 * batch_size * n_steps else (memory - at_zero) / slope
 
 
-def fit(case: Case) -> MemoryModel:
-    """Measure `case` at small sizes, exact iterations, and fit."""
+def fit(case: Case, make_step: Callable[[Case], Step] = Step) -> MemoryModel:
+    """Measure `case` at small sizes, exact iterations, and fit.
+
+    `make_step` builds the step to measure, for what no case names.
+    """
     points = list(itertools.product(BATCHES, STEPS, ITERATIONS))
     matrix = np.stack([_features(*point) for point in points])
-    found = np.array([_peak(case, *point) for point in points], dtype=float)
+    found = np.array([_peak(case, make_step, *point) for point in points], dtype=float)
     coefficients = np.linalg.solve(matrix, found)
-    check = _peak(case, *_CHECK)
+    check = _peak(case, make_step, *_CHECK)
     error = abs(float(_features(*_CHECK) @ coefficients) - check) / check
     return MemoryModel(case, tuple(coefficients), error)
 
@@ -96,6 +99,8 @@ def _features(batch_size: int, n_steps: int, iterations: int) -> np.ndarray:
     return np.array([1.0, b, t, k, b * t, b * k, t * k, b * t * k])
 
 
-def _peak(case: Case, batch_size: int, n_steps: int, iterations: int) -> int:
+def _peak(
+    case: Case, make_step: Callable[[Case], Step], batch_size: int, n_steps: int, iterations: int
+) -> int:
     small = replace(case, batch_size=batch_size, n_steps=n_steps, max_iterations=iterations)
-    return measure_memory(Step(small))["peak_live_tensor_bytes"]
+    return measure_memory(make_step(small))["peak_live_tensor_bytes"]

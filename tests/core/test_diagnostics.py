@@ -9,7 +9,6 @@ import torch
 
 from baselines import DenseLU, Implicit, build_policy
 from jfbcore.diagnostics import (
-    Trace,
     angle,
     contraction_rate,
     curvature_bounds,
@@ -22,6 +21,7 @@ from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Newton
+from jfbcore.trace import Trace
 
 F64 = torch.float64
 #: exact for these sizes but for the square root of A^T A's rounding
