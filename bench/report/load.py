@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Run:
     records: tuple[Mapping[str, Any], ...]
     claims: tuple[Mapping[str, Any], ...] = ()
     tables: tuple[Mapping[str, Any], ...] = ()
+    beyond: tuple[Mapping[str, Any], ...] = ()
 
 
 def load_run(directory: Path) -> Run:
@@ -50,13 +51,14 @@ def load_run(directory: Path) -> Run:
         records=tuple(_usable_records(directory)),
         claims=tuple(verify.get("claims") or ()) if verify else (),
         tables=tuple(table for table in tables if table),
+        beyond=tuple(verify.get("beyond") or ()) if verify else (),
     )
 
 
 def load_runs(directories: Sequence[Path]) -> list[Run]:
-    """All runs, with unique names; ValueError where not one usable record is found."""
+    """All runs, with unique names; ValueError where none has a usable record or a claim."""
     runs = [load_run(directory) for directory in directories]
-    if not any(run.records for run in runs):
+    if not any(run.records or run.claims for run in runs):
         raise ValueError(
             f"no usable records under {', '.join(str(run.directory / 'records') for run in runs)}; "
             "run `python -m bench run` first"
@@ -68,7 +70,7 @@ def load_runs(directories: Sequence[Path]) -> list[Run]:
         name = run.name
         while name in taken:
             name, number = f"{run.name} ({number})", number + 1
-        named.append(Run(name, run.directory, run.environment, run.records, run.claims, run.tables))
+        named.append(replace(run, name=name))
     return named
 
 

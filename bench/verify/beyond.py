@@ -55,7 +55,7 @@ def derivative_error(data: Tables) -> Claim:
         "figures/beyond-derivative-error.png",
         "Relative error of the policy gradient against the number of unrolled iterations K, or "
         "of tracked applications k of jfb, at the initial and at a trained policy. Dotted: the "
-        "error of one iteration.",
+        "error of one iteration. A gap is a gradient that is not finite.",
         tuple(_sentences(curves)),
     )
 

@@ -47,15 +47,15 @@ def worst(table: pd.DataFrame, column: str, by: str = "run") -> pd.Series:
     return table.groupby(by, sort=False)[column].max()
 
 
-def number(value: float) -> str:
-    """Three digits; what is not finite is said in words."""
+def number(value: float, digits: int = 3) -> str:
+    """`digits` digits; what is not finite is said in words."""
     if value is None or math.isnan(value):
         return "not finite"
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"
 
 
-def listing(series: pd.Series) -> str:
-    return "; ".join(f"{name}: {number(value)}" for name, value in series.items())
+def listing(series: pd.Series, digits: int = 3) -> str:
+    return "; ".join(f"{name}: {number(value, digits)}" for name, value in series.items())
 
 
 def seeds_of(table: pd.DataFrame) -> str:

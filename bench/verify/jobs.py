@@ -67,7 +67,8 @@ def _resource_jobs(scope: Scope) -> Iterator[Job]:
     for case in scope.memory:
         yield Job(
             name=f"memory-{case.problem}-{case.n_agents}",
-            table="memory", seed=0, seconds=6.0, settings=f"{case!r}, K {scope.iterations}",
+            table="memory", seed=0, seconds=3.0 * case.n_steps,
+            settings=f"{case!r}, K {scope.iterations}",
             measure=partial(resources.memory_rows, case, scope.iterations),
         )  # fmt: skip
     for case in scope.crossovers:

@@ -37,14 +37,18 @@ def panels(
 
 
 def _title(keys: list[str], key: tuple) -> str:
-    words = [f"n={part}" if name == "n_agents" else str(part)
-             for name, part in zip(keys, key, strict=True)]  # fmt: skip
-    return f"{' '.join(words[:2])}{', ' if words[2:] else ''}{', '.join(words[2:])}"
+    """Problem and size; what else tells panels apart on a line of its own."""
+    words = [
+        f"n={part}" if name == "n_agents" else str(part)
+        for name, part in zip(keys, key, strict=True)
+    ]
+    return "\n".join(filter(None, (" ".join(words[:2]), ", ".join(words[2:]))))
 
 
 def band(axes: Axes, part: pd.DataFrame, x: str, y: str, style: Look) -> None:
     """Median and range over the seeds at each x."""
-    grouped = part.dropna(subset=[y]).groupby(x)[y]
+    # A value that is not finite leaves a gap in the line.
+    grouped = part.groupby(x)[y]
     middle = grouped.median()
     axes.plot(middle.index, middle, color=style.color, marker=style.marker, markersize=4.5,
               linestyle=line_style(style), linewidth=1.4)  # fmt: skip

@@ -92,7 +92,9 @@ def _slopes(fits: pd.DataFrame) -> list[str]:
     parts = []
     for (problem, n), rows in fits.groupby(_SIZE, sort=False):
         by = rows.set_index("gradient")["slope_per_sample"]
-        parts.append(f"{problem} n={n} {by['jfb']:.0f} / {by['unrolled']:.4g} / {by[NETWORK]:.4g}")
+        parts.append(
+            f"{problem} n={n} {abs(by['jfb']):.0f} / {by['unrolled']:.4g} / {by[NETWORK]:.4g}"
+        )
     return [
         "Bytes per iteration, sample and time step (jfb / unrolled / network inside): "
         f"{'; '.join(parts)}."

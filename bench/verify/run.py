@@ -66,6 +66,7 @@ def verify(scope: Scope, out: Path, *, time_limit: float | None = None) -> Outco
 
 def judge(scope: Scope, out: Path, started: str) -> Outcome:
     """Verdicts and figures from the jobs that are done, whichever those are."""
+    (out / "data").mkdir(parents=True, exist_ok=True)
     store, wanted = Store(out), jobs(scope)
     data: Tables = {name: pd.DataFrame(rows) for name, rows in store.tables(wanted).items()}
     for name, table in {**data, **_derived(data)}.items():

@@ -19,13 +19,14 @@ def contractivity(data: Tables) -> Claim:
     return Claim(
         1,
         "The fixed-point map contracts along training: |dT/du| < 1",
-        f"largest |dT/du| per run: {listing(rates)}",
+        f"largest |dT/du| per run: {listing(rates, 4)}",
         verdict(rates < 1.0),
         f"{seeds_of(table)}; spectral norm per sample, D held fixed, at the control found along "
         "the held-out rollouts. Below 1 it says that the iteration would converge, not that it "
         "has: the residuals are below",
         "figures/claim-1-contractivity.png",
-        "Largest |dT/du| over samples and time steps against training steps; 1 is the limit.",
+        "Largest |dT/du| over samples and time steps against training steps; 1 is the limit. "
+        "Median and range over the seeds.",
         (*_expansions(table), *_unconverged(table), *_divergences(table)),
     )
 
@@ -104,7 +105,8 @@ def alignment(data: Tables) -> Claim:
         f"{listing(worst(table, 'angle_expectation'))}. Where the inner tolerance was reached the "
         f"largest angle is {number(within.max())} over {len(within)} measurements",
         "figures/claim-2-alignment.png",
-        "Largest angle between JFB and exact gradient over minibatches against training steps.",
+        "Largest angle between JFB and exact gradient over minibatches against training steps. "
+        "Median and range over the seeds.",
         (*_misaligned(table), *_lengths(table)),
     )
 
@@ -175,7 +177,8 @@ def variance(data: Tables) -> Claim:
         f"{seeds_of(table)}; over minibatches of the held-out states. A finite run can refute a "
         "bound, not prove one: the verdict says only that every value is finite",
         "figures/claim-3-variance.png",
-        "Relative variance of JFB's minibatch gradient against training steps.",
+        "Relative variance of JFB's minibatch gradient against training steps. Median and range "
+        "over the seeds.",
         tuple(_growths(table)),
     )
 
@@ -234,6 +237,7 @@ def convergence(data: Tables) -> Claim:
         f"{seeds} seed{'s' if seeds > 1 else ''}; reproduced where the norm at least halves. "
         f"Exponent of the smallest norm in the number of steps: {listing(pd.Series(slopes))}",
         "figures/claim-4-convergence.png",
-        "True gradient norm along SGD with JFB and with exact gradients.",
+        "True gradient norm along SGD with JFB and with exact gradients. Median and range over the "
+        "seeds.",
         (*slower, *stopped),
     )
