@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bench.verify.alignment import alignment
 from bench.verify.beyond import derivative_error
 from bench.verify.claim import NOT_MEASURED, Claim, Tables
 from bench.verify.resource_claims import cost, memory, scale
-from bench.verify.trace_claims import alignment, contractivity, convergence, variance
+from bench.verify.trace_claims import contractivity, convergence, variance
 
 #: per claim: the table it rests on, its judge, and what it says before there is any number
 _JUDGES: tuple[tuple[str, Callable[[Tables], Claim], str], ...] = (

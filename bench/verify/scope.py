@@ -134,14 +134,14 @@ def quick() -> Scope:
 
 #: the sizes of the full scope, and about how many seconds one traced run of each variant takes
 FULL_SIZES: dict[tuple[str, int], dict[str, float]] = {
-    ("quadrotor", 1): {"scaled": 90, "plain": 180, "released": 150},
-    ("quadrotor", 6): {"scaled": 100, "plain": 200, "released": 170},
-    ("quadrotor", 20): {"scaled": 130, "plain": 250, "released": 220},
-    ("quadrotor", 100): {"scaled": 300, "plain": 400, "released": 400},
-    ("bicycle", 1): {"scaled": 40, "plain": 50, "released": 70},
-    ("bicycle", 20): {"scaled": 80, "plain": 90, "released": 100},
-    ("consumption", 5): {"scaled": 40, "plain": 60, "released": 80},
-    ("consumption", 100): {"scaled": 90, "plain": 120, "released": 150},
+    ("quadrotor", 1): {"scaled": 60, "plain": 150, "released": 170},
+    ("quadrotor", 6): {"scaled": 80, "plain": 180, "released": 200},
+    ("quadrotor", 20): {"scaled": 110, "plain": 230, "released": 250},
+    ("quadrotor", 100): {"scaled": 250, "plain": 400, "released": 450},
+    ("bicycle", 1): {"scaled": 30, "plain": 40, "released": 80},
+    ("bicycle", 20): {"scaled": 35, "plain": 60, "released": 110},
+    ("consumption", 5): {"scaled": 30, "plain": 60, "released": 90},
+    ("consumption", 100): {"scaled": 60, "plain": 100, "released": 170},
 }
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines import DenseLU, Implicit
+from baselines import DenseLU, Implicit, Unrolled
 from bench.build import build
 from bench.case import Case
 from bench.recipes import released_config, training_config
 from bench.verify.scope import Run
-from jfbcore.diagnostics import policy_gradient
+from jfbcore.diagnostics import angle, policy_gradient
 from jfbcore.held_out import held_out_states
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.trace import Trace
@@ -42,10 +42,14 @@ def trace(run: Run, seed: int) -> list[Row]:
         map_every=run.map_every,
     )
     rows: list[Row] = []
+    truncated = run.recipe == "released"
 
     def record(step: int) -> None:
         try:
-            rows.append({"step": step, **watcher.measure(policy), "reason": None})
+            row = {"step": step, **watcher.measure(policy), "reason": None}
+            if truncated:
+                row |= _against_applied(policy, watcher.states[: run.minibatch])
+            rows.append(row)
         except torch.linalg.LinAlgError as error:  # a decomposition of what is not finite
             line = str(error).splitlines()[0]
             rows.append({"step": step, "reason": f"not measurable: {line}"})
@@ -71,6 +75,18 @@ def trace(run: Run, seed: int) -> list[Row]:
     }
     rejected = len(result.interventions)
     return [head | row | {"rejected_steps": rejected} for row in rows]
+
+
+def _against_applied(policy: HamiltonianPolicy, states: Tensor) -> Row:
+    """JFB against the derivative of the iteration as it is run, one minibatch.
+
+    Where an inner solve stops far from the fixed point the implicit gradient is that of a control
+    which nobody applied; unrolling differentiates the one that was.
+    """
+    jfb = policy_gradient(policy, states)
+    applied = policy_gradient(policy, states, Unrolled())
+    ratio = (jfb.norm() / applied.norm()).item()
+    return {"angle_applied": angle(jfb, applied), "norm_ratio_applied": ratio}
 
 
 def _config(run: Run, seed: int) -> TrainingConfig:

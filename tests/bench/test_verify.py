@@ -14,6 +14,7 @@ import pytest
 from bench.case import Case
 from bench.report import write_report
 from bench.verify import resources
+from bench.verify.alignment import alignment
 from bench.verify.assertions import failures
 from bench.verify.beyond import derivative_error, growth
 from bench.verify.claim import NOT, NOT_MEASURED, PARTLY, REPRODUCED
@@ -23,7 +24,7 @@ from bench.verify.jobs import Job, Store, jobs, run_jobs
 from bench.verify.resource_claims import cost, memory, memory_fits, times_to_cost
 from bench.verify.run import Outcome, judge
 from bench.verify.scope import FULL_SIZES, Run, full, quick
-from bench.verify.trace_claims import alignment, contractivity, variance
+from bench.verify.trace_claims import contractivity, variance
 from bench.verify.traces import trace
 from tests.bench.helpers import run_cli
 
@@ -361,6 +362,24 @@ class TestMeasurements:
         rows = trace(Run(case=case, interval=40, seeds=1, states=2, minibatch=1), 0)
         assert rows[-1]["reason"].startswith("diverged")
         assert rows[-1]["rejected_steps"] > 0
+
+    def test_a_truncated_run_is_also_held_against_what_it_applies(self):
+        case = Case(
+            problem="quadrotor", n_agents=1, gradient="jfb", map="plain", step_size=0.4,
+            max_iterations=400, tolerance=1e-12, batch_size=2, n_steps=4, train_steps=1,
+            dtype="float64",
+        )  # fmt: skip
+        run = Run(case=case, recipe="released", interval=1, seeds=1, states=2, minibatch=2)
+        rows = trace(run, 0)
+        assert [row["step"] for row in rows] == [0, 1]
+        for row in rows:
+            # This iteration converges, so that unrolling it is implicit differentiation: both
+            # comparisons must agree, as far as the derivative has converged with the control.
+            assert row["angle_applied"] == pytest.approx(row["angle_max"], rel=1e-6)
+            assert row["norm_ratio_applied"] == pytest.approx(row["norm_ratio"], rel=1e-6)
+            assert row["norm_ratio"] < 0.9
+        text = " ".join(alignment({"traces": pd.DataFrame(rows)}).findings)
+        assert "against the derivative of the iteration as it is run" in text
 
     def test_memory_rows_name_all_three_gradients(self):
         case = Case(problem="bicycle", n_agents=1, gradient="jfb", batch_size=2, n_steps=1)
