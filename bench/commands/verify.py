@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(outcome.missing)} jobs are missing; the same command continues with them:")
         for job in outcome.missing:
             print(f"   {job.name}")
+    for name, error in outcome.crashed.items():
+        print(f"crashed: {name}: {error}")
     print(f"{out / 'verify.json'}")
     for line in outcome.failures:
         print(f"bench verify: failed: {line}", file=sys.stderr)

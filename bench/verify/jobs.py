@@ -129,12 +129,14 @@ class Store:
             return None
         return found if found.get("settings") == job.settings else None
 
-    def write(self, job: Job, rows: list[Row], seconds: float) -> None:
+    def write(self, job: Job, rows: list[Row], seconds: float, error: str | None = None) -> None:
+        """Keep what was measured, or the `error` that ended it: a crash is not tried again."""
         content = {
             "version": JOB_VERSION,
             "table": job.table,
             "settings": job.settings,
             "seconds": seconds,
+            "error": error,
             "git": git_revision(),
             "rows": rows,
         }
@@ -148,9 +150,14 @@ class Store:
         found: dict[str, list[Row]] = {}
         for job in wanted:
             content = self.read(job)
-            if content is not None:
+            if content is not None and content["rows"]:
                 found.setdefault(job.table, []).extend(content["rows"])
         return found
+
+    def errors(self, wanted: Sequence[Job]) -> dict[str, str]:
+        """The jobs that crashed, with the reason."""
+        contents = {job.name: self.read(job) for job in wanted}
+        return {name: c["error"] for name, c in contents.items() if c is not None and c["error"]}
 
     def revisions(self, wanted: Sequence[Job]) -> set[str]:
         """The commits the jobs were measured at."""
@@ -174,6 +181,12 @@ def run_jobs(
         if time_limit is not None and time.monotonic() - began >= time_limit:
             return
         started = time.monotonic()
-        rows = job.measure()
-        store.write(job, rows, time.monotonic() - started)
+        rows: list[Row] = []
+        error = None
+        try:
+            rows = job.measure()
+        except (RuntimeError, ArithmeticError, AssertionError, ValueError) as crash:
+            # Hours of other measurements should not be lost to one that breaks.
+            error = f"{type(crash).__name__}: {(str(crash).splitlines() or [''])[0]}"
+        store.write(job, rows, time.monotonic() - started, error)
         progress(job)

@@ -27,12 +27,14 @@ from bench.verify.scope import Scope
 class Outcome:
     """`claims`: the seven rows. `beyond`: what the papers leave open. `missing`: jobs not done.
 
+    `crashed`: jobs that broke, with the reason; deleting their file tries them again.
     `failures`: assertions of the quick scope that do not hold, one line each.
     """
 
     claims: list[Claim]
     beyond: list[Claim]
     missing: list[Job]
+    crashed: dict[str, str]
     failures: list[str]
 
 
@@ -77,6 +79,7 @@ def judge(scope: Scope, out: Path, started: str) -> Outcome:
         claims=[_with_figure(claim, out) for claim in judge_claims(data)],
         beyond=[_with_figure(claim, out) for claim in judge_beyond(data)],
         missing=missing,
+        crashed=store.errors(wanted),
         failures=failures(data) if scope.name == "quick" else [],
     )
     environment = describe(None, torch.get_num_threads(), started)
@@ -90,6 +93,7 @@ def judge(scope: Scope, out: Path, started: str) -> Outcome:
             "claims": [claim.to_dict() for claim in outcome.claims],
             "beyond": [claim.to_dict() for claim in outcome.beyond],
             "missing": [job.name for job in missing],
+            "crashed": outcome.crashed,
             "failures": outcome.failures,
         },
     )
@@ -131,6 +135,7 @@ def _limits(scope: Scope, wanted: list[Job], missing: list[Job], store: Store) -
         found.insert(
             0, f"Not finished: {done} of {len(wanted)} jobs are done; missing {named}{more}."
         )
+    found += [f"Crashed: {name}: {error}." for name, error in store.errors(wanted).items()]
     revisions = store.revisions(wanted)
     if len(revisions) > 1:
         found.append(f"Measured in pieces at {len(revisions)} commits of the code.")

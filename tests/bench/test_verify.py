@@ -105,6 +105,21 @@ class TestJobs:
         run_jobs(wanted, store)
         assert log == ["b"]
 
+    def test_a_crash_is_kept_with_its_reason_and_the_rest_measured(self, tmp_path):
+        log: list[str] = []
+
+        def crash() -> list[dict]:
+            log.append("crash")
+            raise RuntimeError("made-up crash\nwith details")
+
+        store = Store(tmp_path)
+        wanted = [replace(job("a", log), measure=crash), job("b", log)]
+        run_jobs(wanted, store)
+        run_jobs(wanted, store)
+        assert log == ["crash", "b"]
+        assert store.errors(wanted) == {"a": "RuntimeError: made-up crash"}
+        assert [row["from"] for row in store.tables(wanted)["t"]] == ["b"]
+
     @pytest.mark.parametrize("scope", [quick(), full()], ids=["quick", "full"])
     def test_every_table_of_the_claims_has_jobs_with_names_of_their_own(self, scope):
         found = jobs(scope)
@@ -437,7 +452,7 @@ class TestCommand:
     ):
         def verify(scope, out, *, time_limit):
             assert (scope.name, time_limit) == ("quick", 5.0)
-            return Outcome(judge_claims({}), [], [], lines)
+            return Outcome(judge_claims({}), [], [], {}, lines)
 
         monkeypatch.setattr("bench.verify.run.verify", verify)
         monkeypatch.setattr("torch.set_num_threads", lambda n: None)
