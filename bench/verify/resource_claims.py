@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from bench.verify.claim import Claim, Tables, listing, number, verdict
+from bench.verify.claim import NOT_MEASURED, Claim, Tables, listing, number, verdict
 from bench.verify.resources import NETWORK
 
 _SIZE = ["problem", "n_agents"]
@@ -132,7 +132,7 @@ def times_to_cost(table: pd.DataFrame) -> pd.DataFrame:
     for (problem, n, seed), part in run.groupby([*_SIZE, "seed"], sort=False):
         final = part.groupby("gradient")["cost"].last()
         inner = final.drop("direct", errors="ignore").dropna()
-        if inner.empty:
+        if len(inner) < 2:  # nothing to be equal to
             continue
         for gradient, curve in part.groupby("gradient"):
             reached = curve[curve["cost"] <= inner.max()]["seconds"]
@@ -164,8 +164,8 @@ def cost(data: Tables) -> Claim:
     return Claim(
         6,
         "Comparable final cost per wall-clock second",
-        f"held-out cost after equal training time: {' | '.join(lines)}",
-        verdict(holds) if holds else "not measured",
+        f"held-out cost after equal training time: {' | '.join(lines) or 'no two to compare yet'}",
+        verdict(holds) if holds else NOT_MEASURED,
         f"median over {seeds} seed{'s' if seeds > 1 else ''}; reproduced where JFB ends within "
         "10 % of the best other gradient with an inner problem; the direct policy, which has "
         "none, is shown beside them",
@@ -177,7 +177,9 @@ def cost(data: Tables) -> Claim:
 
 def _equal_cost(table: pd.DataFrame) -> list[str]:
     times = times_to_cost(table)
-    found = []
+    found: list[str] = []
+    if times.empty:
+        return found
     for (problem, n), rows in times.groupby(_SIZE, sort=False):
         medians = rows.groupby("gradient")["seconds"].median().sort_values()
         parts = [

@@ -327,6 +327,12 @@ class TestVerdicts:
         assert "direct never" in text
         assert "made-up refusal" in text
 
+    def test_one_runner_is_no_race(self):
+        row = {"problem": "quadrotor", "n_agents": 1, "gradient": "jfb", "seed": 0,
+               "seconds": 1.0, "cost": 3.0, "reason": None}  # fmt: skip
+        claim = cost({"races": pd.DataFrame([row])})
+        assert (claim.verdict, claim.findings) == (NOT_MEASURED, ())
+
 
 def derivative_table(errors: dict[str, list[float | None]]) -> pd.DataFrame:
     return pd.DataFrame([
