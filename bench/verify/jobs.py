@@ -156,10 +156,12 @@ class Store:
 
     def errors(self, wanted: Sequence[Job]) -> dict[str, str]:
         """The jobs that crashed, with the reason."""
-        contents = {job.name: self.read(job) for job in wanted}
-        return {
-            name: c["error"] for name, c in contents.items() if c is not None and c.get("error")
-        }
+        found = {}
+        for job in wanted:
+            error = (self.read(job) or {}).get("error")
+            if error:
+                found[job.name] = error
+        return found
 
     def revisions(self, wanted: Sequence[Job]) -> set[str]:
         """The commits the jobs were measured at."""
