@@ -10,6 +10,7 @@ from baselines.implicit import Implicit
 from baselines.linear_solvers import GMRES, ConjugateGradient, DenseLU, LinearSolver, Neumann
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint
+from baselines.unrolled_network import UnrolledNetworkPolicy
 from jfbcore.gradients import JFB, GradientEstimator
 from jfbcore.maps import FixedPointMap
 from jfbcore.network import ValueNetwork
@@ -75,5 +76,6 @@ __all__ = [
     "TorchDEQ",
     "Unrolled",
     "UnrolledCheckpoint",
+    "UnrolledNetworkPolicy",
     "build_policy",
 ]

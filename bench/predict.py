@@ -9,7 +9,7 @@ the peak. Measuring at two values of each gives them; a ninth measurement checks
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,12 +55,15 @@ class MemoryModel:
         return float("inf") if slope < 4 * batch_size * n_steps else (memory - at_zero) / slope
 
 
-def fit(case: Case) -> MemoryModel:
-    """Measure `case` at small sizes, exact iterations, and fit."""
+def fit(case: Case, make_step: Callable[[Case], Step] = Step) -> MemoryModel:
+    """Measure `case` at small sizes, exact iterations, and fit.
+
+    `make_step` builds the step to measure, for what no case names.
+    """
     points = list(itertools.product(BATCHES, STEPS, ITERATIONS))
     matrix = np.stack([_features(*point) for point in points])
-    measured = [_bytes(case, *point) for point in points]
-    check = _bytes(case, *_CHECK)
+    measured = [_bytes(make_step, case, *point) for point in points]
+    check = _bytes(make_step, case, *_CHECK)
     coefficients, error = {}, 0.0
     for quantity in QUANTITIES:
         found = np.linalg.solve(matrix, np.array([each[quantity] for each in measured], float))
@@ -117,6 +120,8 @@ def _features(batch_size: int, n_steps: int, iterations: int) -> np.ndarray:
     return np.array([1.0, b, t, k, b * t, b * k, t * k, b * t * k])
 
 
-def _bytes(case: Case, batch_size: int, n_steps: int, iterations: int) -> dict[str, int]:
+def _bytes(
+    make_step: Callable[[Case], Step], case: Case, batch_size: int, n_steps: int, iterations: int
+) -> dict[str, int]:
     small = replace(case, batch_size=batch_size, n_steps=n_steps, max_iterations=iterations)
-    return measure_memory(Step(small))
+    return measure_memory(make_step(small))

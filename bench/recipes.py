@@ -24,6 +24,11 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "coarsening": ((0.3, 4), (0.5, 2)),
     },
 }
+#: what the released code of arXiv 2602.00921 trains with, for every problem
+RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau"}
+#: its inner iteration; the tolerance is absolute there, whatever the problem's gradient scale
+RELEASED_INNER: dict[str, Any] = {"map": "plain", "step_size": 1e-4, "max_iterations": 499}
+RELEASED_TOLERANCE = 0.1
 #: runs of fewer steps stay on the case's own grid, as do cases whose grid is already coarse
 _SHORTEST_COARSE_RUN = 200
 
@@ -51,3 +56,8 @@ def training_config(
     if learning_rate is not None:
         config = replace(config, learning_rate=learning_rate)
     return config if schedule is None else replace(config, schedule=schedule)
+
+
+def released_config(case: Case, *, steps: int, seed: int = 0) -> TrainingConfig:
+    """The released code's optimiser settings for `case`; clipping and guard stay on."""
+    return TrainingConfig(steps=steps, batch_size=case.batch_size, seed=seed, **RELEASED)

@@ -1,15 +1,13 @@
 """What the theory of JFB assumes, measured: contraction, curvature, alignment, variance.
 
-Each function stands alone; `Trace` takes them along a training run as its callback, off the
-clock. Everything large is a product: no (m, m) or (m, p) matrix unless the name says so.
+Each function stands alone; `jfbcore.trace.Trace` takes them along a training run, off the clock.
+Everything large is a product: no (m, m) or (m, p) matrix unless the name says so.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,10 +17,7 @@ from jfbcore.gradients import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems.base import Hamiltonian
-from jfbcore.rollout import hjb_residual, rollout
-
-if TYPE_CHECKING:
-    from jfbcore.train import Training
+from jfbcore.rollout import rollout
 
 Product = Callable[[Tensor], Tensor]
 
@@ -181,81 +176,3 @@ def map_parameter_singular_values(
         )
     values = torch.linalg.svdvals(torch.stack(rows).double())
     return values.min().item(), values.max().item()
-
-
-@dataclass
-class Trace:
-    """A callback for `jfbcore.train.Training`: a row of measurements every `interval` steps.
-
-    `exact` is the estimator whose gradient counts as true. `states` (batch, n) is the large
-    minibatch that stands for the expectation; `minibatches` minibatches of `minibatch_size` are
-    drawn from its rows in order. `n_steps` None rolls out at the problem's own resolution.
-    """
-
-    exact: GradientEstimator
-    states: Tensor
-    interval: int = 10
-    minibatch_size: int = 8
-    n_steps: int | None = None
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        _validate.positive_int("interval", self.interval)
-        _validate.positive_int("minibatch_size", self.minibatch_size)
-
-    def __call__(self, training: Training) -> None:
-        if training.step % self.interval == 0:
-            policy = training.policy
-            assert isinstance(policy, HamiltonianPolicy)
-            self.rows.append({"step": training.step, **self.measure(policy)})
-
-    def measure(self, policy: HamiltonianPolicy) -> dict[str, float]:
-        """All quantities at the policy's present parameters."""
-        chunks = self.states.split(self.minibatch_size)
-        jfb = [policy_gradient(policy, chunk, None, self.n_steps) for chunk in chunks]
-        true = [policy_gradient(policy, chunk, self.exact, self.n_steps) for chunk in chunks]
-        angles = [angle(a, b) for a, b in zip(jfb, true, strict=True)]
-        mean_jfb, mean_true = torch.stack(jfb).mean(0), torch.stack(true).mean(0)
-        return {
-            "angle_max": max(angles),
-            "angle_mean": sum(angles) / len(angles),
-            "angle_expectation": angle(mean_jfb, mean_true),
-            "norm_ratio": (mean_jfb.norm() / mean_true.norm()).item(),
-            "true_gradient_norm": mean_true.norm().item(),
-            "relative_variance": relative_variance(jfb),
-            **self._along_rollout(policy),
-        }
-
-    @torch.no_grad()
-    def _along_rollout(self, policy: HamiltonianPolicy) -> dict[str, float]:
-        problem = policy.problem
-        n_steps = problem.n_steps if self.n_steps is None else self.n_steps
-        h, z = problem.t_final / n_steps, self.states
-        rates, lowest, highest, hjb, residuals = [], [], [], [], []
-        costs = torch.zeros_like(z[:, 0])
-        generator = torch.Generator().manual_seed(0)
-        for i in range(n_steps):
-            decision = policy(i * h, z)
-            assert decision.hamiltonian is not None
-            assert decision.solution is not None
-            u = decision.control
-            bound = policy.fixed_point_map.bind(decision.hamiltonian)
-            rates.append(contraction_rate(bound, u, generator=generator))
-            low, high = curvature_bounds(decision.hamiltonian, u, generator=generator)
-            lowest.append(low)
-            highest.append(high)
-            hjb.append(hjb_residual(policy, i * h, z, decision).abs())
-            residuals.append(decision.solution.residual)
-            costs += h * problem.running_cost(i * h, z, u)
-            z = z + h * problem.dynamics(i * h, z, u)
-        rate = torch.stack(rates)
-        return {
-            "rate_max": rate.max().item(),
-            "rate_median": rate.median().item(),
-            "contractive_fraction": (rate < 1.0).double().mean().item(),
-            "curvature_min": torch.stack(lowest).min().item(),
-            "curvature_max": torch.stack(highest).max().item(),
-            "hjb_residual": torch.stack(hjb).mean().item(),
-            "residual_max": torch.stack(residuals).max().item(),
-            "cost": (costs + problem.terminal_cost(z)).mean().item(),
-        }

@@ -1,11 +1,17 @@
-"""Measure the paper's seven claims; print each with its number and verdict."""
+"""Measure the paper's seven claims; print each with its number and verdict.
+
+Every finished measurement is a file under DIR/jobs: interrupted, killed or stopped by
+--time-limit, the same command goes on where it was. --quick starts anew each time, asserts its
+deterministic parts and exits with 1 where one does not hold.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from bench.arguments import integer
+from bench.arguments import integer, number
 
 HELP = "check the paper's claims"
 
@@ -14,22 +20,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="minutes instead of hours")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/runs/verify")
     parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--time-limit",
+        type=number,
+        metavar="SECONDS",
+        help="start nothing new after this long and judge what is there; default: none",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     import torch
 
     from bench.environment import ROOT, default_threads
+    from bench.verify.claim import Claim
     from bench.verify.run import verify
     from bench.verify.scope import full, quick
     from jfbcore import _validate
 
     threads = default_threads() if args.threads is None else args.threads
-    torch.set_num_threads(_validate.positive_int("threads", threads))
+    threads = _validate.positive_int("threads", threads)
+    if args.time_limit is not None:
+        _validate.non_negative("time_limit", args.time_limit)
+    torch.set_num_threads(threads)
     out = args.out or ROOT / "reports" / "runs" / "verify"
-    claims = verify(quick() if args.quick else full(), out)
-    for claim in claims:
-        print(f"{claim.number}. {claim.verdict:15s} {claim.claim}")
-        print(f"   {claim.value}")
+    outcome = verify(quick() if args.quick else full(), out, time_limit=args.time_limit)
+
+    def show(mark: str, claim: Claim) -> None:
+        print(f"{mark} {claim.verdict:15s} {claim.claim}")
+        for line in (claim.value, *(f"- {finding}" for finding in claim.findings)):
+            print(f"   {line}")
+
+    for claim in outcome.claims:
+        show(f"{claim.number}.", claim)
+    for claim in outcome.beyond:
+        show("+ ", claim)
+    if outcome.missing:
+        print(f"{len(outcome.missing)} jobs are missing; the same command continues with them:")
+        for job in outcome.missing:
+            print(f"   {job.name}")
+    for name, error in outcome.crashed.items():
+        print(f"crashed: {name}: {error}")
     print(f"{out / 'verify.json'}")
-    return 0
+    for line in outcome.failures:
+        print(f"bench verify: failed: {line}", file=sys.stderr)
+    return 1 if outcome.failures else 0

@@ -10,9 +10,15 @@ from matplotlib.figure import Figure
 
 from bench.report.figures import Drawing, draw_all, draw_roofline, theme
 from bench.report.frames import case_frame, curve_frame
-from bench.report.header import READING, environment_table, limitations, workload_table
+from bench.report.header import (
+    CLAIMS_READING,
+    READING,
+    environment_table,
+    limitations,
+    workload_table,
+)
 from bench.report.html import Page, Section, claims_of, figure_image, render
-from bench.report.load import load_runs
+from bench.report.load import Run, load_runs
 from bench.report.roofline import SECTION as ROOFLINE
 from bench.report.roofline import roofline_tables
 from bench.report.summary import summary
@@ -25,10 +31,13 @@ _DOTS_PER_INCH = 130
 def write_report(directories: Sequence[Path], out: Path) -> Path:
     """Write index.html, cases.csv, curves.csv and figures/ under `out`; return the page's path.
 
-    Raises ValueError where a directory does not exist or none holds a usable record. Files of a
-    run that cannot be used are left out with a warning.
+    Runs that hold nothing but the claims of `bench verify` get a page of those alone. Raises
+    ValueError where a directory does not exist or none holds a usable record or claim. Files of
+    a run that cannot be used are left out with a warning.
     """
     runs = load_runs([Path(directory) for directory in directories])
+    if not any(run.records for run in runs):
+        return _write_claims(runs, Path(out))
     cases = case_frame(runs)
     curves = curve_frame(runs, cases)
     out = Path(out)
@@ -49,10 +58,33 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
         missing=missing_table(cases),
         summary=summary(cases),
         claims=claims_of(runs),
+        beyond=claims_of(runs, "beyond"),
         sections=_sections(drawings, out / "figures", {ROOFLINE: roofline_tables(runs)}),
         tables=[table for table in (targets, *extra) if table],
         cases=case_table(cases),
     )
+    index = out / "index.html"
+    index.write_text(render(page), encoding="utf-8")
+    return index
+
+
+def _write_claims(runs: Sequence[Run], out: Path) -> Path:
+    """The page of runs that measured the claims and no cases."""
+    page = Page(
+        title=" + ".join(run.name for run in runs),
+        environment=environment_table(runs),
+        workload=None,
+        reading=CLAIMS_READING,
+        limitations=limitations(runs),
+        missing=None,
+        summary=(),
+        claims=claims_of(runs),
+        beyond=claims_of(runs, "beyond"),
+        sections=(),
+        tables=[generic_table(table) for run in runs for table in run.tables],
+        cases=None,
+    )
+    out.mkdir(parents=True, exist_ok=True)
     index = out / "index.html"
     index.write_text(render(page), encoding="utf-8")
     return index

@@ -26,6 +26,13 @@ READING = (
     "A missing value is unknown, never zero.",
 )
 
+#: what holds for a page of claims alone
+CLAIMS_READING = (
+    "A verdict says whether the claim held in the runs listed, at their sizes and lengths: "
+    "reproduced where it held in all of them, partly where in some, not reproduced where in none.",
+    "A missing value is unknown, never zero.",
+)
+
 
 def environment_table(runs: Sequence[Run]) -> Table:
     """What each run was measured on, one column per run."""

@@ -54,7 +54,7 @@ class Page:
 
     title: str
     environment: Table
-    workload: Table
+    workload: Table | None
     reading: Sequence[str]
     limitations: Sequence[str]
     missing: Table | None
@@ -62,7 +62,8 @@ class Page:
     claims: Sequence[Claim]
     sections: Sequence[Section]
     tables: Sequence[Table]
-    cases: Table
+    cases: Table | None
+    beyond: Sequence[Claim] = ()
 
 
 def render(page: Page) -> str:
@@ -91,11 +92,14 @@ def data_uri(path: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
-def claims_of(runs: Sequence[Run]) -> list[Claim]:
-    """The claims of all runs; a figure that is not there is warned about and left out."""
+def claims_of(runs: Sequence[Run], kind: str = "claims") -> list[Claim]:
+    """The claims of all runs, or with `kind` "beyond" the rows below them.
+
+    A figure that is not there is warned about and left out.
+    """
     claims = []
     for run in runs:
-        for fields in run.claims:
+        for fields in getattr(run, kind):
             image = None
             if fields.get("figure"):
                 path = run.directory / str(fields["figure"])

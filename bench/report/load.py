@@ -34,6 +34,7 @@ class Run:
     claims: tuple[Mapping[str, Any], ...] = ()
     tables: tuple[Mapping[str, Any], ...] = ()
     roofline: Mapping[str, Any] = field(default_factory=dict)
+    beyond: tuple[Mapping[str, Any], ...] = ()
 
 
 def load_run(directory: Path) -> Run:
@@ -58,13 +59,14 @@ def load_run(directory: Path) -> Run:
         claims=tuple(verify.get("claims") or ()) if verify else (),
         tables=tuple(table for table in tables if table),
         roofline=roofline,
+        beyond=tuple(verify.get("beyond") or ()) if verify else (),
     )
 
 
 def load_runs(directories: Sequence[Path]) -> list[Run]:
-    """All runs, with unique names; ValueError where no run has a usable record or profile."""
+    """All runs, with unique names; ValueError where none has a record, a claim or a profile."""
     runs = [load_run(directory) for directory in directories]
-    if not any(run.records or run.roofline for run in runs):
+    if not any(run.records or run.claims or run.roofline for run in runs):
         raise ValueError(
             f"no usable records under {', '.join(str(run.directory / 'records') for run in runs)}; "
             "run `python -m bench run` first"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -12,77 +13,130 @@ from tqdm import tqdm
 
 from bench.environment import describe
 from bench.records import write_json
-from bench.verify import traces
-from bench.verify.claims import CLAIMS, Claim
+from bench.verify.assertions import failures
+from bench.verify.beyond import growth
+from bench.verify.claim import Claim, Tables
+from bench.verify.claims import judge_beyond, judge_claims
 from bench.verify.figures import draw
+from bench.verify.jobs import Job, Store, jobs, run_jobs
+from bench.verify.resource_claims import memory_fits, times_to_cost
 from bench.verify.scope import Scope
 
 
-def measure(scope: Scope) -> dict[str, list[dict[str, Any]]]:
-    """Every row the claims rest on, by table."""
-    descents = [run for run in scope.traces if run.case.map == "scaled" and run.case.n_agents <= 6]
-    steps = scope.descent_steps
-    jobs: list[tuple[str, str, Any]] = []
-    for run in scope.traces:
-        for seed in range(run.seeds):
-            jobs.append(("traces", run.label, lambda run=run, seed=seed: traces.trace(run, seed)))
-    for run in descents:
-        jobs.append((
-            "descent",
-            f"SGD {run.label}",
-            lambda run=run: traces.descend(run.case, steps, max(1, steps // 10), 0),
-        ))  # fmt: skip
-    for case in scope.memory:
-        jobs.append((
-            "memory",
-            f"memory {case.problem} n={case.n_agents}",
-            lambda case=case: traces.memory_rows(case, scope.iterations),
-        ))  # fmt: skip
-    for case in scope.races:
-        for seed in range(scope.race_seeds):
-            jobs.append((
-                "races",
-                f"race {case.gradient} n={case.n_agents}",
-                lambda case=case, seed=seed: traces.race(case, scope.race_seconds, seed),
-            ))  # fmt: skip
-    for case in scope.scale:
-        jobs.append((
-            "scale",
-            f"scale {case.problem}",
-            lambda case=case: traces.scale_rows(case),
-        ))  # fmt: skip
-    tables: dict[str, list[dict[str, Any]]] = {}
-    with tqdm(jobs, unit="run") as bar:
-        for table, label, job in bar:
-            bar.set_postfix_str(label)
-            tables.setdefault(table, []).extend(job())
-    return tables
+@dataclass(frozen=True)
+class Outcome:
+    """`claims`: the seven rows. `beyond`: what the papers leave open. `missing`: jobs not done.
+
+    `crashed`: jobs that broke, with the reason; deleting their file tries them again.
+    `failures`: assertions of the quick scope that do not hold, one line each.
+    """
+
+    claims: list[Claim]
+    beyond: list[Claim]
+    missing: list[Job]
+    crashed: dict[str, str]
+    failures: list[str]
 
 
-def verify(scope: Scope, out: Path) -> list[Claim]:
-    """Measure `scope`; write verify.json, data/*.csv and figures/ under `out`."""
+def verify(scope: Scope, out: Path, *, time_limit: float | None = None) -> Outcome:
+    """Measure `scope`; write verify.json, data/*.csv and figures/ under `out`.
+
+    A job that is already under out/jobs is not run again, except in the quick scope: that one
+    is a test of the code as it is now.
+    """
     # First of all: hours of measuring should not end at a folder that cannot be written.
     (out / "data").mkdir(parents=True, exist_ok=True)
     write_json(out / "environment.json", {})
+    if scope.name == "quick":
+        shutil.rmtree(out / "jobs", ignore_errors=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    data = {name: pd.DataFrame(rows) for name, rows in measure(scope).items()}
-    for name, table in data.items():
+    store, wanted = Store(out), jobs(scope)
+    ahead = store.missing(wanted)
+    minutes = sum(job.seconds for job in ahead) / 60.0
+    tqdm.write(
+        f"{len(ahead)} of {len(wanted)} jobs to run, about {minutes:.0f} minutes on two idle cores"
+    )
+    with tqdm(total=len(wanted), unit="job") as bar:
+
+        def progress(job: Job) -> None:
+            bar.set_postfix_str(job.name)
+            bar.update()
+
+        run_jobs(wanted, store, time_limit=time_limit, progress=progress)
+    return judge(scope, out, started)
+
+
+def judge(scope: Scope, out: Path, started: str) -> Outcome:
+    """Verdicts and figures from the jobs that are done, whichever those are."""
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    store, wanted = Store(out), jobs(scope)
+    data: Tables = {name: pd.DataFrame(rows) for name, rows in store.tables(wanted).items()}
+    for name, table in {**data, **_derived(data)}.items():
         table.to_csv(out / "data" / f"{name}.csv", index=False)
-    return judge(data, out, scope.name, started)
-
-
-def judge(data: dict[str, pd.DataFrame], out: Path, scope: str, started: str) -> list[Claim]:
-    """Verdicts and figures from tables that are already measured."""
-    claims = [claim(data) for claim in CLAIMS]
     draw(data, out)
+    missing = store.missing(wanted)
+    outcome = Outcome(
+        claims=[_with_figure(claim, out) for claim in judge_claims(data)],
+        beyond=[_with_figure(claim, out) for claim in judge_beyond(data)],
+        missing=missing,
+        crashed=store.errors(wanted),
+        failures=failures(data) if scope.name == "quick" else [],
+    )
     environment = describe(None, torch.get_num_threads(), started)
-    environment["limits"] = [
-        f"Scope {scope}: verdicts hold for the runs listed with each claim, no further.",
-        "True gradients are implicit ones at the residual the inner solver reached.",
-    ]
+    environment["limits"] = _limits(scope, wanted, missing, store)
     write_json(out / "environment.json", environment)
     write_json(
         out / "verify.json",
-        {"schema_version": 1, "scope": scope, "claims": [claim.to_dict() for claim in claims]},
+        {
+            "schema_version": 2,
+            "scope": scope.name,
+            "claims": [claim.to_dict() for claim in outcome.claims],
+            "beyond": [claim.to_dict() for claim in outcome.beyond],
+            "missing": [job.name for job in missing],
+            "crashed": outcome.crashed,
+            "failures": outcome.failures,
+        },
     )
-    return claims
+    return outcome
+
+
+def _derived(data: Tables) -> Tables:
+    """Tables that are computed from others, kept beside them for readers."""
+    found: Tables = {}
+    if "memory" in data:
+        found["memory-fits"] = memory_fits(data["memory"])
+    if "races" in data and data["races"]["seconds"].notna().any():
+        found["time-to-cost"] = times_to_cost(data["races"])
+    if "derivatives" in data:
+        found["derivative-growth"] = growth(data["derivatives"])
+    return found
+
+
+def _with_figure(claim: Claim, out: Path) -> Claim:
+    """The claim without its figure where there was nothing to draw."""
+    if claim.figure is None or (out / claim.figure).is_file():
+        return claim
+    return replace(claim, figure=None)
+
+
+def _limits(scope: Scope, wanted: list[Job], missing: list[Job], store: Store) -> list[str]:
+    found = [
+        f"Scope {scope.name}: verdicts hold for the runs listed with each claim, no further.",
+        "True gradients are implicit ones at the control the inner solver left: where its "
+        "tolerance was not reached they are the gradients of a control nearby, not of the one "
+        "applied.",
+        "Traced runs are short next to a training to the optimum, and clipped and guarded by the "
+        "suite's own rules, the released recipe too.",
+    ]
+    if missing:
+        done = len(wanted) - len(missing)
+        named = ", ".join(job.name for job in missing[:12])
+        more = f" and {len(missing) - 12} more" if len(missing) > 12 else ""
+        found.insert(
+            0, f"Not finished: {done} of {len(wanted)} jobs are done; missing {named}{more}."
+        )
+    found += [f"Crashed: {name}: {error}." for name, error in store.errors(wanted).items()]
+    revisions = store.revisions(wanted)
+    if len(revisions) > 1:
+        found.append(f"Measured in pieces at {len(revisions)} commits of the code.")
+    return found

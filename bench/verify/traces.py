@@ -1,23 +1,22 @@
-"""Training runs that are measured as they go, and races against the clock."""
+"""Training runs that are measured as they go."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from baselines import DenseLU, Implicit
-from bench.build import Unsupported, build
+from baselines import DenseLU, Implicit, Unrolled
+from bench.build import build
 from bench.case import Case
-from bench.gap import gaps
-from bench.measure import Step, measure_memory
-from bench.recipes import training_config
+from bench.recipes import released_config, training_config
 from bench.verify.scope import Run
-from jfbcore.diagnostics import Trace, policy_gradient
+from jfbcore.diagnostics import angle, policy_gradient
 from jfbcore.held_out import held_out_states
 from jfbcore.policy import HamiltonianPolicy
-from jfbcore.train import Training
+from jfbcore.trace import Trace
+from jfbcore.train import Training, TrainingConfig
 
 Row = dict[str, Any]
 
@@ -28,20 +27,74 @@ def exact_estimator(case: Case) -> Implicit:
 
 
 def trace(run: Run, seed: int) -> list[Row]:
-    """Rows of `jfbcore.diagnostics.Trace` along one run, the first before any step."""
+    """Rows of `jfbcore.trace.Trace` along one run, the first before any step.
+
+    A run that diverges, or parameters at which nothing can be measured, leave a row with the
+    reason and nulls.
+    """
     case = run.case
     policy = build(case, seed)
     assert isinstance(policy, HamiltonianPolicy)
-    states = held_out_states(policy.problem, run.states)
     watcher = Trace(
-        exact_estimator(case), states, interval=run.interval, minibatch_size=run.minibatch
+        exact_estimator(case),
+        held_out_states(policy.problem, run.states),
+        minibatch_size=run.minibatch,
+        map_every=run.map_every,
     )
-    config = replace(training_config(case, steps=case.train_steps, seed=seed), coarsening=())
-    watcher.rows.append({"step": 0, **watcher.measure(policy)})
-    Training(policy, config, callback=watcher).run()
-    head = {"run": run.label, "problem": case.problem, "n_agents": case.n_agents}
-    return [head | {"map": case.map, "step_size": case.step_size, "seed": seed} | row
-            for row in watcher.rows]  # fmt: skip
+    rows: list[Row] = []
+    truncated = run.recipe == "released"
+
+    def record(step: int) -> None:
+        try:
+            row = {"step": step, **watcher.measure(policy), "reason": None}
+            if truncated:
+                row |= _against_applied(policy, watcher.states[: run.minibatch])
+            rows.append(row)
+        except torch.linalg.LinAlgError as error:  # a decomposition of what is not finite
+            line = str(error).splitlines()[0]
+            rows.append({"step": step, "reason": f"not measurable: {line}"})
+
+    def watch(training: Training) -> None:
+        if training.step % run.interval == 0:
+            record(training.step)
+
+    record(0)
+    training = Training(policy, _config(run, seed), callback=watch)
+    result = training.run()
+    if result.reason is not None:
+        rows.append({"step": result.steps, "reason": f"{result.status}: {result.reason}"})
+    head = {
+        "run": run.label,
+        "problem": case.problem,
+        "n_agents": case.n_agents,
+        "variant": run.variant,
+        "step_size": case.step_size,
+        "tolerance": policy.solver.tolerance,
+        "max_iterations": case.max_iterations,
+        "seed": seed,
+    }
+    rejected = len(result.interventions)
+    return [head | row | {"rejected_steps": rejected} for row in rows]
+
+
+def _against_applied(policy: HamiltonianPolicy, states: Tensor) -> Row:
+    """JFB against the derivative of the iteration as it is run, one minibatch.
+
+    Where an inner solve stops far from the fixed point the implicit gradient is that of a control
+    which nobody applied; unrolling differentiates the one that was.
+    """
+    jfb = policy_gradient(policy, states)
+    applied = policy_gradient(policy, states, Unrolled())
+    ratio = (jfb.norm() / applied.norm()).item()
+    return {"angle_applied": angle(jfb, applied), "norm_ratio_applied": ratio}
+
+
+def _config(run: Run, seed: int) -> TrainingConfig:
+    # The trace scores the policy itself: the training's own evaluations are only in the way.
+    few: dict[str, Any] = {"evaluations": 1, "held_out": 1}
+    make = released_config if run.recipe == "released" else training_config
+    config = make(run.case, steps=run.case.train_steps, seed=seed)
+    return TrainingConfig(**{**vars(config), **few})
 
 
 def descend(case: Case, steps: int, interval: int, seed: int) -> list[Row]:
@@ -49,75 +102,35 @@ def descend(case: Case, steps: int, interval: int, seed: int) -> list[Row]:
 
     Plain SGD with the same minibatches and the same step size for both: 0.01 of the norm of theta
     over the norm of the first true gradient, decaying as 1/sqrt(k), each gradient clipped to
-    that first norm.
+    that first norm. Stops with a reason where a gradient is not finite.
     """
     rows: list[Row] = []
     for name, estimator in (("jfb", None), ("exact", exact_estimator(case))):
         policy = build(case, seed)
         assert isinstance(policy, HamiltonianPolicy)
-        parameters = list(policy.parameters())
         fixed = held_out_states(policy.problem, 16)
         generator = torch.Generator().manual_seed(seed)
         scale = policy_gradient(policy, fixed, exact_estimator(case)).norm()
-        size = torch.cat([p.detach().flatten() for p in parameters]).norm()
+        size = torch.cat([p.detach().flatten() for p in policy.parameters()]).norm()
+        head = {"problem": case.problem, "n_agents": case.n_agents, "sgd": name, "seed": seed}
         for k in range(steps + 1):
             if k % interval == 0:
                 true = policy_gradient(policy, fixed, exact_estimator(case)).norm().item()
-                rows.append({"problem": case.problem, "n_agents": case.n_agents, "sgd": name,
-                             "seed": seed, "step": k, "true_gradient_norm": true})  # fmt: skip
+                rows.append(head | {"step": k, "true_gradient_norm": true, "reason": None})
             states = policy.problem.sample_initial_states(case.batch_size, generator)
             gradient = policy_gradient(policy, states, estimator)
-            gradient *= min(1.0, (scale / gradient.norm()).item())
-            step = (0.01 * size / scale / (k + 1) ** 0.5).item()
-            with torch.no_grad():
-                parts = gradient.split([p.numel() for p in parameters])
-                for parameter, part in zip(parameters, parts, strict=True):
-                    parameter.sub_(step * part.view_as(parameter).to(parameter.dtype))
+            if not bool(gradient.isfinite().all()):
+                reason = "the minibatch gradient is not finite"
+                rows.append(head | {"step": k, "true_gradient_norm": None, "reason": reason})
+                break
+            clip = min(1.0, (scale / gradient.norm()).item())
+            _move(policy, gradient, clip * (0.01 * size / scale / (k + 1) ** 0.5).item())
     return rows
 
 
-def memory_rows(case: Case, iterations: tuple[int, ...]) -> list[Row]:
-    """Saved and peak live bytes of jfb and of unrolled at exactly K iterations."""
-    rows = []
-    for count in iterations:
-        for gradient in ("jfb", "unrolled"):
-            exact = replace(case, gradient=gradient, tolerance=None, max_iterations=count)
-            found = measure_memory(Step(exact))
-            rows.append({"problem": case.problem, "n_agents": case.n_agents, "K": count,
-                         "gradient": gradient, "saved_bytes": found["saved_tensor_bytes"],
-                         "peak_bytes": found["peak_live_tensor_bytes"]})  # fmt: skip
-    return rows
-
-
-def race(case: Case, seconds: float, seed: int) -> list[Row]:
-    """The held-out cost against training seconds; one row with a reason where it cannot run."""
-    head = {"problem": case.problem, "n_agents": case.n_agents, "gradient": case.gradient,
-            "seed": seed}  # fmt: skip
-    try:
-        policy = build(case, seed)
-    except Unsupported as unsupported:
-        return [head | {"seconds": None, "cost": None, "reason": unsupported.reason}]
-    config = training_config(case, time_limit=seconds, seed=seed)
-    result = Training(policy, config).run()
-    gap_of, _ = gaps(policy.problem)
-    return [
-        head | {"seconds": p.seconds, "step": p.step, "cost": p.evaluation_cost,
-                "gap": gap_of(p.costs), "reason": result.reason}
-        for p in result.curve
-    ]  # fmt: skip
-
-
-def scale_rows(case: Case) -> list[Row]:
-    """First and last held-out cost of a short run at full size."""
-    policy = build(case, 0)
-    config = replace(
-        training_config(case, steps=case.train_steps), coarsening=(), evaluations=4, held_out=16
-    )
-    result = Training(policy, config).run()
-    seconds = result.median_step_seconds
-    return [
-        {"problem": case.problem, "n_agents": case.n_agents, "step": p.step,
-         "cost": p.evaluation_cost, "step_seconds": seconds, "batch": case.batch_size,
-         "status": result.status}
-        for p in result.curve
-    ]  # fmt: skip
+@torch.no_grad()
+def _move(policy: HamiltonianPolicy, gradient: Tensor, step: float) -> None:
+    parameters = list(policy.parameters())
+    parts = gradient.split([p.numel() for p in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.sub_(step * part.view_as(parameter).to(parameter.dtype))

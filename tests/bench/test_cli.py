@@ -155,6 +155,8 @@ BAD = [
         ),
         (["verify", "--threads", "0"], ["threads", "0", ">= 1"]),
         (["verify", "--threads", "two"], ["threads", "'two'", "integer"]),
+        (["verify", "--time-limit", "-1"], ["time_limit", "-1", ">= 0"]),
+        (["verify", "--time-limit", "soon"], ["time-limit", "'soon'", "number"]),
     ]
     if pair[0][:1] in ([], ["fly"]) or pair[0][0] in cli.VERBS
 ]

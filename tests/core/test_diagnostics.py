@@ -9,7 +9,6 @@ import torch
 
 from baselines import DenseLU, Implicit, build_policy
 from jfbcore.diagnostics import (
-    Trace,
     angle,
     contraction_rate,
     curvature_bounds,
@@ -22,6 +21,7 @@ from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Newton
+from jfbcore.trace import Trace
 
 F64 = torch.float64
 #: exact for these sizes but for the square root of A^T A's rounding
@@ -136,6 +136,81 @@ def test_trace_agrees_with_dense_quantities(name):
     assert row["true_gradient_norm"] == pytest.approx(b.norm().item(), rel=1e-9)
     assert row["cost"] == pytest.approx(rollout(policy, states).cost.mean().item(), rel=1e-9)
     assert row["rate_max"] < 1.0
+
+
+def dense_policy_gradient(policy, states, alpha: float | None) -> torch.Tensor:
+    """The rollout's gradient with du*/dx = A d(grad H)/dx assembled densely by autograd.
+
+    A = alpha for one application of the plain map, the inverse of -H_uu for the true one (None).
+    Shares nothing with the estimators, the maps, the Hamiltonians or the network's sweep: grad
+    phi is autograd of phi, grad H autograd of -<p, f> - L, u* a dense Newton iteration.
+    """
+    problem, network = policy.problem, policy.value_network
+    h, z = problem.time_step, states
+    cost = torch.zeros_like(states[:, 0])
+    for i in range(problem.n_steps):
+        t = i * h
+        z = z if z.requires_grad else z.requires_grad_()
+        (p,) = torch.autograd.grad(network(t, z).sum(), z, create_graph=True)
+
+        def slope(u, t=t, z=z, p=p):
+            value = -(p * problem.dynamics(t, z, u)).sum(1) - problem.running_cost(t, z, u)
+            return torch.autograd.grad(value.sum(), u, create_graph=True)[0]
+
+        u = problem.initial_control(t, z).detach()
+        for _ in range(30):
+            u = u.requires_grad_()
+            gradient = slope(u)
+            rows = [
+                torch.autograd.grad(gradient[:, k].sum(), u, retain_graph=True)[0]
+                for k in range(u.shape[1])
+            ]
+            hessian = torch.stack(rows, 1)
+            u = u.detach() - torch.linalg.solve(hessian, gradient.detach().unsqueeze(-1))[..., 0]
+        attached = slope(u.requires_grad_())
+        gain = -torch.linalg.inv(hessian) if alpha is None else alpha * torch.eye(u.shape[1])
+        # grad H is zero here: only its derivative enters.
+        u = u.detach() + (gain.to(F64) @ attached.unsqueeze(-1))[..., 0]
+        cost = cost + h * problem.running_cost(t, z, u)
+        z = z + h * problem.dynamics(t, z, u)
+    total = (cost + problem.terminal_cost(z)).mean()
+    found = torch.autograd.grad(total, list(policy.parameters()), materialize_grads=True)
+    return torch.cat([g.flatten() for g in found])
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_angle_and_length_agree_with_dense_gradients(name):
+    """The trace's angle between JFB and the true gradient, to 1e-6 degrees and relatively."""
+    policy = make_policy(name, "plain")
+    states = policy.problem.sample_initial_states(4, generator(5))
+    row = Trace(Implicit(DenseLU()), states, minibatch_size=4).measure(policy)
+    z = states[:1]
+    p = policy.value_network.costate(0.0, z)
+    alpha = policy.problem.hamiltonian(0.0, z, p).plain_step_size
+    jfb = dense_policy_gradient(policy, states, alpha)
+    true = dense_policy_gradient(policy, states, None)
+    a, b = jfb / jfb.norm(), true / true.norm()
+    expected = math.degrees(2.0 * math.asin((a - b).norm().item() / 2.0))
+    assert expected > 1e-3  # the two differ: this is not zero against zero
+    assert row["angle_max"] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert row["angle_expectation"] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert row["norm_ratio"] == pytest.approx((jfb.norm() / true.norm()).item(), rel=1e-6)
+    assert row["true_gradient_norm"] == pytest.approx(true.norm().item(), rel=1e-6)
+
+
+def test_a_trace_that_looks_at_some_time_steps_only():
+    policy = make_policy("quadrotor")
+    states = policy.problem.sample_initial_states(2, generator(5))
+    whole = Trace(Implicit(DenseLU()), states, minibatch_size=1).measure(policy)
+    first = Trace(Implicit(DenseLU()), states, minibatch_size=1, map_every=5).measure(policy)
+    # Five time steps: only the first is left, and the rest of the row does not notice.
+    bound = policy.fixed_point_map.bind(policy(0.0, states).hamiltonian)
+    expected = contraction_rate(bound, policy(0.0, states).control.detach()).max().item()
+    assert first["rate_max"] == pytest.approx(expected, rel=1e-9)
+    assert first["rate_max"] <= whole["rate_max"]
+    for name in ("cost", "angle_max", "residual_max", "parameter_singular_max"):
+        assert first[name] == whole[name]
+    assert 0.0 < whole["parameter_singular_min"] <= whole["parameter_singular_max"]
 
 
 def test_map_parameter_singular_values_against_the_full_jacobian():

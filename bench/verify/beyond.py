@@ -1,0 +1,92 @@
+"""What the papers leave open: the derivative's error against the number of iterations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from bench.verify.claim import Claim, Tables, number
+
+_CURVE = ["problem", "n_agents", "map", "policy", "gradient"]
+#: growth beyond the error after one iteration that counts: the rest is a curve that wiggles
+_GROWTH = 1.05
+#: errors below this are rounding and the tolerance of the truth
+_FLOOR = 1e-8
+
+
+def growth(table: pd.DataFrame) -> pd.DataFrame:
+    """Per curve: the largest error over K relative to the one at K = 1, and the last error.
+
+    Median over seeds at each K first. An error that is not finite counts as infinite.
+    """
+    rows = []
+    for key, part in table.groupby(_CURVE, sort=False):
+        curve = part["error"].astype(float).fillna(math.inf).groupby(part["count"]).median()
+        rows.append(dict(zip(_CURVE, key, strict=True)) | {
+            "first": curve.iloc[0], "largest": curve.max(), "largest_at": int(curve.idxmax()),
+            "last": curve.iloc[-1], "last_at": int(curve.index[-1]),
+            "growth": curve.max() / curve.iloc[0],
+            "converges": bool(curve.iloc[-1] < max(curve.iloc[0], _FLOOR)),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def derivative_error(data: Tables) -> Claim:
+    curves = growth(data["derivatives"])
+    unrolled = curves[curves["gradient"] == "unrolled"]
+    converging = unrolled[unrolled["converges"]]
+    cursed = converging[converging["growth"] > _GROWTH]
+    lines = [f"{_name(row)}: {_answer(row)}" for row in unrolled.itertuples()]
+    seeds = data["derivatives"]["seed"].nunique()
+    return Claim(
+        None,
+        "Does unrolling's derivative first diverge before it converges (the curse of unrolling, "
+        "arXiv 2602.19733)?",
+        "largest error over K relative to that at K = 1: " + "; ".join(lines),
+        f"yes in {len(cursed)} of {len(converging)} cases that converge" if len(cursed) else "no",
+        "relative error of the whole policy gradient against implicit differentiation at Newton's "
+        f"control, float64, median over {seeds} seed{'s' if seeds > 1 else ''}. Unrolled runs K "
+        "iterations from the cold start, so that its error is that of control and derivative "
+        "together; jfb(k) tracks k applications from the converged control. Yes where the error "
+        f"exceeds {_GROWTH:g} times the one at K = 1 and falls below it in the end; "
+        f"{len(unrolled) - len(converging)} of {len(unrolled)} cases do not converge at all",
+        "figures/beyond-derivative-error.png",
+        "Relative error of the policy gradient against the number of unrolled iterations K, or "
+        "of tracked applications k of jfb, at the initial and at a trained policy. Dotted: the "
+        "error of one iteration. A gap is a gradient that is not finite.",
+        tuple(_sentences(curves)),
+    )
+
+
+def _name(row: Any) -> str:
+    return f"{row.problem} n={row.n_agents}, {row.map} map, {row.policy} policy"
+
+
+def _answer(row: Any) -> str:
+    if not row.converges:
+        return f"does not converge ({_factor(row.growth)})"
+    return f"{'yes' if row.growth > _GROWTH else 'no'} ({_factor(row.growth)})"
+
+
+def _sentences(curves: pd.DataFrame) -> list[str]:
+    found = []
+    for row in curves.itertuples():
+        label = "jfb(k)" if row.gradient == "jfb" else "unrolled"
+        if not row.converges:
+            found.append(
+                f"{_name(row)}: {label} does not converge, {number(row.first)} at 1 and "
+                f"{number(row.last)} at {row.last_at}."
+            )
+        elif row.growth > _GROWTH and row.largest > _FLOOR:
+            found.append(
+                f"{_name(row)}: {label} goes from {number(row.first)} through "
+                f"{number(row.largest)} at {row.largest_at} iterations to {number(row.last)} at "
+                f"{row.last_at}."
+            )
+    return found
+
+
+def _factor(value: float) -> str:
+    return f"{value:.3g}x" if math.isfinite(value) else "not finite"
