@@ -28,7 +28,7 @@ def measure_cases(tree: Path, ids: Iterable[str], out: Path | None = None) -> di
     done = subprocess.run(
         [sys.executable, "-P", "-m", "bench", *order, "--filter", f"id={','.join(ids)}"],
         cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONPATH": str(tree)},
         capture_output=True,
         text=True,
     )

@@ -34,7 +34,6 @@ class TimedTree:
             "PYTHONPATH": str(directory),
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
         # -P: without it the folder of child.py would come before the tree.
         self._process = subprocess.Popen(

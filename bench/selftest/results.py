@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +40,13 @@ class Row:
 
 def at_most(limit: float, found: int, runs: int) -> tuple[str, bool]:
     """The requirement that at most a share `limit` of `runs` raises an alarm."""
-    allowed = int(limit * runs + 1e-9)
+    allowed = math.floor(limit * runs + 1e-9)
     return f"at most {allowed}", found <= allowed
 
 
 def at_least(limit: float, found: int, runs: int) -> tuple[str, bool]:
     """The requirement that at least a share `limit` of `runs` is caught."""
-    needed = -int(-limit * runs + 1e-9)
+    needed = math.ceil(limit * runs - 1e-9)
     return f"at least {needed}", found >= needed
 
 

@@ -116,7 +116,7 @@ def _gate(baseline: Path, records: Path, tree: Path = ROOT) -> int:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "bench", "gate", "--baseline", str(baseline), str(records)],
         cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONPATH": str(tree)},
         capture_output=True,
     )
     return done.returncode
