@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +55,7 @@ class _Measured:
 
 def measure_commit(commit: str, cases: Sequence[str]) -> Mapping[str, Any]:
     """The cases measured in a checkout of `commit`; nothing where it cannot be measured."""
+    print(f"measuring {commit[:10]}: {', '.join(cases)}", file=sys.stderr)
     try:
         with open_tree("blame", commit) as tree:
             return measure_cases(tree, cases)

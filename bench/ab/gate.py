@@ -17,17 +17,14 @@ def compare_times(
     The rerun has processes of its own because their memory layout is drawn anew: a ratio that
     came from the layout does not come back.
     """
-    by_id = {case.id: case for case in cases}
     with open_pair() as (base, head):
-        found = [compare_case(base, head, case, settings) for case in by_id.values()]
-    if not any(one.verdict is Verdict.SLOWER for one in found):
-        return found
+        found = [(case, compare_case(base, head, case, settings)) for case in cases]
+    if not any(one.verdict is Verdict.SLOWER for _, one in found):
+        return [one for _, one in found]
     with open_pair() as (base, head):
         return [
-            confirm(one, base, head, by_id[one.case], settings)
-            if one.verdict is Verdict.SLOWER
-            else one
-            for one in found
+            confirm(one, base, head, case, settings) if one.verdict is Verdict.SLOWER else one
+            for case, one in found
         ]
 
 

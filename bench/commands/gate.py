@@ -94,7 +94,7 @@ def _self_test(args: argparse.Namespace) -> int:
     from bench.environment import ROOT, describe
     from bench.gate import Outcome
     from bench.records import write_json
-    from bench.selftest.results import text_table, write_results
+    from bench.selftest.results import text_table
     from bench.selftest.run import self_test
     from jfbcore import _validate
 
@@ -104,14 +104,14 @@ def _self_test(args: argparse.Namespace) -> int:
     # First of all: half an hour should not end at a folder that cannot be written.
     started = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(out / "environment.json", describe("gate self-test", 1, started))
-    settings = Settings()
-    rows, found = self_test(comparisons, settings)
-    write_results(out, rows, found, settings)
+    rows = self_test(comparisons, Settings(), out)
     print(text_table(rows))
     return Outcome.PASS if all(row.met for row in rows) else Outcome.REGRESSION
 
 
 def _time(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from bench.ab.cases import TIMED_CASES
     from bench.ab.compare import Settings, tree_pairs
     from bench.ab.gate import compare_times, outcome_of, time_table
@@ -121,7 +121,8 @@ def _time(args: argparse.Namespace) -> int:
     head_name = str(ROOT) if args.head is None else args.head
     settings = Settings()
     with open_tree("base", args.base) as base, open_tree("head", head_name) as head:
-        found = compare_times(tree_pairs(base, head), TIMED_CASES, settings)
+        cases = tqdm(TIMED_CASES, unit="case", file=sys.stderr)
+        found = compare_times(tree_pairs(base, head), cases, settings)
     print(time_table(found, settings))
     return outcome_of(found)
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from bench.gate import Outcome, compare, read_baseline, summarise, write_baselin
 from bench.presets import PRESETS
 from bench.records import read_records
 from bench.selftest.injections import DETERMINISTIC, LOOP, SLEEP_10, SLEEP_20, Injection
-from bench.selftest.results import Row, at_least, at_most
+from bench.selftest.results import Row, at_least, at_most, write_results
 from bench.subset import measure_cases
 
 #: shares of comparisons: false alarms allowed, slowdowns that must be caught
@@ -124,7 +124,7 @@ def _gate(baseline: Path, records: Path, tree: Path = ROOT) -> int:
 
 def time_comparisons(
     folder: Path, comparisons: int, settings: Settings
-) -> list[tuple[str, TimeComparison]]:
+) -> Iterator[tuple[str, TimeComparison]]:
     """`comparisons` of each kind, taken in turn so that all kinds meet the same neighbours."""
     base, same = copy_source(folder / "time-base"), copy_source(folder / "time-same")
     heads = {_SAME: same}
@@ -136,13 +136,11 @@ def time_comparisons(
         jobs += [(name, case) for name in (_SAME, SLEEP_10.name, SLEEP_20.name)]
         if i % _LOOP_SHARE == 0:
             jobs.append((LOOP.name, _MANY_AGENTS))
-    found = []
     with tqdm(jobs, unit="comparison", file=sys.stderr) as bar:
         for name, case in bar:
             bar.set_postfix_str(name)
-            pair = tree_pairs(base, heads[name])
-            found += [(name, one) for one in compare_times(pair, [case], settings)]
-    return found
+            (one,) = compare_times(tree_pairs(base, heads[name]), [case], settings)
+            yield name, one
 
 
 def time_rows(found: Iterable[tuple[str, TimeComparison]]) -> list[Row]:
@@ -178,12 +176,18 @@ def _ratios(found: Sequence[TimeComparison]) -> str:
     return f"ratio {middle:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}); {words}"
 
 
-def self_test(
-    comparisons: int, settings: Settings
-) -> tuple[list[Row], list[tuple[str, TimeComparison]]]:
-    """Every row of the proof and every time comparison behind it."""
+def self_test(comparisons: int, settings: Settings, out: Path) -> list[Row]:
+    """Every row of the proof; table and comparisons are written under `out` as they come.
+
+    As they come, because a hundred comparisons take long enough to be interrupted.
+    """
     with tempfile.TemporaryDirectory(prefix="jfbbench-") as name:
         folder = Path(name)
-        rows = deterministic_rows(folder)
-        found = time_comparisons(folder, comparisons, settings)
-    return rows + time_rows(found), found
+        counts = deterministic_rows(folder)
+        found: list[tuple[str, TimeComparison]] = []
+        rows = counts + time_rows(found)
+        for one in time_comparisons(folder, comparisons, settings):
+            found.append(one)
+            rows = counts + time_rows(found)
+            write_results(out, rows, found, settings)
+    return rows

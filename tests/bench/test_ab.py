@@ -77,6 +77,18 @@ def test_swapping_base_and_head_mirrors_the_interval():
     assert there.low == pytest.approx(1 / back.high, rel=1e-9)
 
 
+def test_going_first_and_single_hits_leave_the_ratio_alone():
+    """Exact by construction: no noise but an advantage of going first, and blocks that are hit."""
+    first = np.tile((0.94, 1.0), 20)
+    base, head = first.copy(), 1.1 * first[::-1]
+    base[:8] *= 3.0
+    head[10:14] *= 2.0
+    # Six blocks of twenty are hit, on one side or the other: far from half.
+    found = ratio_interval(base, head, confidence=0.99, seed=0)
+    assert found.ratio == pytest.approx(1.1, rel=1e-12)
+    assert (found.low, found.high) == pytest.approx((1.1, 1.1), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("base", "head", "words"),
     [
@@ -274,6 +286,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, monkeyp
     monkeypatch.chdir(repository[0])
     assert main(["gate", *arguments]) == 2
     error = capsys.readouterr().err.strip()
+    assert error.startswith("bench gate: error: ")
     assert words in error
     assert len(error.splitlines()) == 1
 

@@ -160,16 +160,31 @@ def test_files_hold_the_table_and_the_report_shows_it(tmp_path):
         assert next(csv.DictReader(file))["injected"] == "retain"
 
 
-@pytest.mark.parametrize(("met", "code"), [(True, 0), (False, 1)])
-def test_the_verb_exits_0_only_if_everything_asked_is_met(met, code, tmp_path, capsys, monkeypatch):
-    rows = [ROW, replace(ROW, name="dense", met=met)]
-    monkeypatch.setattr(
-        "bench.selftest.run.self_test",
-        lambda comparisons, settings: (rows, [("n", comparison(Verdict.SAME))] * comparisons),
-    )
-    arguments = ["gate", "--self-test", "--comparisons", "3", "--out", str(tmp_path)]
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.SLOWER, 0), (Verdict.SAME, 1)])
+def test_the_verb_exits_0_only_if_everything_asked_is_met(
+    verdict, code, tmp_path, capsys, monkeypatch
+):
+    """From made-up measurements to exit code, table and files: slowdowns caught, or missed."""
+    monkeypatch.setattr("bench.selftest.run.deterministic_rows", lambda folder: [ROW])
+
+    def compare_times(open_pair, cases, settings):
+        # A/A is asked about once a round, first; the loop and the sleeps after it.
+        asked.append(cases)
+        return [comparison(Verdict.SAME if len(asked) in (1, 5) else verdict)]
+
+    asked = []
+    monkeypatch.setattr("bench.selftest.run.compare_times", compare_times)
+    arguments = ["gate", "--self-test", "--comparisons", "2", "--out", str(tmp_path)]
     assert main(arguments) == code
-    assert text_table(rows) in capsys.readouterr().out
     written = json.loads((tmp_path / FILE).read_text())
-    assert (written["met"], len(written["comparisons"])) == (met, 3)
+    runs = {row[0]: row[3] for row in written["rows"][1:]}
+    assert runs == {"nothing (A/A)": 2, "sleep 10 %": 2, "sleep 20 %": 2, "loop": 1}
+    assert (written["met"], len(written["comparisons"])) == (code == 0, len(asked))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["injected", "retain", *runs]
     assert (tmp_path / "environment.json").exists()
+
+
+def test_the_table_aligns_its_columns():
+    lines = text_table([ROW, replace(ROW, name="a longer name")]).splitlines()
+    assert len({line.index("deterministic") for line in lines[1:]}) == 1
