@@ -1,0 +1,67 @@
+"""A source tree to measure: a folder as it is, or a revision unpacked into a temporary one."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.environment import ROOT
+
+#: what a tree needs to be measured
+PACKAGES = ("jfbcore", "baselines", "bench")
+
+
+def git(*arguments: str) -> str:
+    """Output of a git command on this repository; ValueError with git's own first line."""
+    return _git(*arguments).decode().strip()
+
+
+def _git(*arguments: str) -> bytes:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, timeout=60)
+    except FileNotFoundError:
+        raise ValueError("revisions need git, which is not installed; pass folders") from None
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ValueError(lines[0] if lines else f"git {arguments[0]} failed")
+    return done.stdout
+
+
+def resolve(name: str, revision: str) -> str:
+    """The full hash of `revision`; ValueError naming the argument `name`."""
+    try:
+        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    except ValueError:
+        raise ValueError(
+            f"`{name}` must be a folder or a revision of this repository, got {revision!r}"
+        ) from None
+
+
+@contextmanager
+def open_tree(name: str, folder_or_revision: str) -> Iterator[Path]:
+    """The folder of a tree, for as long as the context lasts.
+
+    A revision is unpacked with `git archive`: unlike a worktree it leaves nothing registered in
+    the repository, however this process ends. Raises ValueError naming the argument `name`.
+    """
+    folder = Path(folder_or_revision)
+    if folder.is_dir():
+        missing = [package for package in PACKAGES if not (folder / package).is_dir()]
+        if missing:
+            raise ValueError(f"`{name}` {folder} is not a source tree: no {', '.join(missing)}")
+        yield folder.resolve()
+        return
+    revision = resolve(name, folder_or_revision)
+    try:
+        packed = _git("archive", "--format=tar", revision, *PACKAGES)
+    except ValueError as error:
+        raise ValueError(f"`{name}` {folder_or_revision} cannot be measured: {error}") from None
+    with tempfile.TemporaryDirectory(prefix="jfbbench-") as unpacked:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(unpacked, filter="data")
+        yield Path(unpacked).resolve()

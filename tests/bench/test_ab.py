@@ -1,0 +1,329 @@
+"""The time gate: its interval against an independent one, its verdicts on simulated noise."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.ab.cases import TIMED_CASES
+from bench.ab.compare import Settings, TimeComparison, Verdict, judge, tree_pairs
+from bench.ab.gate import compare_times, outcome_of, time_table
+from bench.ab.process import TimedTree
+from bench.ab.statistics import Interval, ratio_interval
+from bench.ab.tree import open_tree
+from bench.case import Case
+from bench.cli import main
+from bench.gate import GateError, Outcome
+from tests.bench.fake_trees import make_repository, make_tree, run_git
+
+CASE = Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
+OTHER = Case(problem="bicycle", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
+
+
+def noisy_blocks(generator, blocks, ratio, order=0.06, spread=0.03, hit=0.2):
+    """Paired times with what was seen on two busy cores: a neighbour's load over whole blocks,
+    whoever goes first in a pair faster, and steps that take up to half as long again."""
+    load = np.repeat(generator.uniform(1.0, 1.6, blocks), 2)
+    first = np.tile((1 - order, 1.0), blocks)
+    base, head = (
+        0.02
+        * load
+        * np.exp(spread * generator.standard_normal(2 * blocks))
+        * np.where(generator.random(2 * blocks) < hit, generator.uniform(1, 1.5, 2 * blocks), 1)
+        for _ in range(2)
+    )
+    return base * first, ratio * head * first[::-1]
+
+
+def test_interval_agrees_with_scipys_bootstrap_of_the_block_medians():
+    base, head = noisy_blocks(np.random.default_rng(1), 41, 1.1)
+    blocks = np.sqrt((head / base)[0::2] * (head / base)[1::2])
+    reference = stats.bootstrap(
+        (np.log(blocks),), np.median, confidence_level=0.95, n_resamples=20_000,
+        method="percentile", rng=np.random.default_rng(2),
+    ).confidence_interval  # fmt: skip
+    found = ratio_interval(base, head, confidence=0.95, seed=0)
+    assert found.ratio == pytest.approx(np.median(blocks), rel=1e-12)
+    # A bootstrap of a median moves in jumps between order statistics: neighbours lie closer than
+    # this, and the interval itself is five times as wide.
+    assert math.log(found.low) == pytest.approx(reference.low, abs=0.005)
+    assert math.log(found.high) == pytest.approx(reference.high, abs=0.005)
+    assert found.high - found.low > 0.02
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.2])
+def test_interval_covers_the_true_ratio_as_often_as_it_says(ratio):
+    generator = np.random.default_rng(3)
+    covered = 0
+    for seed in range(300):
+        base, head = noisy_blocks(generator, 20, ratio)
+        found = ratio_interval(base, head, confidence=0.9, seed=seed)
+        covered += found.low <= ratio <= found.high
+    # 270 expected; three standard deviations of the count are 16, and the percentile bootstrap
+    # of a median of twenty is known to cover a little more or less than it says.
+    assert 246 <= covered <= 294
+
+
+def test_swapping_base_and_head_mirrors_the_interval():
+    base, head = noisy_blocks(np.random.default_rng(4), 20, 1.3)
+    there = ratio_interval(base, head, confidence=0.99, seed=5)
+    back = ratio_interval(head, base, confidence=0.99, seed=5)
+    # The same resamples of the negated logarithms, up to how quantiles interpolate.
+    assert there.ratio == pytest.approx(1 / back.ratio, rel=1e-12)
+    assert there.low == pytest.approx(1 / back.high, rel=1e-9)
+
+
+def test_going_first_and_single_hits_leave_the_ratio_alone():
+    """Exact by construction: no noise but an advantage of going first, and blocks that are hit."""
+    first = np.tile((0.94, 1.0), 20)
+    base, head = first.copy(), 1.1 * first[::-1]
+    base[:8] *= 3.0
+    head[10:14] *= 2.0
+    # Six blocks of twenty are hit, on one side or the other: far from half.
+    found = ratio_interval(base, head, confidence=0.99, seed=0)
+    assert found.ratio == pytest.approx(1.1, rel=1e-12)
+    assert (found.low, found.high) == pytest.approx((1.1, 1.1), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "words"),
+    [
+        ([1.0] * 10, [1.0] * 12, "same even number"),
+        ([1.0] * 11, [1.0] * 11, "same even number"),
+        ([1.0] * 8, [1.0] * 8, "at least 10"),
+        ([1.0] * 10, [1.0] * 9 + [0.0], "> 0"),
+    ],
+)
+def test_times_that_are_no_blocks_are_refused(base, head, words):
+    with pytest.raises(ValueError, match=words):
+        ratio_interval(base, head, confidence=0.99, seed=0)
+
+
+class Simulated:
+    """Stands in for a timing process: draws its times, and is what order it was asked in."""
+
+    def __init__(self, generator, slowdown, log, name, reason=None):
+        self.generator, self.slowdown, self.log, self.name = generator, slowdown, log, name
+        self.reason = reason
+
+    def build(self, case, warm_up):
+        return self.reason
+
+    def time(self):
+        # Running again right after itself finds its caches warm, as on a real machine.
+        warm = 0.94 if self.log and self.log[-1] == self.name else 1.0
+        self.log.append(self.name)
+        hit = self.generator.uniform(1, 1.5) if self.generator.random() < 0.2 else 1.0
+        noise = math.exp(0.03 * self.generator.standard_normal())
+        return 0.02 * warm * hit * noise * self.slowdown
+
+
+def simulated_pairs(seed, slowdowns, reasons=(None, None)):
+    """Opens pairs whose head is slower by the next of `slowdowns`; the log of every step."""
+    generator, log, left = np.random.default_rng(seed), [], list(slowdowns)
+
+    @contextlib.contextmanager
+    def open_pair():
+        slowdown = left.pop(0)
+        yield (
+            Simulated(generator, 1.0, log, "base", reasons[0]),
+            Simulated(generator, slowdown, log, "head", reasons[1]),
+        )
+
+    return open_pair, log, left
+
+
+def verdicts(slowdown, count=100):
+    found = []
+    for seed in range(count):
+        open_pair, _, _ = simulated_pairs(seed, [slowdown, slowdown])
+        found += compare_times(open_pair, [CASE], Settings(seed=seed))
+    return [one.verdict for one in found]
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "fewest", "most"), [(1.0, 0, 1), (1.1, 80, 100), (1.2, 95, 100)]
+)
+def test_rates_asked_for_hold_on_simulated_noise(slowdown, fewest, most):
+    assert fewest <= verdicts(slowdown).count(Verdict.SLOWER) <= most
+
+
+def test_a_speed_up_is_no_regression():
+    assert verdicts(0.8, 10) == [Verdict.FASTER] * 10
+
+
+def test_steps_are_interleaved_and_each_order_comes_as_often():
+    open_pair, log, _ = simulated_pairs(0, [1.0])
+    compare_times(open_pair, [CASE], Settings())
+    assert len(log) % 4 == 0
+    assert log == ["base", "head", "head", "base"] * (len(log) // 4)
+
+
+def test_a_slowdown_that_new_processes_do_not_show_is_not_confirmed():
+    open_pair, _, left = simulated_pairs(0, [1.3, 1.0])
+    (found,) = compare_times(open_pair, [CASE], Settings())
+    assert left == []
+    assert (found.verdict, found.regressed) == (Verdict.NOT_CONFIRMED, False)
+    assert found.rerun is not None
+    assert outcome_of([found]) is Outcome.PASS
+
+
+def test_only_what_looks_slower_is_run_again():
+    open_pair, _, left = simulated_pairs(0, [1.0, 1.0])
+    compare_times(open_pair, [CASE, OTHER], Settings())
+    assert left == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.041, 1.2, Verdict.SLOWER),
+        (1.039, 1.2, Verdict.UNDECIDED),
+        (0.9, 1.039, Verdict.SAME),
+        (0.9, 0.96, Verdict.FASTER),
+    ],
+)
+def test_judgement_of_one_interval(low, high, verdict):
+    interval = Interval(ratio=1.0, low=low, high=high, blocks=20)
+    assert judge(interval, Settings(threshold=0.04)) is verdict
+
+
+@pytest.mark.parametrize(
+    ("reasons", "verdict", "outcome"),
+    [
+        ((None, "unknown"), Verdict.VANISHED, Outcome.REGRESSION),
+        (("unknown", None), Verdict.NEW, Outcome.MISSING),
+        (("unknown", "unknown"), Verdict.NEW, Outcome.MISSING),
+    ],
+)
+def test_a_case_that_one_side_has_not(reasons, verdict, outcome):
+    open_pair, _, _ = simulated_pairs(0, [1.0], reasons)
+    found = compare_times(open_pair, [CASE], Settings())
+    assert [one.verdict for one in found] == [verdict]
+    assert outcome_of(found) is outcome
+    assert "unknown" in time_table(found, Settings())
+
+
+def test_timed_cases_are_told_apart():
+    assert len({case.id for case in TIMED_CASES}) == len(TIMED_CASES)
+
+
+def test_a_process_times_the_tree_it_was_given(tmp_path):
+    """And prints of that tree do not get between the answers."""
+    tree = make_tree(tmp_path / "tree", "lambda: (print('noise'), wait(1000))")
+    with TimedTree("head", tree) as process:
+        process.wait_ready()
+        assert process.build(CASE, 1) is None
+        # Less what the thread was kept off the processor, which is of this world.
+        assert process.time() == pytest.approx(1000, abs=10)
+
+
+def test_a_tree_without_the_case_gives_its_reason(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    (tree / "bench" / "case.py").write_text("def Case(problem): pass\n")
+    with TimedTree("base", tree) as process:
+        process.wait_ready()
+        assert "unexpected keyword argument" in process.build(CASE, 1)
+
+
+@pytest.mark.parametrize(
+    ("step", "code"), [("lambda: os._exit(7)", 7), ("lambda: os.kill(os.getpid(), 9)", -9)]
+)
+def test_a_process_that_dies_is_an_error_of_the_gate_not_a_verdict(tmp_path, capsys, step, code):
+    good, bad = make_tree(tmp_path / "good"), make_tree(tmp_path / "bad", step)
+    with pytest.raises(GateError, match=f"head tree's process ended with code {code} while"):
+        compare_times(tree_pairs(good, bad), [CASE], Settings())
+    assert main(["gate", "--base", str(good), "--head", str(bad)]) == Outcome.ERROR
+    assert f"ended with code {code}" in capsys.readouterr().err
+
+
+def test_a_tree_that_cannot_be_imported_says_why(tmp_path, capsys):
+    tree = make_tree(tmp_path / "tree")
+    (tree / "bench" / "__init__.py").write_text("raise RuntimeError('half a change')\n")
+    assert main(["gate", "--base", str(tree), "--head", str(tree)]) == Outcome.ERROR
+    assert "RuntimeError: half a change" in capsys.readouterr().err
+
+
+def test_a_slower_tree_fails_the_gate_and_the_same_tree_does_not(tmp_path, capsys):
+    """The whole verb over real processes, on a clock that only the steps move."""
+    quick = make_tree(tmp_path / "quick", "lambda: wait(1000)")
+    slow = make_tree(tmp_path / "slow", "lambda: wait(1100)")
+    assert main(["gate", "--base", str(quick), "--head", str(slow)]) == Outcome.REGRESSION
+    assert f"SLOWER         {TIMED_CASES[0].id}" in capsys.readouterr().out
+    assert main(["gate", "--base", str(slow), "--head", str(quick)]) == Outcome.PASS
+    assert f"faster         {TIMED_CASES[0].id}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository of two revisions, taken for this one."""
+    folder = tmp_path / "repository"
+    commits = make_repository(folder, ["100", "200"], "{}")
+    monkeypatch.setattr("bench.ab.tree.ROOT", folder)
+    return folder, commits
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--base", "no-such-revision"], "`base` must be a folder or a revision"),
+        (["--base", "HEAD", "--head", "no-such"], "`head` must be a folder or a revision"),
+        (["--base", "bench"], "`base` bench is not a source tree: no jfbcore"),
+        (["--head", "HEAD"], "--head does not go with"),
+        (["--base", "HEAD", "--update"], "--update does not go with --base"),
+        (["--comparisons", "3"], "--comparisons does not go with"),
+        (["--self-test", "--comparisons", "0"], "`comparisons` must be"),
+        (["--blame", "HEAD"], "`blame` must be a range"),
+        (["--blame", "HEAD..no-such"], "`blame` must be a folder or a revision"),
+        (["--blame", "HEAD..HEAD"], "holds no commit"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, monkeypatch, repository):
+    monkeypatch.chdir(repository[0])
+    assert main(["gate", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("bench gate: error: ")
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_revision_is_unpacked_and_leaves_nothing_behind(repository):
+    folder, commits = repository
+
+    def state():
+        return run_git(folder, "worktree", "list"), run_git(folder, "status", "--porcelain")
+
+    before = state()
+    with open_tree("base", commits[0][:10]) as tree:
+        kept = tree
+        assert (tree / "bench" / "bytes.txt").read_text() == "100"
+        assert not (tree / ".git").exists()
+    assert not kept.exists()
+
+    def fail_inside():
+        nonlocal kept
+        with open_tree("base", "HEAD") as tree:
+            assert (tree / "bench" / "bytes.txt").read_text() == "200"
+            kept = tree
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert not kept.exists()
+    assert state() == before
+
+
+def test_the_table_puts_regressions_first():
+    interval = Interval(ratio=1.0, low=0.9, high=1.01, blocks=10)
+    found = [
+        TimeComparison(case="fine", verdict=Verdict.SAME, first=interval, base_seconds=0.02),
+        TimeComparison(case="gone", verdict=Verdict.VANISHED, reason="crashes"),
+    ]
+    lines = time_table(found, Settings()).splitlines()
+    assert lines[0] == "VANISHED       gone  (crashes)"
+    assert "20.0 ms x 1.000 [0.900, 1.010], 10 blocks" in lines[1]
+    assert lines[2].startswith("1 cases timed: 1 regressed")
