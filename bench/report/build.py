@@ -36,7 +36,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     a run that cannot be used are left out with a warning.
     """
     runs = load_runs([Path(directory) for directory in directories])
-    if not any(run.records for run in runs):
+    if not any(run.records or run.roofline for run in runs):
         return _write_claims(runs, Path(out))
     cases = case_frame(runs)
     curves = curve_frame(runs, cases)

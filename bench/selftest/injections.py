@@ -50,7 +50,10 @@ class Injection:
 
 
 _BYTES = ("peak live bytes", "saved bytes")
-_STEP_OF_ROLLOUT = "        z = torch.add(z, problem.dynamics(t, z, control), alpha=h)\n"
+_RATE = (
+    "    rate = problem.dynamics(t, z, control) if hamiltonian is None "
+    "else hamiltonian.dynamics(control)\n"
+)
 
 
 def _sleep(share: float) -> Edit:
@@ -97,9 +100,8 @@ DETERMINISTIC = (
         edits=(
             Edit(
                 file="jfbcore/rollout.py",
-                old=_STEP_OF_ROLLOUT,
-                new="        control = control * control.exp() / control.exp().detach()\n"
-                + _STEP_OF_ROLLOUT,
+                old=_RATE,
+                new="    control = control * control.exp() / control.exp().detach()\n" + _RATE,
             ),
         ),
         quantities=_BYTES,
@@ -124,10 +126,10 @@ DETERMINISTIC = (
         edits=(
             Edit(
                 file="jfbcore/rollout.py",
-                old=_STEP_OF_ROLLOUT,
-                new="""        rate = problem.dynamics(t, z, control)
-        jacobian = torch.eye(z.shape[1], dtype=z.dtype).expand(z.shape[0], -1, -1).clone()
-        z = torch.add(z, torch.einsum("bij,bj->bi", jacobian, rate), alpha=h)
+                old=_RATE,
+                new=_RATE
+                + """    jacobian = torch.eye(z.shape[1], dtype=z.dtype).expand(z.shape[0], -1, -1)
+    rate = torch.einsum("bij,bj->bi", jacobian.clone(), rate)
 """,
             ),
         ),
@@ -183,12 +185,12 @@ LOOP = Injection(
     edits=(
         Edit(
             file="jfbcore/rollout.py",
-            old=_STEP_OF_ROLLOUT,
-            new="""        rate = [
-            problem.dynamics(t, z, control).chunk(problem.n_agents, 1)[agent]
-            for agent in range(problem.n_agents)
-        ]
-        z = torch.add(z, torch.cat(rate, 1), alpha=h)
+            old=_RATE,
+            new="""    parts = [
+        problem.dynamics(t, z, control).chunk(problem.n_agents, 1)[agent]
+        for agent in range(problem.n_agents)
+    ]
+    rate = torch.cat(parts, 1)
 """,
         ),
     ),
