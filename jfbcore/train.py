@@ -17,10 +17,11 @@ from torch import Tensor
 from jfbcore import _validate
 from jfbcore.guard import Guard, GuardSettings, Intervention
 from jfbcore.held_out import held_out_states
+from jfbcore.optimizers import OPTIMIZERS, build_optimizer
 from jfbcore.policy import Policy
 from jfbcore.rollout import Rollout, Step, advance, rollout
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +31,20 @@ class TrainingConfig:
     The run ends after `steps` optimiser steps or `time_limit` seconds of training (evaluation
     excluded), whichever is given; the cosine schedule runs to that end. `schedule`: "cosine"
     (to `final_learning_rate_fraction`), "plateau" (halved after `plateau_patience` steps without
-    a better loss) or "constant". `fixed_minibatch` draws one minibatch and keeps it.
-    `hjb_running`, `hjb_final`: weights of the HJB penalties (released defaults 1e-4 and 1e-2;
-    off here). `evaluation_interval`: steps between evaluations on the held-out states; with a
-    time limit they are spaced in time instead, `evaluations` in all.
+    a better loss) or "constant". `optimizer`: "adam", or "muon" for the matrices at `matrix_rate`
+    times the learning rate with Adam for the vectors. `coarsening`: pairs (until, factor); up to
+    that fraction of the run rollouts take `factor` times fewer time steps. `fixed_minibatch` draws
+    one minibatch and keeps it. `hjb_running`, `hjb_final`: weights of the HJB penalties (released
+    defaults 1e-4 and 1e-2; off here). `evaluations` on the held-out states, evenly spaced in steps
+    or, with a time limit, in time.
     """
 
     steps: int | None = None
     time_limit: float | None = None
     batch_size: int = 50
+    optimizer: str = "adam"
     learning_rate: float = 2e-3
+    matrix_rate: float = 2.0
     warmup_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: str = "cosine"
@@ -68,7 +73,7 @@ class TrainingConfig:
             _validate.positive("time_limit", self.time_limit)
         for name in ("batch_size", "plateau_patience", "evaluations", "held_out"):
             _validate.positive_int(name, getattr(self, name))
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "matrix_rate", "clip_norm"):
             _validate.positive(name, getattr(self, name))
         for name in ("final_learning_rate_fraction", "hjb_running", "hjb_final"):
             _validate.non_negative(name, getattr(self, name))
@@ -77,6 +82,7 @@ class TrainingConfig:
         for until, factor in self.coarsening:
             _validate.positive("coarsening until", until)
             _validate.positive_int("coarsening factor", factor)
+        _validate.one_of("optimizer", self.optimizer, OPTIMIZERS)
         _validate.one_of("schedule", self.schedule, ("cosine", "plateau", "constant"))
 
 
@@ -137,8 +143,11 @@ class Training:
             "checkpoint_interval", checkpoint_interval
         )
         self.callback, self.advance = callback, advance
-        self.optimizer = torch.optim.Adam(
-            policy.parameters(), lr=config.learning_rate, betas=config.betas
+        self.optimizer = build_optimizer(
+            config.optimizer,
+            policy.parameters(),
+            betas=config.betas,
+            matrix_rate=config.matrix_rate,
         )
         self.guard = Guard(config.guard, policy)
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -207,10 +216,7 @@ class Training:
         problem = self.guard.inspect(self.loss, norm.item())
         if problem is None:
             self.guard.accept(self.loss)
-            rate = self.learning_rate()
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+            self.optimizer.step(self.learning_rate())
         else:
             self.guard.reject(self.step, problem)
         self.step += 1

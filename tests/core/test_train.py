@@ -21,7 +21,7 @@ from jfbcore.policy import Policy
 from jfbcore.problems import PROBLEMS
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Picard
-from jfbcore.train import Training, TrainingConfig
+from jfbcore.train import CHECKPOINT_VERSION, Training, TrainingConfig
 
 every_problem = pytest.mark.parametrize("name", PROBLEMS)
 
@@ -353,7 +353,8 @@ def fingerprint(training: Training) -> dict:
         "parameters": [p.tolist() for p in training.policy.parameters()],
         "optimizer": [
             {k: torch.as_tensor(v).tolist() for k, v in state.items()}
-            for state in training.optimizer.state_dict()["state"].values()
+            for part in training.optimizer.state_dict()["parts"]
+            for state in part["state"].values()
         ],
         "generator": training.generator.get_state().tolist(),
         "guard": str(training.guard.state_dict()),
@@ -366,11 +367,11 @@ def fingerprint(training: Training) -> dict:
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 @pytest.mark.parametrize("gradient", ["jfb", DIRECT])
-@pytest.mark.parametrize("fixed", [False, True])
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, schedule, gradient, fixed):
+@pytest.mark.parametrize(("fixed", "optimizer"), [(False, "adam"), (True, "adam"), (False, "muon")])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, schedule, gradient, fixed, optimizer):
     settings = config(
-        steps=12, schedule=schedule, plateau_patience=1, warmup_steps=2, fixed_minibatch=fixed,
-        guard=GuardSettings(snapshot_interval=3, window=2),
+        steps=12, optimizer=optimizer, schedule=schedule, plateau_patience=1, warmup_steps=2,
+        fixed_minibatch=fixed, guard=GuardSettings(snapshot_interval=3, window=2),
     )  # fmt: skip
     bad = set() if fixed else {3, 9}  # one rejected step before the checkpoint, one after
 
@@ -453,7 +454,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         [1, 2],
         {"version": 0},
         {},
-        {"version": 1},
+        {"version": CHECKPOINT_VERSION},
     ],
 )
 def test_something_else_is_not_a_checkpoint(tmp_path, content):

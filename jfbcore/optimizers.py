@@ -1,0 +1,66 @@
+"""The optimisers a training run may use, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+#: names a training configuration may give
+OPTIMIZERS = ("adam", "muon")
+
+
+class ScheduledOptimizer:
+    """torch optimisers that step together, each at its own multiple of one learning rate."""
+
+    def __init__(self, parts: Sequence[tuple[torch.optim.Optimizer, float]]) -> None:
+        self._parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer, _ in self._parts for group in optimizer.param_groups]
+
+    def zero_grad(self) -> None:
+        for optimizer, _ in self._parts:
+            optimizer.zero_grad()
+
+    def step(self, learning_rate: float) -> None:
+        for optimizer, multiple in self._parts:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * multiple
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [optimizer.state_dict() for optimizer, _ in self._parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for (optimizer, _), part in zip(self._parts, state["parts"], strict=True):
+            optimizer.load_state_dict(part)
+
+
+def build_optimizer(
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    *,
+    betas: tuple[float, float],
+    matrix_rate: float,
+) -> ScheduledOptimizer:
+    """Adam, or Muon for the matrices among the parameters with Adam for the vectors.
+
+    Muon (Jordan et al., 2024; torch.optim.Muon) makes every matrix update orthogonal: each
+    direction of a layer moves at the same pace, however small its part of the gradient. Where the
+    cost is as ill-conditioned as a heavy terminal cost makes it, that takes a fraction of Adam's
+    steps. `matrix_rate`: the matrices' learning rate in units of the vectors'.
+    """
+    parameters = list(parameters)
+    if name == "adam":
+        return ScheduledOptimizer([(torch.optim.Adam(parameters, betas=betas), 1.0)])
+    matrices = [p for p in parameters if p.dim() == 2]
+    vectors = [p for p in parameters if p.dim() != 2]
+    return ScheduledOptimizer([
+        (torch.optim.Adam(vectors, betas=betas), 1.0),
+        # No weight decay: a value function has no reason to be small.
+        (torch.optim.Muon(matrices, weight_decay=0.0), matrix_rate),
+    ])  # fmt: skip
