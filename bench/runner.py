@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +31,11 @@ from bench.records import (
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How a sweep runs its cases. `memory_limit`: bytes of address space per case, or None."""
+    """How a sweep runs its cases.
+
+    `memory_limit`: bytes of address space per case, or None. `time_limit`: seconds after which a
+    local sweep starts no further case, or None.
+    """
 
     out: Path
     preset: str
@@ -39,6 +44,7 @@ class RunSettings:
     threads: int | None = None
     memory_limit: int | None = None
     jobs: str = "local"
+    time_limit: float | None = None
 
 
 def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str, int]:
@@ -70,6 +76,8 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
                 status = outcome()["status"]
                 counts[status] = counts.get(status, 0) + 1
                 bar.update()
+    if left := len(jobs) - len(done) - sum(counts.values()):
+        print(f"time limit: {left} cases not started; continue with --resume", file=sys.stderr)
     return counts
 
 
@@ -78,7 +86,10 @@ def _outcomes(
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """The jobs' names and what waits for their records, in order."""
     if settings.jobs == "local":
+        began = time.monotonic()
         for job in todo:
+            if settings.time_limit is not None and time.monotonic() - began > settings.time_limit:
+                return
             yield job[0].id, functools.partial(_run_one, *job)
         return
     try:

@@ -17,13 +17,15 @@ pytest.importorskip("seaborn")
 pytest.importorskip("jinja2")
 
 from bench.commands import report as command
-from bench.records import CorruptRecord
+from bench.presets import PRESETS
+from bench.records import CorruptRecord, empty_record
 from bench.report import load_run, write_report
 from bench.report.figures.convergence import median_band
 from bench.report.figures.scaling import SAVED, predicted_rows
 from bench.report.fits import power_law_slope
 from bench.report.frames import case_frame, curve_frame
-from bench.report.load import UnusableFile
+from bench.report.header import not_run
+from bench.report.load import Run, UnusableFile
 from bench.report.profile import median_with_misses, performance_profile, time_to_target
 from bench.report.series import panels, series_of
 from bench.report.style import LOOKS, format_bytes, format_seconds, look, short
@@ -541,3 +543,18 @@ def test_a_profile_alone_makes_a_report(tmp_path: Path) -> None:
     assert "No cases were measured here." in page
     # the environment is the profile's own
     assert "<td>Synthetic CPU</td>" in page
+
+
+def test_what_a_preset_left_out_is_said(tmp_path: Path) -> None:
+    cases = list(PRESETS["cpu"]())
+    kept = [case for case in cases if case.batch_size == 32 and case.tolerance is not None]
+    records = [empty_record(case, 0) | {"status": "ok"} for case in kept[1:]]
+    run = Run("cpu", tmp_path, {"preset": "cpu"}, tuple(records))
+    text = not_run(run)
+    assert text.startswith(f"Preset cpu: {len(kept) - 1} of {len(cases)} cases were run.")
+    assert f"batch 32, to tolerance (1 of {len(kept)})" in text
+    assert "batch 128, exactly 500 (60 of 60)" in text
+    whole = Run("smoke", tmp_path, {"preset": "smoke"}, tuple(
+        empty_record(case, 0) | {"status": "ok"} for case in PRESETS["smoke"]()
+    ))  # fmt: skip
+    assert not_run(whole) == ""

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=integer, default=1, metavar="N", help="seeds 0..N-1 per case"
     )
     parser.add_argument("--timeout", type=number, metavar="S", help="seconds per case")
+    parser.add_argument(
+        "--time-limit", type=number, metavar="S", help="start no case after S seconds; see --resume"
+    )
     parser.add_argument("--resume", action="store_true", help="measure only what is missing")
     parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
     parser.add_argument(
@@ -51,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
         if limit is None
         else int(_validate.positive("memory-limit", limit) * 2**30),
         jobs=args.jobs,
+        time_limit=None
+        if args.time_limit is None
+        else _validate.positive("time-limit", args.time_limit),
     )
     if any(case.device == "cuda" for case in cases):
         from bench.build import check_device

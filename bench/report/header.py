@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from bench.case import Case
+from bench.presets import PRESETS
 from bench.report.frames import environment_letters
 from bench.report.load import Run
 from bench.report.style import format_bytes
@@ -77,13 +80,40 @@ def workload_table(cases: pd.DataFrame) -> Table:
 
 
 def limitations(runs: Sequence[Run]) -> list[str]:
-    """The limitations the runs state about themselves, each once."""
+    """The limitations the runs state about themselves, each once, and what they left out."""
     stated = [str(text) for run in runs for text in run.environment.get("limits") or ()]
+    stated += [text for run in runs if (text := not_run(run))]
     if all(run.environment.get("gpu") is None for run in runs):
         stated.append("No GPU: device memory was not measured, and nothing here speaks for one.")
     if any((run.environment.get("git") or {}).get("dirty") for run in runs):
         stated.append("The code had uncommitted changes when a run was made.")
     return list(dict.fromkeys(stated))
+
+
+def not_run(run: Run) -> str:
+    """How much of its preset a run holds, and what is missing by batch and iterations; or ""."""
+    preset = run.environment.get("preset")
+    if preset not in PRESETS or not run.records:
+        return ""
+    cases = {case.id: case for case in PRESETS[preset]()}
+    missing = set(cases) - {record["case"]["id"] for record in run.records}
+    if not missing:
+        return ""
+    groups = Counter((_share(cases[name]), name in missing) for name in cases)
+    parts = [
+        f"{group} ({count} of {count + groups[group, False]})"
+        for (group, absent), count in groups.items()
+        if absent
+    ]
+    measured = len(cases) - len(missing)
+    return (
+        f"Preset {preset}: {measured} of {len(cases)} cases were run. Not run: {'; '.join(parts)}."
+    )
+
+
+def _share(case: Case) -> str:
+    stop = f"exactly {case.max_iterations}" if case.tolerance is None else "to tolerance"
+    return f"batch {case.batch_size}, {stop}"
 
 
 def _natural(value: Any) -> tuple[float, str]:

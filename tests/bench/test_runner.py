@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -427,6 +428,25 @@ class TestOutcomes:
         assert set(STATUSES) == {
             *("ok", "unsupported", "out_of_memory", "timeout", "diverged", "crashed"),
         }
+
+
+class TestTimeLimit:
+    def test_no_case_is_started_after_it_and_resume_finishes(self, tmp_path, monkeypatch, capsys):
+        """Each case takes ten seconds of a made-up clock; the third would start at twenty."""
+        clock = SimpleNamespace(seconds=0.0)
+
+        def run_slowly(case, seed, *rest):
+            clock.seconds += 10.0
+            record = empty_record(case, seed) | {"status": "ok"}
+            write_json(record_path(tmp_path, case, seed), record)
+            return record
+
+        monkeypatch.setattr(runner, "_run_one", run_slowly)
+        monkeypatch.setattr(runner.time, "monotonic", lambda: clock.seconds)
+        assert run_cases([OK, FIXED], 2, settings(tmp_path, time_limit=15.0)) == {"ok": 2}
+        assert "2 cases not started; continue with --resume" in capsys.readouterr().err
+        assert run_cases([OK, FIXED], 2, settings(tmp_path, resume=True)) == {"ok": 2}
+        assert "not started" not in capsys.readouterr().err
 
 
 class TestCluster:
