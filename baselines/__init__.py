@@ -16,6 +16,7 @@ from jfbcore.maps import FixedPointMap
 from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.problems import Problem
+from jfbcore.shared_network import SharedValueNetwork
 from jfbcore.solvers import Solver
 
 #: the name of the policy without an inner problem, to which no estimator belongs
@@ -49,16 +50,18 @@ def build_policy(
     width: int | None = None,
     depth: int | None = None,
     generator: torch.Generator | None = None,
+    network: type[ValueNetwork] | type[SharedValueNetwork] = ValueNetwork,
 ) -> Policy:
     """The policy that trains with `gradient` (None: the direct policy) on `problem`.
 
-    Raises ValueError with the reason where the gradient or the solver cannot serve the problem.
+    `network`: the kind of value network, which a direct policy has none of. Raises ValueError with
+    the reason where the gradient or the solver cannot serve the problem.
     """
     if gradient is None:
         return DirectPolicy(problem, width=width, depth=depth, generator=generator)
-    network = ValueNetwork.for_problem(problem, width=width, depth=depth, generator=generator)
+    value_network = network.for_problem(problem, width=width, depth=depth, generator=generator)
     return HamiltonianPolicy(
-        problem, network, fixed_point_map=fixed_point_map, solver=solver, gradient=gradient
+        problem, value_network, fixed_point_map=fixed_point_map, solver=solver, gradient=gradient
     )
 
 

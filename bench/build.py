@@ -12,12 +12,18 @@ from baselines import GRADIENTS, build_policy
 from bench.case import Case
 from jfbcore.compiled import CompiledStep, compilation_reason
 from jfbcore.maps import MAPS, FixedPointMap, PlainMap
+from jfbcore.network import ValueNetwork
 from jfbcore.policy import Policy
 from jfbcore.problems import PROBLEMS, Problem
 from jfbcore.problems.consumption import Consumption
 from jfbcore.rollout import Step, advance
+from jfbcore.shared_network import SharedValueNetwork
 from jfbcore.solvers import SOLVERS, Solver
 
+NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
+    "dense": ValueNetwork,
+    "shared": SharedValueNetwork,
+}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -82,10 +88,14 @@ def build(case: Case, seed: int) -> Policy:
         ):
             if reason is not None:
                 raise Unsupported(reason)
+    network = NETWORKS[case.network]
+    if network is SharedValueNetwork and (reason := network.supports(problem)) is not None:
+        raise Unsupported(reason)
     return build_policy(
         problem,
         gradient,
         fixed_point_map=build_map(case),
         solver=solver,
         generator=torch.Generator().manual_seed(seed),
+        network=network,
     )

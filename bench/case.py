@@ -32,10 +32,11 @@ GRADIENT_NAMES = (
     "torchdeq-implicit",
     "direct",
 )
+NETWORK_NAMES = ("dense", "shared")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 #: what a policy without an inner problem has no use for
-_INNER_FIELDS = ("map", "solver", "max_iterations", "tolerance", "step_size")
+_INNER_FIELDS = ("network", "map", "solver", "max_iterations", "tolerance", "step_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class Case:
     `tolerance` None runs exactly `max_iterations` inner iterations; otherwise the inner residual
     asked for, in units of the problem's gradient scale. `train_steps` optimiser steps give the
     record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
-    map's. `compile` passes the time step through torch.compile. Raises ValueError or TypeError
-    naming the field.
+    map's. `compile` passes the time step through torch.compile. `network` "shared" gives all agents
+    one value network. Raises ValueError or TypeError naming the field.
     """
 
     problem: str
@@ -65,6 +66,7 @@ class Case:
     train_steps: int = 0
     timed: bool = True
     compile: bool = False
+    network: str = "dense"
 
     def __post_init__(self) -> None:
         _validate.one_of("problem", self.problem, PROBLEM_NAMES)
@@ -82,6 +84,7 @@ class Case:
         _validate.one_of("variant", self.variant, VARIANTS)
         if self.variant != "default" and self.problem != "consumption":
             raise ValueError(f"`variant` must be default for {self.problem}, got {self.variant!r}")
+        _validate.one_of("network", self.network, NETWORK_NAMES)
         if self.step_size is not None:
             _validate.positive("step_size", self.step_size)
             if self.map != "plain":
@@ -103,6 +106,8 @@ class Case:
             parts.append(self.variant)
         parts += [f"n{self.n_agents}", self.gradient]
         if self.gradient != "direct":
+            if self.network != "dense":
+                parts.append(self.network)
             parts += [self.map, self.solver]
             if self.step_size is not None:
                 parts.append(f"a{self.step_size:g}")

@@ -11,6 +11,7 @@ from jfbcore.gradients import GradientEstimator
 from jfbcore.maps import FixedPointMap
 from jfbcore.network import ValueNetwork
 from jfbcore.problems.base import Hamiltonian, Problem, Time
+from jfbcore.shared_network import SharedValueNetwork
 from jfbcore.solvers.base import Solution, Solver
 
 
@@ -46,7 +47,7 @@ class HamiltonianPolicy(Policy):
     def __init__(
         self,
         problem: Problem,
-        value_network: ValueNetwork,
+        value_network: ValueNetwork | SharedValueNetwork,
         *,
         fixed_point_map: FixedPointMap,
         solver: Solver,

@@ -129,6 +129,8 @@ class Problem(abc.ABC):
     network_depth: int = 3
     #: minibatch size used for this problem in arXiv 2602.00921
     batch_size: int
+    #: share of one agent's own cost in the total, where the agents are identical; None elsewhere
+    agent_share: float | None = None
 
     def __init__(
         self, *, t_final: float, n_steps: int, dtype: torch.dtype, device: str | torch.device

@@ -63,6 +63,7 @@ class Bicycle(Problem):
         self.target_position = _validate.point("target_position", target_position, 2)
         self.state_dim = STATES_PER_AGENT * self.n_agents
         self.control_dim = CONTROLS_PER_AGENT * self.n_agents
+        self.agent_share = 1.0
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 4 N), (batch, 2 N) -> (batch, 4 N)."""

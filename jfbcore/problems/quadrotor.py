@@ -54,6 +54,7 @@ class Quadrotor(Problem):
         self.target_position = _validate.point("target_position", target_position, 3)
         self.state_dim = STATES_PER_AGENT * self.n_agents
         self.control_dim = CONTROLS_PER_AGENT * self.n_agents
+        self.agent_share = 1.0 / self.n_agents
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 12 N), (batch, 4 N) -> (batch, 12 N)."""

@@ -1,0 +1,98 @@
+"""The network that agents share, against the dense one and finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jfbcore.gradients import JFB
+from jfbcore.maps import ScaledMap
+from jfbcore.policy import HamiltonianPolicy
+from jfbcore.problems import Bicycle, Consumption, Quadrotor
+from jfbcore.rollout import rollout
+from jfbcore.shared_network import SharedValueNetwork
+from jfbcore.solvers import Picard
+
+SWARMS = {
+    "quadrotor": lambda n, **k: Quadrotor(n, dtype=torch.float64, n_steps=5, **k),
+    "bicycle": lambda n, **k: Bicycle(n, dtype=torch.float64, n_steps=5, **k),
+}
+
+
+def network_of(problem) -> SharedValueNetwork:
+    return SharedValueNetwork.for_problem(problem, generator=torch.Generator().manual_seed(0))
+
+
+def policy_of(problem) -> HamiltonianPolicy:
+    return HamiltonianPolicy(
+        problem,
+        network_of(problem),
+        fixed_point_map=ScaledMap(),
+        solver=Picard(tolerance=1e-11),
+        gradient=JFB(),
+    )
+
+
+@pytest.mark.parametrize("kind", SWARMS)
+def test_one_agent_is_its_own_network(kind):
+    problem = SWARMS[kind](1)
+    network = network_of(problem)
+    z = problem.sample_initial_states(3, torch.Generator().manual_seed(1))
+    assert torch.equal(network.costate(0.3, z), network.agent_network.costate(0.3, z))
+    assert torch.equal(network(0.3, z), network.agent_network(0.3, z))
+
+
+@pytest.mark.parametrize("time", [0.3, "per sample"])
+@pytest.mark.parametrize("kind", SWARMS)
+def test_costate_and_time_derivative_are_those_of_phi(kind, time):
+    problem = SWARMS[kind](3)
+    network = network_of(problem)
+    z = problem.sample_initial_states(4, torch.Generator().manual_seed(1)).requires_grad_()
+    t = torch.linspace(0.1, 0.9, 4, dtype=z.dtype) if time == "per sample" else torch.tensor(time)
+    t = t.to(z.dtype).requires_grad_()
+    phi, p, phi_t = network.value_and_gradient(t, z)
+    by_z, by_t = torch.autograd.grad(phi.sum(), (z, t))
+    # float64 and one sweep: rounding alone.
+    torch.testing.assert_close(p, by_z, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(network.costate(t, z), by_z, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(phi_t.sum(), by_t.sum(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", SWARMS)
+def test_relabelling_agents_relabels_controls(kind):
+    problem = SWARMS[kind](4)
+    policy = policy_of(problem)
+    z = problem.sample_initial_states(3, torch.Generator().manual_seed(1))
+    order = torch.tensor([2, 0, 3, 1])
+
+    def permuted(x):
+        return x.view(3, 4, -1)[:, order].reshape(3, -1)
+
+    torch.testing.assert_close(
+        policy(0.2, permuted(z)).control, permuted(policy(0.2, z).control), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("kind", SWARMS)
+def test_a_swarm_of_equals_without_interaction_costs_what_its_share_says(kind):
+    """N agents in the same state, uncoupled but through the mean of |u|^2: the quadrotor's cost
+    is one agent's, the bicycle's N times that, and so are the gradients."""
+    one, many = SWARMS[kind](1), SWARMS[kind](3, interaction_weight=0.0)
+    x = one.sample_initial_states(2, torch.Generator().manual_seed(1))
+    costs, gradients = [], []
+    for problem, states in ((one, x), (many, x.repeat(1, 3))):
+        policy = policy_of(problem)
+        cost = rollout(policy, states).cost.mean()
+        cost.backward()
+        costs.append(cost.item())
+        found = [p.grad.flatten() for p in policy.parameters() if p.grad is not None]
+        gradients.append(torch.cat(found))
+    factor = many.agent_share * 3
+    assert costs[1] == pytest.approx(factor * costs[0], rel=1e-9)
+    # The swarm's map has other eigenvalues than one agent's only through its size.
+    torch.testing.assert_close(gradients[1], factor * gradients[0], rtol=1e-6, atol=1e-9)
+
+
+def test_goods_are_not_agents():
+    with pytest.raises(ValueError, match="no identical agents"):
+        SharedValueNetwork.for_problem(Consumption(3))
