@@ -1,23 +1,26 @@
-"""Training recipes: the optimiser settings a case trains with unless told otherwise."""
+"""Training recipes: what a case is built with and how it is optimised unless told otherwise."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from bench.case import DEFAULT_STEPS, Case
+from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
 from jfbcore.train import TrainingConfig
 
+#: names on the command line
+RECIPES = ("recommended", "released")
 #: per problem, what differs from TrainingConfig's own defaults (reports/recipes.md says why)
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "quadrotor": {
+        "optimizer": "muon",
         "learning_rate": 5e-3,
         "warm_start": True,
-        "coarsening": ((0.5, 4), (0.8, 2)),
+        "coarsening": ((0.4, 4), (0.6, 2)),
     },
     # The steering gain 1/wheelbase makes the bicycle's Euler map change with the step: a policy
     # trained on a coarser grid fails on the real one.
-    "bicycle": {"learning_rate": 2e-3, "warm_start": True},
+    "bicycle": {"optimizer": "muon", "learning_rate": 2e-3, "warm_start": True},
     "consumption": {
         "learning_rate": 5e-3,
         "warm_start": True,
@@ -29,8 +32,32 @@ RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau"}
 #: its inner iteration; the tolerance is absolute there, whatever the problem's gradient scale
 RELEASED_INNER: dict[str, Any] = {"map": "plain", "step_size": 1e-4, "max_iterations": 499}
 RELEASED_TOLERANCE = 0.1
+#: gradients that do not follow the solver's own iteration, and may have any solver
+_ANY_SOLVER = ("jfb", "implicit")
+#: agents' states in a minibatch of a shared network
+_SHARED_STATES = 200
 #: runs of fewer steps stay on the case's own grid, as do cases whose grid is already coarse
 _SHORTEST_COARSE_RUN = 200
+
+
+def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> dict[str, Any]:
+    """What `recipe` builds a case with: fields of Case; the batch size too.
+
+    One quadrotor's Hessian is diagonal plus rank one, so a Newton map costs what the scaled one
+    does, and with it jfb's gradient is the exact one; gradients that track the solver's iteration
+    keep Picard on the scaled map. Identical agents share a network.
+    """
+    settings: dict[str, Any] = {"batch_size": DEFAULT_BATCH[problem]}
+    if gradient == "direct":
+        return settings
+    if recipe == "released":
+        return settings | RELEASED_INNER
+    if problem == "quadrotor" and gradient.split("-")[0] in _ANY_SOLVER:
+        settings |= {"map": "newton", "solver": "newton"}
+    if problem != "consumption" and n_agents > 1:
+        batch = min(settings["batch_size"], max(8, _SHARED_STATES // n_agents))
+        settings |= {"network": "shared", "batch_size": batch}
+    return settings
 
 
 def training_config(
@@ -41,14 +68,18 @@ def training_config(
     seed: int = 0,
     learning_rate: float | None = None,
     schedule: str | None = None,
+    recipe: str = "recommended",
 ) -> TrainingConfig:
-    """The recipe for `case`, for `steps` steps or `time_limit` seconds."""
+    """The optimiser settings of `recipe` for `case`, for `steps` steps or `time_limit` seconds.
+
+    Clipping and the guard are on in the released recipe too.
+    """
     config = TrainingConfig(
         steps=steps,
         time_limit=time_limit,
         batch_size=case.batch_size,
         seed=seed,
-        **RECOMMENDED[case.problem],
+        **(RELEASED if recipe == "released" else RECOMMENDED[case.problem]),
     )
     short = steps is not None and steps < _SHORTEST_COARSE_RUN
     if short or case.n_steps < DEFAULT_STEPS[case.problem]:
@@ -56,8 +87,3 @@ def training_config(
     if learning_rate is not None:
         config = replace(config, learning_rate=learning_rate)
     return config if schedule is None else replace(config, schedule=schedule)
-
-
-def released_config(case: Case, *, steps: int, seed: int = 0) -> TrainingConfig:
-    """The released code's optimiser settings for `case`; clipping and guard stay on."""
-    return TrainingConfig(steps=steps, batch_size=case.batch_size, seed=seed, **RELEASED)

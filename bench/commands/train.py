@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--agents", type=integer, required=True, metavar="N", help="agents or goods"
     )
     parser.add_argument("--gradient", required=True, help="jfb, implicit, unrolled, …")
-    parser.add_argument("--map", default="scaled", help="plain, scaled or newton")
+    parser.add_argument(
+        "--recipe",
+        default="recommended",
+        help="recommended or released: decides whatever is not given (default: recommended)",
+    )
+    parser.add_argument("--map", help="plain, scaled or newton (default: scaled, or the recipe's)")
     parser.add_argument("--step-size", type=number, metavar="A", help="of the plain map")
-    parser.add_argument("--solver", default="picard", help="picard, anderson, newton, closed-form")
+    parser.add_argument(
+        "--solver", help="picard, anderson, newton, closed-form (default: picard, or the recipe's)"
+    )
+    parser.add_argument("--network", help="dense or shared (default: the recipe's)")
     parser.add_argument(
         "--iterations",
         type=integer,
@@ -31,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=number,
-        default=1e-4,
-        help="inner residual, in units of the problem's gradient scale (default: 1e-4)",
+        help="inner residual, in units of the problem's gradient scale (default: 1e-4, released "
+        "recipe: 0.1 absolute)",
     )
-    parser.add_argument("--batch", type=integer, metavar="B", help="default: the problem's own")
+    parser.add_argument("--batch", type=integer, metavar="B", help="default: the recipe's")
     parser.add_argument(
         "--horizon-steps", type=integer, metavar="T", help="default: the problem's own"
     )
@@ -54,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, PROBLEM_NAMES, Case
+    from bench.case import PROBLEM_NAMES
     from jfbcore import _validate
 
     _validate.one_of("problem", args.problem, PROBLEM_NAMES)
@@ -74,23 +83,48 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"`checkpoint` {args.checkpoint} is in a folder that does not exist")
     if args.horizon_steps is not None:
         _validate.positive_int("horizon-steps", args.horizon_steps)
+    return _train(args, _case(args))
+
+
+def _case(args: argparse.Namespace) -> Any:
+    """The case: what was asked for, and the recipe's word where nothing was."""
+    from bench.build import build_problem
+    from bench.case import DEFAULT_STEPS, Case
+    from bench.recipes import RECIPES, RELEASED_TOLERANCE, case_settings
+    from jfbcore import _validate
+
+    _validate.one_of("recipe", args.recipe, RECIPES)
+    settings = case_settings(args.recipe, args.problem, args.agents, args.gradient)
+    if args.map is not None or args.solver is not None:
+        # A recipe's map, its step and its solver belong together.
+        for name in ("map", "step_size", "solver"):
+            settings.pop(name, None)
+    asked = {
+        "map": args.map,
+        "step_size": args.step_size,
+        "solver": args.solver,
+        "network": args.network,
+        "max_iterations": args.iterations,
+        "batch_size": args.batch,
+    }
     case = Case(
         problem=args.problem,
         n_agents=args.agents,
         gradient=args.gradient,
-        map=args.map,
-        step_size=args.step_size,
-        solver=args.solver,
-        max_iterations=500 if args.iterations is None else args.iterations,
-        tolerance=args.tolerance if args.iterations is None else None,
-        batch_size=DEFAULT_BATCH[args.problem] if args.batch is None else args.batch,
         n_steps=DEFAULT_STEPS[args.problem] if args.horizon_steps is None else args.horizon_steps,
         dtype=args.dtype,
         device=args.device,
         variant=args.variant,
         compile=args.compile,
+        **(settings | {name: value for name, value in asked.items() if value is not None}),
     )
-    return _train(args, case)
+    if args.iterations is not None:
+        return replace(case, tolerance=None)
+    if args.tolerance is not None:
+        return replace(case, tolerance=args.tolerance)
+    if args.recipe == "released":
+        return replace(case, tolerance=RELEASED_TOLERANCE / build_problem(case).gradient_scale)
+    return case
 
 
 def _train(args: argparse.Namespace, case: Any) -> int:
@@ -115,6 +149,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         seed=args.seed,
         learning_rate=args.learning_rate,
         schedule=args.schedule,
+        recipe=args.recipe,
     )
     try:
         policy = build(case, args.seed)

@@ -10,7 +10,7 @@ from torch import Tensor
 from baselines import DenseLU, Implicit, Unrolled
 from bench.build import build
 from bench.case import Case
-from bench.recipes import released_config, training_config
+from bench.recipes import training_config
 from bench.verify.scope import Run
 from jfbcore.diagnostics import angle, policy_gradient
 from jfbcore.held_out import held_out_states
@@ -92,8 +92,7 @@ def _against_applied(policy: HamiltonianPolicy, states: Tensor) -> Row:
 def _config(run: Run, seed: int) -> TrainingConfig:
     # The trace scores the policy itself: the training's own evaluations are only in the way.
     few: dict[str, Any] = {"evaluations": 1, "held_out": 1}
-    make = released_config if run.recipe == "released" else training_config
-    config = make(run.case, steps=run.case.train_steps, seed=seed)
+    config = training_config(run.case, steps=run.case.train_steps, seed=seed, recipe=run.recipe)
     return TrainingConfig(**{**vars(config), **few})
 
 

@@ -1,0 +1,67 @@
+"""What the recipes decide, and what they leave to who asks."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from bench.build import Unsupported, build
+from bench.case import GRADIENT_NAMES, PROBLEM_NAMES, Case
+from bench.commands import train
+from bench.recipes import RECIPES, case_settings, training_config
+
+
+def case_of(*arguments: str) -> Case:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    return train._case(parser.parse_args(["--gradient", "jfb", *arguments]))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("n_agents", [1, 3])
+@pytest.mark.parametrize("problem", PROBLEM_NAMES)
+def test_every_gradient_builds_under_every_recipe(problem, n_agents, recipe):
+    """A recipe's solver, map and network serve the gradient, or the gradient cannot serve the
+    problem under any recipe."""
+    for gradient in GRADIENT_NAMES:
+        settings = case_settings(recipe, problem, n_agents, gradient)
+        case = Case(problem=problem, n_agents=n_agents, gradient=gradient, n_steps=4, **settings)
+        training_config(case, steps=5, recipe=recipe)
+        if gradient == "cvxpylayers" and problem != "quadrotor":
+            with pytest.raises(Unsupported, match="not concave"):
+                build(case, 0)
+        else:
+            build(case, 0)
+
+
+def test_the_recommended_quadrotor():
+    one = case_of("--problem", "quadrotor", "--agents", "1")
+    assert (one.map, one.solver, one.network, one.batch_size) == ("newton", "newton", "dense", 50)
+    many = case_of("--problem", "quadrotor", "--agents", "20")
+    assert (many.network, many.batch_size) == ("shared", 10)
+
+
+def test_what_is_asked_for_wins():
+    asked = case_of("--problem", "quadrotor", "--agents", "6", "--map", "scaled", "--batch", "7",
+                    "--network", "dense", "--iterations", "9")  # fmt: skip
+    assert (asked.map, asked.solver) == ("scaled", "picard")
+    assert (asked.network, asked.batch_size) == ("dense", 7)
+    assert (asked.max_iterations, asked.tolerance) == (9, None)
+
+
+def test_the_released_recipe_is_the_released_code():
+    """arXiv 2602.00921's code: plain ascent, step 1e-4, 499 iterations, tolerance 0.1 (absolute),
+    Adam at 1e-2, plateau."""
+    case = case_of("--problem", "consumption", "--agents", "5", "--recipe", "released")
+    assert (case.map, case.step_size, case.max_iterations) == ("plain", 1e-4, 499)
+    policy = build(case, 0)
+    assert policy.solver.tolerance == pytest.approx(0.1)
+    config = training_config(case, steps=500, recipe="released")
+    assert (config.optimizer, config.learning_rate) == ("adam", 1e-2)
+    assert (config.schedule, config.coarsening, config.warm_start) == ("plateau", (), False)
+
+
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(ValueError, match="`recipe` must be one of recommended, released"):
+        case_of("--problem", "quadrotor", "--agents", "1", "--recipe", "secret")
