@@ -32,6 +32,8 @@ GRADIENT_NAMES = (
     "torchdeq-implicit",
     "direct",
 )
+#: see bench.recipes
+RECIPES = ("recommended", "released")
 NETWORK_NAMES = ("dense", "shared")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
@@ -47,7 +49,8 @@ class Case:
     asked for, in units of the problem's gradient scale. `train_steps` optimiser steps give the
     record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
     map's. `compile` passes the time step through torch.compile. `network` "shared" gives all agents
-    one value network. Raises ValueError or TypeError naming the field.
+    one value network. `recipe` trains for `train_seconds` as `bench train` would. Raises
+    ValueError or TypeError naming the field.
     """
 
     problem: str
@@ -67,6 +70,8 @@ class Case:
     timed: bool = True
     compile: bool = False
     network: str = "dense"
+    recipe: str | None = None
+    train_seconds: float | None = None
 
     def __post_init__(self) -> None:
         _validate.one_of("problem", self.problem, PROBLEM_NAMES)
@@ -94,6 +99,16 @@ class Case:
                 )
         if self.train_steps != 0:
             _validate.positive_int("train_steps", self.train_steps)
+        if (self.recipe is None) != (self.train_seconds is None):
+            raise ValueError(
+                f"`recipe` and `train_seconds` come together, got {self.recipe!r} and "
+                f"{self.train_seconds}"
+            )
+        if self.recipe is not None and self.train_seconds is not None:
+            _validate.one_of("recipe", self.recipe, RECIPES)
+            _validate.positive("train_seconds", self.train_seconds)
+            if self.train_steps:
+                raise ValueError(f"`train_steps` must be 0 with a recipe, got {self.train_steps}")
         for name in ("timed", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
@@ -118,6 +133,8 @@ class Case:
         parts += [f"b{self.batch_size}", f"t{self.n_steps}", self.dtype, self.device]
         if self.compile:
             parts.append("compiled")
+        if self.recipe is not None:
+            parts.append(f"{self.recipe}{self.train_seconds:g}s")
         return "-".join(parts)
 
     def to_dict(self, seed: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from baselines import Implicit
+from bench import recipes
 from bench.build import build, build_advance
 from bench.case import Case
 from bench.memory import LiveTensorTracker, SavedTensorCounter
@@ -28,6 +29,8 @@ from jfbcore.train import TrainingConfig
 #: timed repeats, and how many untimed ones come before
 REPEATS = 10
 WARM_UP = 2
+#: evaluations of a run whose time to target is read off its curve
+_TARGET_EVALUATIONS = 30
 #: seconds after which fewer repeats than `REPEATS` have to do; recorded with the result
 TIME_BUDGET = 120.0
 #: offset between the seed of the parameters and that of the minibatch
@@ -211,6 +214,11 @@ def tolerance_reached(step: Step, residual: dict[str, float] | None) -> bool | N
 
 def training_config(case: Case, seed: int) -> TrainingConfig:
     """How a case trains for its curve."""
+    if case.recipe is not None:
+        config = recipes.training_config(
+            case, time_limit=case.train_seconds, seed=seed, recipe=case.recipe
+        )
+        return replace(config, evaluations=_TARGET_EVALUATIONS)
     return TrainingConfig(
         steps=case.train_steps,
         batch_size=case.batch_size,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
 from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
+from bench.recipes import case_settings
 
 #: one of each kind of gradient
 MAIN_GRADIENTS = (
@@ -175,6 +176,30 @@ def released() -> Iterator[Case]:
                 yield case
 
 
+def targets() -> Iterator[Case]:
+    """Training to a target on the recommended recipe, the same for every gradient."""
+    for problem, n_agents, seconds in (
+        ("quadrotor", 1, 150.0),
+        ("quadrotor", 6, 240.0),
+        ("quadrotor", 20, 300.0),
+        ("quadrotor", 100, 600.0),
+        ("bicycle", 1, 200.0),
+        ("bicycle", 20, 300.0),
+        ("consumption", 5, 100.0),
+        ("consumption", 100, 240.0),
+    ):
+        for gradient in MAIN_GRADIENTS:
+            yield Case(
+                problem=problem,
+                n_agents=n_agents,
+                gradient=gradient,
+                n_steps=DEFAULT_STEPS[problem],
+                recipe="recommended",
+                train_seconds=seconds,
+                **case_settings("recommended", problem, n_agents, gradient),
+            )
+
+
 def _sweep(device: str, batches: tuple[int, ...]) -> Iterator[Case]:
     """Headline cases first: to tolerance, then the iteration sweep, then the other batches."""
     for batch_size in batches:
@@ -219,6 +244,7 @@ PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
     "cpu": cpu,
     "gpu": gpu,
     "released": released,
+    "targets": targets,
 }
 #: seconds one case may take before it is recorded as timed out
 TIMEOUTS = {
@@ -228,6 +254,7 @@ TIMEOUTS = {
     "cpu": 900.0,
     "gpu": 300.0,
     "released": 1800.0,
+    "targets": 1800.0,
 }
 
 

@@ -114,7 +114,7 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
     record["status"] = "ok"
     if not finite:
         record["status"], record["reason"] = "diverged", "the rollout's cost is not finite"
-    elif case.train_steps:
+    elif case.train_steps or case.recipe is not None:
         _train(record, case, seed)
     else:
         for name in ("curve", "interventions"):

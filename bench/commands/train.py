@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
 def _case(args: argparse.Namespace) -> Any:
     """The case: what was asked for, and the recipe's word where nothing was."""
     from bench.build import build_problem
-    from bench.case import DEFAULT_STEPS, Case
-    from bench.recipes import RECIPES, RELEASED_TOLERANCE, case_settings
+    from bench.case import DEFAULT_STEPS, RECIPES, Case
+    from bench.recipes import RELEASED_TOLERANCE, case_settings
     from jfbcore import _validate
 
     _validate.one_of("recipe", args.recipe, RECIPES)

@@ -7,9 +7,9 @@ import argparse
 import pytest
 
 from bench.build import Unsupported, build
-from bench.case import GRADIENT_NAMES, PROBLEM_NAMES, Case
+from bench.case import GRADIENT_NAMES, PROBLEM_NAMES, RECIPES, Case
 from bench.commands import train
-from bench.recipes import RECIPES, case_settings, training_config
+from bench.recipes import case_settings, training_config
 
 
 def case_of(*arguments: str) -> Case:
