@@ -1,8 +1,8 @@
 """The regression gate: what is deterministic is compared with a committed baseline.
 
-Bytes are compared exactly; iterations, residuals and gradient cosines with the stated tolerance,
-because they depend on how a processor rounds. Time is not in here: it does not compare between
-runs (`bench.ab` compares it within one).
+The fields of the record schema and bytes are compared exactly; iterations, residuals and gradient
+cosines with the stated tolerance, because they depend on how a processor rounds. Time is not in
+here: it does not compare between runs (`bench.ab` compares it within one).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,18 +108,34 @@ class Comparison:
 
 
 def summarise(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """A baseline from records: seed 0 of every case, its status and its gated numbers."""
+    """A baseline from records: seed 0 of every case, its status and its gated numbers; the fields
+    that every record has."""
     cases = {}
     versions: dict[str, Any] = {}
+    schema: set[str] | None = None
     for record in records:
         if record["case"]["seed"] != 0:
             continue
         versions = record["versions"]
+        fields = set(_fields(record))
+        schema = fields if schema is None else schema & fields
         cases[record["case"]["id"]] = {
             "status": record["status"],
             **{quantity.name: quantity.read(record) for quantity in QUANTITIES},
         }
-    return {"schema_version": SCHEMA_VERSION, "versions": versions, "cases": cases}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "versions": versions,
+        "record_fields": None if schema is None else sorted(schema),
+        "cases": cases,
+    }
+
+
+def _fields(record: dict[str, Any]) -> Iterator[str]:
+    """The fields of the record schema: names at the top, and in the objects always there."""
+    yield from record
+    for part in ("case", "cuda", "final"):
+        yield from (f"{part}.{name}" for name in record.get(part) or ())
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
@@ -141,7 +157,7 @@ def write_baseline(path: Path, baseline: dict[str, Any]) -> None:
 
 def compare(baseline: dict[str, Any], head: dict[str, Any]) -> Comparison:
     """Every gated number of every case of the baseline against the same of `head`."""
-    moves, missing, compared = [], [], 0
+    moves, missing, compared = _schema_moves(baseline, head), [], 0
     for case, base in baseline["cases"].items():
         found = head["cases"].get(case)
         if found is None:
@@ -163,6 +179,18 @@ def compare(baseline: dict[str, Any], head: dict[str, Any]) -> Comparison:
                 moves.append(Move(case, quantity.name, a, b, quantity.worse(a, b)))
     unknown = [case for case in head["cases"] if case not in baseline["cases"]]
     return Comparison(compared, moves, missing, unknown)
+
+
+def _schema_moves(baseline: dict[str, Any], head: dict[str, Any]) -> list[Move]:
+    """Fields of the record schema that came or went; a field gone is worse: someone reads it."""
+    base, found = baseline.get("record_fields"), head.get("record_fields")
+    if base is None or found is None:
+        return []
+    gone, new = sorted(set(base) - set(found)), sorted(set(found) - set(base))
+    return [
+        *(Move("every record", f"field {name} vanished", None, None, True) for name in gone),
+        *(Move("every record", f"field {name} appeared", None, None, False) for name in new),
+    ]
 
 
 def _rounding(quantity: Quantity, a: float, b: float) -> bool:

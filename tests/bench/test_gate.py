@@ -64,6 +64,17 @@ def write_run(directory, record):
     return str(directory)
 
 
+def test_a_field_that_leaves_the_record_schema_is_a_regression():
+    record = make_record()
+    del record["final"]["optimality_gap"]
+    gone = compare(BASE, summarise([record]))
+    assert gone.outcome is Outcome.REGRESSION
+    assert [move.quantity for move in gone.moves] == ["field final.optimality_gap vanished"]
+    came = compare(BASE, summarise([make_record(new_field=1)]))
+    assert came.outcome is Outcome.PASS
+    assert [move.quantity for move in came.moves] == ["field new_field appeared"]
+
+
 def test_exit_codes(tmp_path, capsys):
     baseline = tmp_path / "baseline.json"
     good = write_run(tmp_path / "good", make_record())
