@@ -49,8 +49,8 @@ class Case:
     asked for, in units of the problem's gradient scale. `train_steps` optimiser steps give the
     record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
     map's. `compile` passes the time step through torch.compile. `network` "shared" gives all agents
-    one value network. `recipe` trains for `train_seconds` as `bench train` would. Raises
-    ValueError or TypeError naming the field.
+    one value network. `segment` checkpoints the rollout every so many time steps. `recipe` trains
+    for `train_seconds` as `bench train` would. Raises ValueError or TypeError naming the field.
     """
 
     problem: str
@@ -70,6 +70,7 @@ class Case:
     timed: bool = True
     compile: bool = False
     network: str = "dense"
+    segment: int | None = None
     recipe: str | None = None
     train_seconds: float | None = None
 
@@ -90,6 +91,8 @@ class Case:
         if self.variant != "default" and self.problem != "consumption":
             raise ValueError(f"`variant` must be default for {self.problem}, got {self.variant!r}")
         _validate.one_of("network", self.network, NETWORK_NAMES)
+        if self.segment is not None:
+            _validate.positive_int("segment", self.segment)
         if self.step_size is not None:
             _validate.positive("step_size", self.step_size)
             if self.map != "plain":
@@ -133,6 +136,8 @@ class Case:
         parts += [f"b{self.batch_size}", f"t{self.n_steps}", self.dtype, self.device]
         if self.compile:
             parts.append("compiled")
+        if self.segment is not None:
+            parts.append(f"segment{self.segment}")
         if self.recipe is not None:
             parts.append(f"{self.recipe}{self.train_seconds:g}s")
         return "-".join(parts)

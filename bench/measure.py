@@ -53,7 +53,9 @@ class Step:
 
     def forward(self) -> Tensor:
         """The minibatch's mean cost, with its graph."""
-        self.last = rollout(self.policy, self.states, advance=self.advance)
+        self.last = rollout(
+            self.policy, self.states, advance=self.advance, segment=self.case.segment
+        )
         return self.last.cost.mean()
 
     def clear(self) -> None:

@@ -21,6 +21,10 @@ MAIN_GRADIENTS = (
 MORE_GRADIENTS = ("jfb-3", "torchdeq-phantom", "torchdeq-implicit", "implicit-gmres")
 
 
+#: time steps of a checkpointed segment, near the root of the problems' 60 to 160
+_SEGMENT = 12
+
+
 def smoke() -> Iterator[Case]:
     """Every gradient on every problem in minutes: short horizons, small batches."""
     for n_agents in (1, 6, 20, 100):
@@ -220,6 +224,8 @@ def _sweep(device: str, batches: tuple[int, ...]) -> Iterator[Case]:
                     for gradient in MORE_GRADIENTS:
                         yield replace(base, gradient=gradient)
                     yield replace(base, map="plain")
+                    yield replace(base, compile=True)
+                    yield replace(base, segment=_SEGMENT)
         for iterations in (5, 20, 50, 100, 500):
             for n_agents in (1, 6, 20, 50, 100):
                 for problem in DEFAULT_STEPS:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from jfbcore import _validate
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
 from jfbcore.problems.base import Time
 
@@ -109,14 +111,19 @@ def rollout(
     warm_start: bool = False,
     penalties: bool = False,
     advance: Callable[..., Step] = advance,
+    segment: int | None = None,
 ) -> Rollout:
     """Left-endpoint Euler from `initial_states` (batch, n), with a graph if grad mode is on.
 
     `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner
     solve from the previous step's control. `penalties` also evaluates the HJB residual and the
     terminal misfit of the value network (a second network sweep per step). `advance` takes one
-    step; `CompiledStep()` is a drop-in for it.
+    step; `CompiledStep()` is a drop-in for it. `segment` keeps the graph of that many time steps
+    at a time and computes the others again on the way back: memory of n_steps/segment states and
+    `segment` steps, least near the root of n_steps, for one more forward pass.
     """
+    if segment is not None:
+        _validate.positive_int("segment", segment)
     problem = policy.problem
     n_steps = problem.n_steps if n_steps is None else n_steps
     h, z = problem.t_final / n_steps, initial_states
@@ -124,15 +131,32 @@ def rollout(
     hjb = z.new_zeros(z.shape[0]) if penalties else None
     inner = InnerStatistics()
     start: Tensor | None = None
-    for i in range(n_steps):
-        step = advance(policy, i * h, h, z, running, start, penalties)
-        z, running = step.state, step.running_cost
-        if warm_start:
-            start = step.control
-        if step.iterations is not None and step.residual is not None:
-            inner.add(step.iterations, step.residual)
-        if hjb is not None and step.hjb_residual is not None:
-            hjb = torch.add(hjb, step.hjb_residual.abs(), alpha=h)
+
+    def take(
+        steps: range, z: Tensor, running: Tensor, hjb: Tensor | None, start: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        for i in steps:
+            step = advance(policy, i * h, h, z, running, start, penalties)
+            z, running = step.state, step.running_cost
+            if warm_start:
+                start = step.control.detach()
+            # Not a second time when a segment is computed again.
+            again = len(inner.iterations) > i
+            if step.iterations is not None and step.residual is not None and not again:
+                inner.add(step.iterations, step.residual)
+            if hjb is not None and step.hjb_residual is not None:
+                hjb = torch.add(hjb, step.hjb_residual.abs(), alpha=h)
+        return z, running, hjb, start
+
+    if segment is None or not torch.is_grad_enabled():
+        z, running, hjb, start = take(range(n_steps), z, running, hjb, start)
+    else:
+        for first in range(0, n_steps, segment):
+            steps = range(first, min(first + segment, n_steps))
+            z, running, hjb, start = checkpoint(
+                take, steps, z, running, hjb, start,
+                use_reentrant=False, preserve_rng_state=False,
+            )  # fmt: skip
     terminal = problem.terminal_cost(z)
     misfit = None
     if penalties:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from baselines import DIRECT, GRADIENTS, build_policy
+from bench.memory import LiveTensorTracker
 from jfbcore.gradients import JFB
 from jfbcore.maps import PlainMap, ScaledMap
 from jfbcore.network import ValueNetwork
@@ -251,3 +252,47 @@ def test_penalties_need_a_value_network():
         rollout(policy, x, penalties=True)
     with pytest.raises(ValueError, match="set them to 0"):
         hjb_residual(policy, 0.0, x, policy(0.0, x))
+
+
+@pytest.mark.parametrize("segment", [1, 4, 100])
+@pytest.mark.parametrize("gradient", ["jfb", "implicit", DIRECT])
+@every_problem
+def test_checkpointed_segments_change_nothing_but_memory(name, gradient, segment):
+    """The same operations in the same order: equal to the last bit, statistics counted once."""
+    found = []
+    for options in ({}, {"segment": segment}):
+        policy = make(name, gradient=GRADIENTS[gradient])
+        states = policy.problem.sample_initial_states(BATCH, generator(1))
+        penalties = gradient != DIRECT
+        result = rollout(policy, states, warm_start=True, penalties=penalties, **options)
+        loss = result.cost.mean()
+        if result.hjb_penalty is not None:
+            loss = loss + result.hjb_penalty.mean()
+        loss.backward()
+        grads = [p.grad for p in policy.parameters() if p.grad is not None]
+        found.append((result, grads))
+    (plain, grads), (segmented, others) = found
+    assert torch.equal(plain.cost, segmented.cost)
+    assert plain.inner.summary() == segmented.inner.summary()
+    assert len(grads) == len(others)
+    assert all(torch.equal(a, b) for a, b in zip(grads, others, strict=True))
+
+
+def test_segments_hold_fewer_bytes_at_once():
+    """36 steps in 6 segments: at least half of what lives at the peak is gone."""
+    peaks = []
+    for segment in (None, 6):
+        policy = make("quadrotor", n_agents=8, n_steps=36)
+        states = policy.problem.sample_initial_states(16, generator(1))
+        fixed = [*policy.parameters(), states]
+        with LiveTensorTracker() as live:
+            live.track(fixed)
+            rollout(policy, states, segment=segment).cost.mean().backward()
+        peaks.append(live.peak_bytes)
+    assert peaks[1] < 0.5 * peaks[0]
+
+
+def test_a_segment_is_at_least_one_step():
+    policy = make("quadrotor")
+    with pytest.raises(ValueError, match=r"`segment` must be .*0"):
+        rollout(policy, policy.problem.sample_initial_states(1, generator()), segment=0)
