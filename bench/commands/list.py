@@ -8,7 +8,11 @@ HELP = "list the cases of a preset"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="smoke", help="smoke, quick, gate, cpu, gpu, released or targets")
+    parser.add_argument(
+        "--preset",
+        default="smoke",
+        help="smoke, quick, gate, cpu, gpu, released or targets",
+    )
     parser.add_argument(
         "--filter",
         nargs="+",
