@@ -69,6 +69,9 @@ class Unrolled(GradientEstimator):
             )
         return None
 
+    def tracked_in_graph(self, solver: Solver) -> int:
+        return solver.max_iterations
+
 
 @dataclass(frozen=True)
 class UnrolledCheckpoint(GradientEstimator):

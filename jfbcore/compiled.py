@@ -1,15 +1,24 @@
-"""The time step of a rollout through torch.compile."""
+"""The time steps of a rollout through torch.compile."""
 
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from jfbcore import _validate
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.problems.base import Time
 from jfbcore.rollout import Step, advance
+
+#: time steps of one graph; more gain little (calls cost about as much as one step's kernels), and
+#: the seconds a graph takes to build grow with them
+SPAN = 4
+#: tracked applications of T in one graph beyond which fewer time steps share it
+_MOST_TRACKED = 16
 
 
 def compilation_reason(policy: Policy) -> str | None:
@@ -23,18 +32,36 @@ class CompiledStep:
     """A drop-in for `jfbcore.rollout.advance` that torch.compile has fused into one graph.
 
     Costate, inner solve with its stopping test, re-attached control, dynamics and running cost.
-    Times enter as tensors, so a coarser grid needs no new graph; another batch size or a warm
-    start does. The first call of each kind takes the seconds that compiling takes. `backend` is
-    torch.compile's. Raises ValueError with the reason where `policy` cannot be compiled.
+    `several` takes `span` time steps in one graph, which spares most of what entering and leaving
+    compiled code costs; None takes 4, or 1 where a gradient tracks so many applications of T that
+    the graph would become too large. Times enter as tensors, so a coarser grid needs no new graph;
+    another batch size or a warm start does. The first call of each kind takes the seconds that
+    compiling takes. `backend` is torch.compile's. Raises ValueError with the reason where `policy`
+    cannot be compiled.
     """
 
-    def __init__(self, policy: Policy, backend: str = "inductor") -> None:
+    def __init__(
+        self, policy: Policy, backend: str = "inductor", *, span: int | None = None
+    ) -> None:
         if (reason := compilation_reason(policy)) is not None:
             raise ValueError(reason)
-        # A code object of its own: torch.compile limits the graphs it keeps per code object, and
-        # one process may compile many policies.
-        own = types.FunctionType(advance.__code__.replace(), advance.__globals__, "advance")
-        self._compiled = torch.compile(own, backend=backend, dynamic=False, fullgraph=True)
+        self.span = _default_span(policy) if span is None else _validate.positive_int("span", span)
+        options: dict[str, Any] | None = None
+        if backend == "inductor" and policy.problem.device.type == "cpu":
+            # Kernels of microseconds: calling them from generated Python would take longer.
+            options = {"cpp_wrapper": True}
+
+        def compiled(function: Callable[..., Step]) -> Callable[..., Step]:
+            # A code object of its own: torch.compile limits the graphs it keeps per code object,
+            # and one process may compile many policies.
+            own = types.FunctionType(
+                function.__code__.replace(), function.__globals__, function.__name__
+            )
+            return torch.compile(
+                own, backend=backend, dynamic=False, fullgraph=True, options=options
+            )
+
+        self._one, self._several = compiled(advance), compiled(_advance_several)
 
     def __call__(
         self,
@@ -46,5 +73,69 @@ class CompiledStep:
         start: Tensor | None = None,
         penalties: bool = False,
     ) -> Step:
-        time, length = (torch.as_tensor(x, dtype=z.dtype, device=z.device) for x in (t, h))
-        return self._compiled(policy, time, length, z, running, start, penalties)
+        return self._one(policy, *_tensors(z, t, h), z, running, start, penalties)
+
+    def several(
+        self,
+        policy: Policy,
+        t: Time,
+        h: float | Tensor,
+        z: Tensor,
+        running: Tensor,
+        start: Tensor | None = None,
+        penalties: bool = False,
+        warm_start: bool = False,
+    ) -> Step:
+        """Take `span` steps from time `t`; with `warm_start` each starts from the one before."""
+        if warm_start and start is None:
+            # The first time steps of a rollout then share the graph of the later ones.
+            start = policy.problem.initial_control(t, z)
+        return self._several(
+            policy, *_tensors(z, t, h), z, running, start, penalties, warm_start, self.span
+        )
+
+
+def _advance_several(
+    policy: Policy,
+    t: Tensor,
+    h: Tensor,
+    z: Tensor,
+    running: Tensor,
+    start: Tensor | None,
+    penalties: bool,
+    warm_start: bool,
+    span: int,
+) -> Step:
+    steps = []
+    for i in range(span):
+        step = advance(policy, t + i * h, h, z, running, start, penalties)
+        z, running = step.state, step.running_cost
+        if warm_start:
+            start = step.control
+        steps.append(step)
+    return Step(
+        z,
+        running,
+        steps[-1].control,
+        _stacked([step.iterations for step in steps], z),
+        _stacked([step.residual for step in steps], z),
+        _stacked([step.hjb_residual for step in steps], z),
+    )
+
+
+def _stacked(values: list[Any], like: Tensor) -> Tensor | None:
+    if values[0] is None:
+        return None
+    if isinstance(values[0], int):
+        return torch.tensor(values, device=like.device)
+    return torch.stack(values)
+
+
+def _tensors(like: Tensor, *times: float | Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in times)
+
+
+def _default_span(policy: Policy) -> int:
+    if not isinstance(policy, HamiltonianPolicy):
+        return SPAN
+    return SPAN if policy.gradient.tracked_in_graph(policy.solver) * SPAN <= _MOST_TRACKED else 1

@@ -43,6 +43,10 @@ class GradientEstimator(abc.ABC):
         """None, or the reason why torch.compile cannot make one graph of `attach`."""
         return f"{type(self).__name__} decides on the host between its operations; run it eager"
 
+    def tracked_in_graph(self, solver: Solver) -> int:
+        """Applications of the map that one time step's graph holds for backward."""
+        return 1
+
 
 @dataclass(frozen=True)
 class JFB(GradientEstimator):
@@ -60,6 +64,9 @@ class JFB(GradientEstimator):
 
     def supports_compilation(self, solver: Solver) -> str | None:
         return solver.supports_compilation()
+
+    def tracked_in_graph(self, solver: Solver) -> int:
+        return self.tracked
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         found = solver.solve(fixed_point_map, initial)

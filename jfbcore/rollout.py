@@ -22,17 +22,22 @@ class InnerStatistics:
     iterations: list[int | Tensor] = field(default_factory=list)
     residuals: list[Tensor] = field(default_factory=list)
 
-    def add(self, iterations: int | Tensor, residual: Tensor) -> None:
-        self.iterations.append(iterations)
-        self.residuals.append(residual)
+    def add(self, step: Step) -> None:
+        """Note what one step, or one of several time steps, says of its inner solves."""
+        if step.iterations is None or step.residual is None:
+            return
+        self.iterations.append(step.iterations)
+        self.residuals.append(step.residual)
 
     def summary(self) -> dict[str, dict[str, float]] | None:
         """{"iterations": {mean, max}, "residual": {mean, max}}, or None without inner solves."""
         if not self.iterations:
             return None
-        # Tensors where the loop ran inside a compiled graph.
-        iterations = [int(count) for count in self.iterations]
-        residuals = torch.stack(self.residuals)
+        # Tensors where the loop ran inside a compiled graph, one number per time step.
+        iterations: list[int] = []
+        for count in self.iterations:
+            iterations += [count] if isinstance(count, int) else count.flatten().tolist()
+        residuals = torch.cat([residual.flatten() for residual in self.residuals])
         return {
             "iterations": {"mean": sum(iterations) / len(iterations), "max": max(iterations)},
             "residual": {"mean": residuals.mean().item(), "max": residuals.max().item()},
@@ -64,7 +69,9 @@ class Step(NamedTuple):
     """One time step: the next state (batch, n), the running cost so far (batch,), the control
     (batch, m), the inner solve's iterations and residual (batch,), the HJB residual (batch,).
 
-    The last three are None where there is no inner solve or no penalty.
+    The last three are None where there is no inner solve or no penalty. Of several time steps
+    taken at once, the first three are the last one's and the others have an axis (steps,) before
+    the batch.
     """
 
     state: Tensor
@@ -118,9 +125,10 @@ def rollout(
     `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner
     solve from the previous step's control. `penalties` also evaluates the HJB residual and the
     terminal misfit of the value network (a second network sweep per step). `advance` takes one
-    step; `CompiledStep()` is a drop-in for it. `segment` keeps the graph of that many time steps
-    at a time and computes the others again on the way back: memory of n_steps/segment states and
-    `segment` steps, least near the root of n_steps, for one more forward pass.
+    step; a `CompiledStep` is a drop-in that takes `span` of them at once. `segment` keeps the
+    graph of that many time steps at a time and computes the others again on the way back: memory
+    of n_steps/segment states and `segment` steps, least near the root of n_steps, for one more
+    forward pass.
     """
     if segment is not None:
         _validate.positive_int("segment", segment)
@@ -131,21 +139,33 @@ def rollout(
     hjb = z.new_zeros(z.shape[0]) if penalties else None
     inner = InnerStatistics()
     start: Tensor | None = None
+    # An `advance` that can take several time steps at once says how many.
+    several: Callable[..., Step] | None = getattr(advance, "several", None)
+    span, done = getattr(advance, "span", 1), 0
 
     def take(
         steps: range, z: Tensor, running: Tensor, hjb: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        for i in steps:
-            step = advance(policy, i * h, h, z, running, start, penalties)
+        nonlocal done
+        i = steps.start
+        while i < steps.stop:
+            if several is not None and i + span <= steps.stop:
+                step = several(policy, i * h, h, z, running, start, penalties, warm_start)
+                taken = span
+            else:
+                step = advance(policy, i * h, h, z, running, start, penalties)
+                taken = 1
             z, running = step.state, step.running_cost
             if warm_start:
                 start = step.control.detach()
             # Not a second time when a segment is computed again.
-            again = len(inner.iterations) > i
-            if step.iterations is not None and step.residual is not None and not again:
-                inner.add(step.iterations, step.residual)
+            if i >= done:
+                inner.add(step)
+                done = i + taken
             if hjb is not None and step.hjb_residual is not None:
-                hjb = torch.add(hjb, step.hjb_residual.abs(), alpha=h)
+                penalty = step.hjb_residual.abs()
+                hjb = torch.add(hjb, penalty if penalty.dim() == 1 else penalty.sum(0), alpha=h)
+            i += taken
         return z, running, hjb, start
 
     if segment is None or not torch.is_grad_enabled():

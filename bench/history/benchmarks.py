@@ -69,8 +69,8 @@ class Times:
     warmup_time = 0.2
     number = 1
     rounds = 2
-    #: at least 5, at most 10 samples a round, in no more than 3 seconds where they suffice
-    repeat = (5, 10, 3.0)
+    #: at least 4, at most 10 samples a round, in no more than 2 seconds where they suffice
+    repeat = (4, 10, 2.0)
 
     def setup(self, case: str) -> None:
         self.step = _step(case)

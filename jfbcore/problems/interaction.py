@@ -22,6 +22,8 @@ def interaction_cost(positions: Tensor) -> Tensor:
     """
     if positions.shape[1] == 1:
         return positions.new_zeros(positions.shape[0])
+    if torch.compiler.is_compiling() and positions.device.type == "cpu":
+        return _compiled_interaction(positions)[0]
     if plain_formula_required():
         return _plain_interaction(positions)
     return _Interaction.apply(positions)
@@ -36,29 +38,37 @@ def _plain_interaction(positions: Tensor) -> Tensor:
     return (squared.mul(-0.5).exp() * apart).sum((1, 2)) * (0.25 / n_agents)
 
 
+def _cost_and_gradient(positions: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Q (batch,) and dQ/dx (batch, N, dimension), with one transient N x N kernel per sample."""
+    n_agents = positions.shape[1]
+    # Distances from inner products: one batched product instead of `dimension` passes over
+    # N^2 differences. Centring first keeps the cancellation error at rounding level.
+    x = positions - positions.mean(1, keepdim=True)
+    half_norms = x.square().sum(-1).mul_(-0.5)
+    kernel = half_norms.unsqueeze(2) + half_norms.unsqueeze(1)
+    kernel.baddbmm_(x, x.transpose(1, 2)).exp_()
+    # exp is monotone: exp(-d^2/2) > exp(-2) is d^2 < 4, and one pass applies the cutoff.
+    torch.threshold_(kernel, math.exp(-0.5 * CUTOFF_SQUARED), 0.0)
+    kernel.diagonal(dim1=1, dim2=2).zero_()
+    # K is symmetric: one product of [x, 1]^T with it gives K x and the row sums together.
+    augmented = torch.cat((x, torch.ones_like(x[..., :1])), 2).transpose(1, 2)
+    product = torch.bmm(augmented, kernel)
+    row_sums = product[:, -1:]
+    gradient = None
+    if with_gradient:
+        # dQ/dx_i = -1/(2N) sum_j k_ij (x_i - x_j)
+        gradient = torch.addcmul(product[:, :-1], row_sums, x.transpose(1, 2), value=-1.0)
+        gradient = gradient.transpose(1, 2).mul(0.5 / n_agents)
+    return row_sums.sum((1, 2)).mul_(0.25 / n_agents), gradient
+
+
 class _Interaction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, positions: Tensor) -> Tensor:
-        n_agents = positions.shape[1]
-        # Distances from inner products: one batched product instead of `dimension` passes over
-        # N^2 differences. Centring first keeps the cancellation error at rounding level.
-        x = positions - positions.mean(1, keepdim=True)
-        half_norms = x.square().sum(-1).mul_(-0.5)
-        kernel = half_norms.unsqueeze(2) + half_norms.unsqueeze(1)
-        kernel.baddbmm_(x, x.transpose(1, 2)).exp_()
-        # exp is monotone: exp(-d^2/2) > exp(-2) is d^2 < 4, and one pass applies the cutoff.
-        torch.threshold_(kernel, math.exp(-0.5 * CUTOFF_SQUARED), 0.0)
-        kernel.diagonal(dim1=1, dim2=2).zero_()
-        # K is symmetric: one product of [x, 1]^T with it gives K x and the row sums together.
-        augmented = torch.cat((x, torch.ones_like(x[..., :1])), 2).transpose(1, 2)
-        product = torch.bmm(augmented, kernel)
-        row_sums = product[:, -1:]
-        if ctx.needs_input_grad[0]:
-            # dQ/dx_i = -1/(2N) sum_j k_ij (x_i - x_j)
-            gradient = torch.addcmul(product[:, :-1], row_sums, x.transpose(1, 2), value=-1.0)
-            gradient = gradient.transpose(1, 2).mul(0.5 / n_agents)
+        cost, gradient = _cost_and_gradient(positions, ctx.needs_input_grad[0])
+        if gradient is not None:
             ctx.save_for_backward(gradient, positions)
-        return row_sums.sum((1, 2)).mul_(0.25 / n_agents)
+        return cost
 
     @staticmethod
     def backward(ctx, grad_cost: Tensor):
@@ -66,3 +76,32 @@ class _Interaction(torch.autograd.Function):
         if torch.is_grad_enabled():
             return differentiable_vjp(_plain_interaction, (positions,), grad_cost)[0]
         return gradient * grad_cost[:, None, None]
+
+
+@torch.library.custom_op("jfbcore::interaction", mutates_args=())
+def _compiled_interaction(positions: Tensor) -> tuple[Tensor, Tensor]:
+    """`_cost_and_gradient` as one operator of a compiled graph.
+
+    On a CPU the code generator would keep the N x N tensors of the plain formula for backward and
+    write its own loops where a batched product is faster. On a GPU it fuses them away.
+    """
+    cost, gradient = _cost_and_gradient(positions, with_gradient=True)
+    assert gradient is not None
+    return cost, gradient.contiguous()
+
+
+@_compiled_interaction.register_fake
+def _(positions: Tensor) -> tuple[Tensor, Tensor]:
+    return positions.new_empty(positions.shape[0]), positions.new_empty(positions.shape)
+
+
+def _keep_gradient(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+
+
+def _scale_gradient(ctx, grad_cost: Tensor, _: Tensor | None) -> Tensor:
+    (gradient,) = ctx.saved_tensors
+    return gradient * grad_cost[:, None, None]
+
+
+_compiled_interaction.register_autograd(_scale_gradient, setup_context=_keep_gradient)

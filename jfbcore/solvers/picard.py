@@ -14,6 +14,9 @@ from jfbcore.solvers.base import Solution, Solver
 if TYPE_CHECKING:
     from jfbcore.maps import BoundMap
 
+#: applications of T in one trip of a compiled loop of fixed length, so that they fuse
+_APPLICATIONS_PER_TRIP = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picard(Solver):
@@ -24,7 +27,9 @@ class Picard(Solver):
 
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
-        if self.tolerance is not None and torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            if self.tolerance is None:
+                return self._repeat_in_graph(fixed_point_map, initial)
             return self._solve_in_graph(fixed_point_map, initial, self.tolerance)
         u = initial
         gradient_of = fixed_point_map.hamiltonian.grad
@@ -65,3 +70,24 @@ class Picard(Solver):
         )
         iterations, u, residual = while_loop(unfinished, iterate, start)
         return self.solution(u, residual, iterations)
+
+    def _repeat_in_graph(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        """Exactly `max_iterations` applications, most of them in a loop of the compiled graph."""
+        gradient_of = fixed_point_map.hamiltonian.grad
+        trips, rest = divmod(self.max_iterations, _APPLICATIONS_PER_TRIP)
+
+        def apply(u: Tensor, times: int) -> Tensor:
+            for _ in range(times):
+                u = fixed_point_map.step(u, gradient_of(u))
+            return u
+
+        u = apply(initial, rest)
+        if trips == 1:
+            u = apply(u, _APPLICATIONS_PER_TRIP)
+        elif trips > 1:
+            _, u = while_loop(
+                lambda trip, u: trip < trips,
+                lambda trip, u: (trip + 1, apply(u, _APPLICATIONS_PER_TRIP)),
+                (torch.zeros((), dtype=torch.int64, device=u.device), u.clone()),
+            )
+        return self.solution(u, fixed_point_map.residual(u), self.max_iterations)

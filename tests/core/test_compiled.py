@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines import DirectPolicy, Implicit, Unrolled
-from jfbcore.compiled import CompiledStep, compilation_reason
+from jfbcore.compiled import SPAN, CompiledStep, compilation_reason
 from jfbcore.gradients import JFB
 from jfbcore.maps import ScaledMap
 from jfbcore.network import ValueNetwork
@@ -37,8 +37,8 @@ def run(policy, **options):
     policy.zero_grad()
     result = rollout(policy, states, **options)
     result.cost.mean().backward()
-    gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
-    return result, gradient
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters()]
+    return result, torch.cat([grad.flatten() for grad in grads])
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,63 @@ def test_jfb_to_a_tolerance(problem, backend):
     assert compiled.inner.summary()["iterations"] == eager.inner.summary()["iterations"]
 
 
-def test_a_coarser_grid_needs_no_new_graph():
-    policy = policy_of(Quadrotor(1, n_steps=4), JFB(2), Picard(tolerance=None, max_iterations=3))
-    step = CompiledStep(policy, FAST)
-    run(policy, advance=step)
-    with torch.compiler.set_stance("fail_on_recompile"):
-        compiled, found = run(policy, n_steps=2, advance=step)
-    eager, gradient = run(policy, n_steps=2)
+def fixed(problem, iterations):
+    return policy_of(problem, JFB(2), Picard(tolerance=None, max_iterations=iterations))
+
+
+def agrees(policy, advance, **options):
+    """Costs, gradient and statistics of a compiled rollout against the eager one, to float32
+    rounding: a rollout of a few steps amplifies 1e-7 by less than a hundred."""
+    compiled, found = run(policy, advance=advance, **options)
+    eager, gradient = run(policy, **options)
     torch.testing.assert_close(compiled.cost, eager.cost, rtol=1e-5, atol=0.0)
     assert (found - gradient).norm() <= 1e-5 * gradient.norm()
+    assert compiled.inner.summary()["iterations"] == eager.inner.summary()["iterations"]
+    if eager.hjb_penalty is not None:
+        torch.testing.assert_close(compiled.hjb_penalty, eager.hjb_penalty, rtol=1e-5, atol=1e-7)
+
+
+def test_a_coarser_grid_needs_no_new_graph():
+    policy = fixed(Quadrotor(1, n_steps=4), 3)
+    step = CompiledStep(policy, FAST, span=2)
+    run(policy, advance=step)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        run(policy, n_steps=2, advance=step)
+    agrees(policy, step, n_steps=2)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3, 4, 5])
+def test_time_steps_beyond_the_last_whole_span_go_one_by_one(n_steps):
+    policy = policy_of(Bicycle(2, n_steps=n_steps), JFB())
+    agrees(policy, CompiledStep(policy, FAST, span=2), warm_start=True, penalties=True)
+
+
+@pytest.mark.parametrize("iterations", [3, 10, 23])
+def test_a_loop_of_fixed_length(iterations):
+    """Fewer applications than fit into one trip of the compiled loop, one trip, and more."""
+    policy = fixed(Quadrotor(2, n_steps=2), iterations)
+    agrees(policy, CompiledStep(policy, FAST, span=2))
+
+
+def test_spans_and_checkpointed_segments():
+    policy = policy_of(Quadrotor(2, n_steps=6), JFB())
+    agrees(policy, CompiledStep(policy, FAST, span=2), segment=3)
+
+
+def test_a_graph_of_many_tracked_iterations_spans_one_step():
+    problem = Quadrotor(1, n_steps=4)
+    many = policy_of(problem, Unrolled(), Picard(tolerance=None, max_iterations=30))
+    assert CompiledStep(many, FAST).span == 1
+    assert CompiledStep(policy_of(problem, JFB()), FAST).span == SPAN
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("solver", [Picard(), Picard(tolerance=None, max_iterations=12)])
+def test_on_a_gpu(solver):
+    """Fused kernels add up in another order than the eager ones: rounding, as above."""
+    policy = policy_of(Quadrotor(3, n_steps=8, device="cuda"), JFB(), solver)
+    agrees(policy, CompiledStep(policy))
 
 
 def test_unrolled_and_direct():
