@@ -14,6 +14,10 @@ HELP = "solve for the optimal cost on the held-out initial states and cache it"
 _PROBLEMS = ("quadrotor", "bicycle", "consumption")
 _METHODS = ("ipopt", "transcription", "both")
 _HELD_OUT = 64
+#: noise on IPOPT's controls that the transcription starts from, in units of their mean size
+_DISTURBANCE = 0.1
+#: starts per agent of a swarm's own optima, besides the neighbour's optimum
+_AGENT_STARTS = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default="ipopt",
-        help="ipopt (default), transcription, or both to compare them; both keeps ipopt's",
+        help="ipopt (default), transcription, or both to compare them: the transcription then "
+        "starts from ipopt's controls, disturbed, and ipopt's are kept",
     )
     parser.add_argument(
         "--starts",
@@ -58,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bench.reference.cache import make_reference, save_reference
+    from bench.reference.solution import Solution
     from jfbcore.held_out import held_out_states
     from jfbcore.problems import PROBLEMS
 
@@ -65,9 +71,13 @@ def run(args: argparse.Namespace) -> int:
     states = held_out_states(problem, args.states)
     names = ("ipopt", "transcription") if args.method == "both" else (args.method,)
     references, begin = {}, time.perf_counter()
+    solutions: list[Solution] = []
     for name in names:
         with tqdm(total=args.states, desc=name, unit="state", file=sys.stderr) as bar:
-            solutions = _solver(name, args.starts).solve(problem, states, progress=bar.update)
+            if name == "ipopt":
+                solutions = _ipopt(args.starts).solve(problem, states, progress=bar.update)
+            else:
+                solutions = _transcribe(problem, states, solutions, args.starts, bar.update)
         references[name] = make_reference(problem, name, solutions)
     seconds = time.perf_counter() - begin
 
@@ -113,11 +123,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"`--starts` must be >= 1, got {args.starts}")
 
 
-def _solver(name: str, starts: int | None):
-    if name == "transcription":
-        from bench.reference.transcription import Transcription
-
-        return Transcription(starts=starts or 1)
+def _ipopt(starts: int | None):
     try:
         from bench.reference.ipopt import Ipopt
     except ModuleNotFoundError as error:
@@ -128,6 +134,28 @@ def _solver(name: str, starts: int | None):
             "extra or use `--method transcription`"
         ) from error
     return Ipopt(starts=starts)
+
+
+def _transcribe(problem, states, known: list, starts: int | None, progress) -> list:
+    """Direct transcription: from IPOPT's solutions, disturbed, where they are `known`; for a
+    swarm of quadrotors from the join of its agents' own optima; else from starts of its own."""
+    import torch
+
+    from bench.reference.transcription import Transcription
+
+    initial = None
+    if known:
+        exact = torch.stack([solution.controls for solution in known])
+        noise = torch.randn(
+            exact.shape, generator=torch.Generator().manual_seed(0), dtype=exact.dtype
+        )
+        # Far enough to have to find the way back, near enough to find this optimum and no other.
+        initial = exact + _DISTURBANCE * exact.abs().mean((1, 2), keepdim=True) * noise
+    elif problem.name == "quadrotor" and problem.n_agents > 1:
+        initial = _ipopt(_AGENT_STARTS if starts is None else starts).agents_alone(problem, states)
+    return Transcription(starts=starts or 1).solve(
+        problem, states, initial_controls=initial, progress=progress
+    )
 
 
 def _print_figures(name: str, reference) -> None:

@@ -50,6 +50,17 @@ class Ipopt:
         if self.starts is not None and self.starts < 1:
             raise ValueError(f"`starts` must be >= 1, got {self.starts}")
 
+    def agents_alone(self, problem: Problem, states: Tensor) -> Tensor:
+        """Controls (batch, n_steps, m) that join every agent's own best optimum, found alone.
+
+        Where agents are coupled weakly this is near an optimum of the whole, at the price of one
+        small program per agent and start.
+        """
+        problem, states = in_double(problem), states.detach().double().cpu()
+        alone = _Program.build(one_agent(problem), self)
+        guesses = [_agents_guess(problem, alone, state, self.starts) for state in states]
+        return torch.stack([torch.from_numpy(guess.decisions) for guess in guesses])
+
     def solve(
         self,
         problem: Problem,
@@ -78,7 +89,7 @@ class Ipopt:
                 # Large programs take a minute a start, and the fan is the start that pays.
                 points += fans if problem.n_agents <= _MANY_STARTS_LIMIT else fans[:1]
             elif alone is not None:
-                points.append(_from_agents(program, alone, state, self.starts))
+                points.append(program.point(_agents_guess(problem, alone, state, self.starts)))
             few = problem.n_agents > _MANY_STARTS_LIMIT and self.starts is None
             if alone is None or (isinstance(problem, Bicycle) and not few) or self.starts:
                 guesses = starting_guesses(problem, state, self.starts, seed=index)
@@ -230,10 +241,10 @@ class _Program:
         )
 
 
-def _from_agents(program: _Program, alone: _Program, state: Tensor, starts: int | None) -> _Point:
-    """A starting point that joins every agent's own best optimum, the others left out."""
+def _agents_guess(problem: Problem, alone: _Program, state: Tensor, starts: int | None) -> Guess:
+    """Every agent's own best optimum from `state` (n,), joined; the other agents left out."""
     guesses, previous = [], None
-    for index, agent_state in enumerate(agent_states(program.problem, state[None])):
+    for index, agent_state in enumerate(agent_states(problem, state[None])):
         points = [] if previous is None else [previous]
         own = starting_guesses(alone.problem, agent_state, starts, seed=index)
         points += [alone.point(guess) for guess in own]
@@ -241,11 +252,10 @@ def _from_agents(program: _Program, alone: _Program, state: Tensor, starts: int 
         guesses.append(alone.guess(result.point))
         # An agent that failed gives its last iterate as a start, and nothing to the next agent.
         previous = result.point if result.solved else previous
-    joined = Guess(
+    return Guess(
         states=np.concatenate([guess.states for guess in guesses], axis=1),
         decisions=np.concatenate([guess.decisions for guess in guesses], axis=1),
     )
-    return program.point(joined)
 
 
 def _options(settings: Ipopt) -> dict[str, Any]:
