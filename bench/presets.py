@@ -183,14 +183,14 @@ def released() -> Iterator[Case]:
 def targets() -> Iterator[Case]:
     """Training to a target on the recommended recipe, the same for every gradient."""
     for problem, n_agents, seconds in (
-        ("quadrotor", 1, 150.0),
-        ("quadrotor", 6, 240.0),
-        ("quadrotor", 20, 300.0),
-        ("quadrotor", 100, 600.0),
-        ("bicycle", 1, 200.0),
-        ("bicycle", 20, 300.0),
-        ("consumption", 5, 100.0),
-        ("consumption", 100, 240.0),
+        ("quadrotor", 1, 300.0),
+        ("consumption", 5, 60.0),
+        ("bicycle", 1, 150.0),
+        ("quadrotor", 6, 480.0),
+        ("quadrotor", 20, 600.0),
+        ("consumption", 100, 150.0),
+        ("bicycle", 20, 400.0),
+        ("quadrotor", 100, 1500.0),
     ):
         for gradient in MAIN_GRADIENTS:
             yield Case(
@@ -260,7 +260,7 @@ TIMEOUTS = {
     "cpu": 900.0,
     "gpu": 300.0,
     "released": 1800.0,
-    "targets": 1800.0,
+    "targets": 3600.0,
 }
 
 
