@@ -34,7 +34,7 @@ class RunSettings:
     """How a sweep runs its cases.
 
     `memory_limit`: bytes of address space per case, or None. `time_limit`: seconds after which a
-    local sweep starts no further case, or None.
+    local sweep starts no further case, or None. `notes`: limitations its report must state.
     """
 
     out: Path
@@ -45,6 +45,7 @@ class RunSettings:
     memory_limit: int | None = None
     jobs: str = "local"
     time_limit: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str, int]:
@@ -66,7 +67,12 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
             )
         threads = settings.threads or default_threads()
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(settings.out / "environment.json", describe(settings.preset, threads, started))
+        environment = describe(settings.preset, threads, started)
+        # Records from before a --resume were made under the notes of then.
+        notes = [*_earlier_notes(settings.out), *settings.notes]
+        environment["notes"] = list(dict.fromkeys(note for note in notes if note.strip()))
+        environment["limits"] += environment["notes"]
+        write_json(settings.out / "environment.json", environment)
         git, uuid = git_revision(), _gpu_uuid(cases)
         todo = [(*job, settings, threads, git, uuid) for job in jobs if job not in done]
         counts: dict[str, int] = {}
@@ -265,6 +271,14 @@ def _finished(out: Path, case: Case, seed: int) -> bool:
         print(f"warning: {error}; measuring it again", file=sys.stderr)
         return False
     return record["case"] == case.to_dict(seed)
+
+
+def _earlier_notes(out: Path) -> list[str]:
+    try:
+        found = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [str(note) for note in found.get("notes") or ()]
 
 
 def _gpu_uuid(cases: list[Case]) -> str | None:

@@ -27,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory-limit", type=number, metavar="GIB", help="address space of a case, in GiB"
     )
     parser.add_argument(
+        "--note",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a limitation of this run that its report must state; may be given repeatedly",
+    )
+    parser.add_argument(
         "--jobs",
         default="local",
         help="where cases run: local, or slurm (through submitit, one job per case)",
@@ -54,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         if limit is None
         else int(_validate.positive("memory-limit", limit) * 2**30),
         jobs=args.jobs,
+        notes=tuple(args.note),
         time_limit=None
         if args.time_limit is None
         else _validate.positive("time-limit", args.time_limit),

@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/runs/verify")
     parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
     parser.add_argument(
+        "--part",
+        default="1/1",
+        metavar="I/N",
+        help="measure the I-th of N shares of the jobs; N processes with the same --out share them",
+    )
+    parser.add_argument(
         "--time-limit",
         type=number,
         metavar="SECONDS",
@@ -41,9 +47,13 @@ def run(args: argparse.Namespace) -> int:
     threads = _validate.positive_int("threads", threads)
     if args.time_limit is not None:
         _validate.non_negative("time_limit", args.time_limit)
+    part = _part(args.part)
+    if args.quick and part != (1, 1):
+        raise ValueError(f"`part` must be 1/1 with --quick, got {args.part!r}")
     torch.set_num_threads(threads)
     out = args.out or ROOT / "reports" / "runs" / "verify"
-    outcome = verify(quick() if args.quick else full(), out, time_limit=args.time_limit)
+    scope = quick() if args.quick else full()
+    outcome = verify(scope, out, time_limit=args.time_limit, part=part)
 
     def show(mark: str, claim: Claim) -> None:
         print(f"{mark} {claim.verdict:15s} {claim.claim}")
@@ -64,3 +74,10 @@ def run(args: argparse.Namespace) -> int:
     for line in outcome.failures:
         print(f"bench verify: failed: {line}", file=sys.stderr)
     return 1 if outcome.failures else 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"`part` must be I/N with 1 <= I <= N, got {text!r}")
+    return int(index), int(count)

@@ -176,7 +176,10 @@ def run_jobs(
     time_limit: float | None = None,
     progress: Callable[[Job], None] = lambda job: None,
 ) -> None:
-    """Measure what `store` lacks, in order; no job starts once `time_limit` seconds are over."""
+    """Measure what `store` lacks, in order; no job starts once `time_limit` seconds are over.
+
+    Several processes may share a store, each with its own share of the jobs.
+    """
     began = time.monotonic()
     for job in wanted:
         if store.read(job) is not None:

@@ -38,11 +38,14 @@ class Outcome:
     failures: list[str]
 
 
-def verify(scope: Scope, out: Path, *, time_limit: float | None = None) -> Outcome:
+def verify(
+    scope: Scope, out: Path, *, time_limit: float | None = None, part: tuple[int, int] = (1, 1)
+) -> Outcome:
     """Measure `scope`; write verify.json, data/*.csv and figures/ under `out`.
 
     A job that is already under out/jobs is not run again, except in the quick scope: that one
-    is a test of the code as it is now.
+    is a test of the code as it is now. `part` (i, n) measures every n-th job from the i-th on and
+    judges whatever is there: n processes with the same `out` share the work.
     """
     # First of all: hours of measuring should not end at a folder that cannot be written.
     (out / "data").mkdir(parents=True, exist_ok=True)
@@ -51,18 +54,19 @@ def verify(scope: Scope, out: Path, *, time_limit: float | None = None) -> Outco
         shutil.rmtree(out / "jobs", ignore_errors=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     store, wanted = Store(out), jobs(scope)
-    ahead = store.missing(wanted)
+    own = wanted[part[0] - 1 :: part[1]]
+    ahead = store.missing(own)
     minutes = sum(job.seconds for job in ahead) / 60.0
     tqdm.write(
-        f"{len(ahead)} of {len(wanted)} jobs to run, about {minutes:.0f} minutes on two idle cores"
+        f"{len(ahead)} of {len(own)} jobs to run, about {minutes:.0f} minutes on two idle cores"
     )
-    with tqdm(total=len(wanted), unit="job") as bar:
+    with tqdm(total=len(own), unit="job") as bar:
 
         def progress(job: Job) -> None:
             bar.set_postfix_str(job.name)
             bar.update()
 
-        run_jobs(wanted, store, time_limit=time_limit, progress=progress)
+        run_jobs(own, store, time_limit=time_limit, progress=progress)
     return judge(scope, out, started)
 
 

@@ -156,6 +156,9 @@ BAD = [
         (["verify", "--threads", "0"], ["threads", "0", ">= 1"]),
         (["verify", "--threads", "two"], ["threads", "'two'", "integer"]),
         (["verify", "--time-limit", "-1"], ["time_limit", "-1", ">= 0"]),
+        (["verify", "--part", "3/2"], ["part", "'3/2'", "I/N"]),
+        (["verify", "--part", "one"], ["part", "'one'", "I/N"]),
+        (["verify", "--quick", "--part", "1/2"], ["part", "'1/2'", "1/1"]),
         (["verify", "--time-limit", "soon"], ["time-limit", "'soon'", "number"]),
     ]
     if pair[0][:1] in ([], ["fly"]) or pair[0][0] in cli.VERBS

@@ -113,6 +113,15 @@ def first_worker(monkeypatch):
     return install
 
 
+def test_notes_are_limits_of_the_run_and_survive_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_run_one", lambda case, seed, *rest: made_up(case))
+    run_cases([OK], 1, settings(tmp_path, notes=("another case ran beside it",)))
+    run_cases([OK], 1, settings(tmp_path, notes=("a second note", " "), resume=True))
+    found = json.loads((tmp_path / "environment.json").read_text())
+    assert found["notes"] == ["another case ran beside it", "a second note"]
+    assert found["limits"][-2:] == found["notes"]
+
+
 class TestRecords:
     @pytest.mark.parametrize("name", CASES)
     def test_one_for_every_case_with_the_status_expected(self, measured, name):

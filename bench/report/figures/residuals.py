@@ -50,8 +50,8 @@ def _page(rows: pd.DataFrame, order: list[str], number: int | None) -> Drawing:
     iterations, residual = axes[0]
     for ax, column in ((iterations, "iterations_mean"), (residual, "residual_max")):
         _draw(ax, rows, order, gradients, column)
-    iterations.set_xlabel("mean inner iterations per time step")
-    residual.set_xlabel("largest inner residual, in the tolerance's units")
+    iterations.set_xlabel("mean iterations per time step")
+    residual.set_xlabel("largest residual, in the tolerance's units")
     residual.sharey(iterations)
     residual.tick_params(labelleft=False)
     _tolerances(residual, rows, order)
@@ -90,8 +90,11 @@ def _draw(
     ax: Axes, rows: pd.DataFrame, order: list[str], gradients: list[str], column: str
 ) -> None:
     height = _positions(rows, order, gradients)
-    # a residual of exactly zero has no place on a logarithmic axis; it is drawn at the float's edge
-    values = rows[column].clip(lower=np.finfo(np.float32).tiny)
+    values = rows[column]
+    counts = column == "iterations_mean"
+    if not counts:
+        # a residual of exactly zero has no place on a logarithmic axis: drawn at the float's edge
+        values = values.clip(lower=np.finfo(np.float32).tiny)
     sns.scatterplot(
         x=values,
         y=height,
@@ -104,13 +107,17 @@ def _draw(
         legend=False,
         ax=ax,
     )
-    ax.set_xscale("log")
+    # a closed form takes no iteration at all: linear below one, logarithmic above
+    ax.set_xscale("symlog", linthresh=1.0) if counts else ax.set_xscale("log")
     ax.set_yticks(range(len(order)), order)
     ax.set_ylim(len(order) - 0.5, -0.5)
     ax.set_ylabel("")
     for line in range(1, len(order)):
         ax.axhline(line - 0.5, color="#d5d5d5", linewidth=0.6)
     ax.grid(visible=False, axis="y")
+    if counts:
+        ax.set_xlim(-0.15, 1.5 * max(values.max(), 10.0))
+        return
     low, high = np.log10(values.min()), np.log10(values.max())
     if high - low < 2:
         ax.set_xlim(10 ** (min(low, high - 1) - 0.3), 10 ** (high + 0.3))
