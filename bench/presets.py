@@ -157,6 +157,20 @@ def cpu() -> Iterator[Case]:
 def gpu() -> Iterator[Case]:
     """The same at full size, on one GPU."""
     yield from _sweep("cuda", batches=(50, 128, 512))
+    # Fixed iterations, compiled: what CUDA graphs are captured for.
+    for n_agents in (1, 20, 100):
+        for gradient in ("jfb", "unrolled"):
+            yield Case(
+                problem="quadrotor",
+                n_agents=n_agents,
+                gradient=gradient,
+                tolerance=None,
+                max_iterations=5,
+                batch_size=50,
+                n_steps=DEFAULT_STEPS["quadrotor"],
+                device="cuda",
+                compile=True,
+            )
 
 
 def released() -> Iterator[Case]:

@@ -36,8 +36,9 @@ class CompiledStep:
     compiled code costs; None takes 4, or 1 where a gradient tracks so many applications of T that
     the graph would become too large. Times enter as tensors, so a coarser grid needs no new graph;
     another batch size or a warm start does. The first call of each kind takes the seconds that
-    compiling takes. `backend` is torch.compile's. Raises ValueError with the reason where `policy`
-    cannot be compiled.
+    compiling takes. `backend` is torch.compile's. On a GPU a fixed number of iterations is captured
+    as CUDA graphs; a stopping test waits for the device and is not. Raises ValueError with the
+    reason where `policy` cannot be compiled.
     """
 
     def __init__(
@@ -47,9 +48,12 @@ class CompiledStep:
             raise ValueError(reason)
         self.span = _default_span(policy) if span is None else _validate.positive_int("span", span)
         options: dict[str, Any] | None = None
+        self._captured = False
         if backend == "inductor" and policy.problem.device.type == "cpu":
             # Kernels of microseconds: calling them from generated Python would take longer.
             options = {"cpp_wrapper": True}
+        elif backend == "inductor" and _fixed_iterations(policy):
+            options, self._captured = {"triton.cudagraphs": True}, True
 
         def compiled(function: Callable[..., Step]) -> Callable[..., Step]:
             # A code object of its own: torch.compile limits the graphs it keeps per code object,
@@ -62,6 +66,11 @@ class CompiledStep:
             )
 
         self._one, self._several = compiled(advance), compiled(_advance_several)
+
+    def begin(self) -> None:
+        """Called before a rollout's first time step: what the last one left may be overwritten."""
+        if self._captured:
+            torch.compiler.cudagraph_mark_step_begin()
 
     def __call__(
         self,
@@ -93,6 +102,11 @@ class CompiledStep:
         return self._several(
             policy, *_tensors(z, t, h), z, running, start, penalties, warm_start, self.span
         )
+
+
+def _fixed_iterations(policy: Policy) -> bool:
+    """Whether no operation of a time step waits for the device."""
+    return not isinstance(policy, HamiltonianPolicy) or policy.solver.tolerance is None
 
 
 def _advance_several(

@@ -142,6 +142,8 @@ def rollout(
     # An `advance` that can take several time steps at once says how many.
     several: Callable[..., Step] | None = getattr(advance, "several", None)
     span, done = getattr(advance, "span", 1), 0
+    if (begin := getattr(advance, "begin", None)) is not None:
+        begin()
 
     def take(
         steps: range, z: Tensor, running: Tensor, hjb: Tensor | None, start: Tensor | None
