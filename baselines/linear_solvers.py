@@ -9,9 +9,11 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 
 from jfbcore import _validate
 
@@ -22,6 +24,10 @@ class LinearSolver(abc.ABC):
     @abc.abstractmethod
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         """Solve A x = b, all (batch, m); `preconditioner` applies an approximate inverse of A."""
+
+    def supports_compilation(self) -> str | None:
+        """None, or the reason why torch.compile cannot make one graph of `solve`."""
+        return f"{type(self).__name__} decides on the host when to stop; run it eager"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,28 +59,52 @@ class ConjugateGradient(LinearSolver):
         _validate.positive("tolerance", self.tolerance)
         _validate.positive_int("max_iterations", self.max_iterations)
 
+    def supports_compilation(self) -> str | None:
+        return None
+
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
-        x = torch.zeros_like(b)
-        r = b
-        z = preconditioner(r)
-        p = z
-        rz = _dot(r, z)
+        z = preconditioner(b)
         limit = self.tolerance * torch.linalg.vector_norm(b, dim=-1, keepdim=True)
-        for _ in range(self.max_iterations):
-            active = torch.linalg.vector_norm(r, dim=-1, keepdim=True) > limit
-            if not bool(active.any()):
-                break
+        state = _Search(torch.zeros_like(b), b, z, _dot(b, z))
+
+        def active(r: Tensor) -> Tensor:
+            return torch.linalg.vector_norm(r, dim=-1, keepdim=True) > limit
+
+        def step(x: Tensor, r: Tensor, p: Tensor, rz: Tensor) -> _Search:
             ap = operator(p)
             curvature = _dot(p, ap)
-            usable = active & (curvature > 0)
+            usable = active(r) & (curvature > 0)
             length = torch.where(usable, rz / curvature, 0.0)
-            x = x + length * p
-            r = r - length * ap
+            x, r = x + length * p, r - length * ap
             z = preconditioner(r)
             rz_new = _dot(r, z)
             p = z + torch.where(usable, rz_new / rz, 0.0) * p
-            rz = rz_new
-        return x
+            return _Search(x, r, p, rz_new)
+
+        if torch.compiler.is_compiling():
+            # The same loop as an operator of the graph, which may not test on the host.
+            count = torch.zeros((), dtype=torch.int64, device=b.device)
+            start = (count, *(tensor.clone() for tensor in state))
+            _, x, *_ = while_loop(
+                lambda i, x, r, p, rz: (i < self.max_iterations) & active(r).any(),
+                lambda i, x, r, p, rz: (i + 1, *step(x, r, p, rz)),
+                start,
+            )
+            return x
+        for _ in range(self.max_iterations):
+            if not bool(active(state.residual).any()):
+                break
+            state = step(*state)
+        return state.solution
+
+
+class _Search(NamedTuple):
+    """Where conjugate gradients stand: (batch, m) each, and <r, z> (batch, 1)."""
+
+    solution: Tensor
+    residual: Tensor
+    direction: Tensor
+    product: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,14 +197,14 @@ def released() -> Iterator[Case]:
 def targets() -> Iterator[Case]:
     """Training to a target on the recommended recipe, the same for every gradient."""
     for problem, n_agents, seconds in (
-        ("quadrotor", 1, 300.0),
+        ("quadrotor", 1, 240.0),
         ("consumption", 5, 60.0),
-        ("bicycle", 1, 150.0),
-        ("quadrotor", 6, 480.0),
-        ("quadrotor", 20, 600.0),
-        ("consumption", 100, 150.0),
-        ("bicycle", 20, 400.0),
-        ("quadrotor", 100, 1500.0),
+        ("bicycle", 1, 100.0),
+        ("quadrotor", 6, 300.0),
+        ("quadrotor", 20, 400.0),
+        ("consumption", 100, 120.0),
+        ("bicycle", 20, 240.0),
+        ("quadrotor", 100, 900.0),
     ):
         for gradient in MAIN_GRADIENTS:
             yield Case(

@@ -92,6 +92,10 @@ class Guard:
         if self._since_snapshot >= self.settings.snapshot_interval:
             self._take_snapshot()
 
+    def forget(self) -> None:
+        """Judge no jump until `window` more losses are in: the loss has become another one."""
+        self._recent.clear()
+
     def reject(self, step: int, reason: str) -> None:
         """Put the last good parameters back and slow down."""
         self.interventions.append(Intervention(step, reason))

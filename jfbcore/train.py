@@ -157,6 +157,7 @@ class Training:
         self.step_seconds: list[float] = []
         self.curve: list[Evaluation] = []
         self._plateau_scale, self._plateau_best, self._plateau_wait = 1.0, math.inf, 0
+        self._grid = self.n_steps()
 
     def run(self, progress: Callable[[float, str], None] | None = None) -> TrainingResult:
         """Train to the end. `progress` is told the fraction done and a line of text."""
@@ -203,6 +204,10 @@ class Training:
 
     def _train_step(self) -> None:
         x = self._draw() if self.minibatch is None else self.minibatch
+        if self.n_steps() != self._grid:
+            # The cost on another grid is another one; a jump between the two says nothing.
+            self._grid = self.n_steps()
+            self.guard.forget()
         self.optimizer.zero_grad()
         result = self._rollout(x)
         objective = result.cost.mean()
@@ -362,6 +367,7 @@ class Training:
         self.minibatch = state["minibatch"]
         self.step, self.seconds, self.loss = state["progress"]
         self._plateau_scale, self._plateau_best, self._plateau_wait = state["plateau"]
+        self._grid = self.n_steps()
         self.step_seconds = state["step_seconds"]
         self.curve = [Evaluation(**point) for point in state["curve"]]
 

@@ -279,7 +279,7 @@ def test_a_compiled_case_reports_compile_time_apart(monkeypatch):
 
 
 def test_what_cannot_be_compiled_is_unsupported():
-    case = Case(problem="quadrotor", n_agents=1, gradient="implicit", batch_size=2, n_steps=2,
+    case = Case(problem="quadrotor", n_agents=1, gradient="implicit-gmres", batch_size=2, n_steps=2,
                 compile=True)  # fmt: skip
     record = empty_record(case, 0)
     worker.fill(record, case, 0)

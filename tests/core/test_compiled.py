@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from baselines import DirectPolicy, Implicit, Unrolled
+from baselines import GMRES, DirectPolicy, Implicit, Unrolled
 from jfbcore.compiled import SPAN, CompiledStep, compilation_reason
 from jfbcore.gradients import JFB
 from jfbcore.maps import ScaledMap
@@ -98,6 +98,13 @@ def test_a_loop_of_fixed_length(iterations):
     agrees(policy, CompiledStep(policy, FAST, span=2))
 
 
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_implicit_with_conjugate_gradients_inside_the_graph(problem):
+    problem = PROBLEMS[problem]()
+    policy = policy_of(problem, Implicit())
+    agrees(policy, CompiledStep(policy, FAST, span=2))
+
+
 def test_spans_and_checkpointed_segments():
     policy = policy_of(Quadrotor(2, n_steps=6), JFB())
     agrees(policy, CompiledStep(policy, FAST, span=2), segment=3)
@@ -136,7 +143,8 @@ def test_unrolled_and_direct():
         (Unrolled(), Picard(), "depends on the data"),
         (Unrolled(), Picard(tolerance=None, max_iterations=500), "at most 50"),
         (JFB(), Anderson(), "compile with Picard"),
-        (Implicit(), Picard(), "run it eager"),
+        (Implicit(GMRES()), Picard(), "run it eager"),
+        (Implicit(), Anderson(), "compile with Picard"),
     ],
 )
 def test_what_cannot_be_compiled_says_why(gradient, solver, reason):

@@ -265,6 +265,18 @@ def test_a_jump_is_rejected():
     assert "loss jumped to" in result.interventions[0].reason
 
 
+def test_a_jump_between_two_grids_is_none():
+    """The spoiled step is the first on the finer grid: its cost is another one. The jump two
+    steps on, when the window has filled again, counts."""
+    settings = config(
+        steps=10, coarsening=((0.5, 2),), guard=GuardSettings(window=2, jump_factor=3.0)
+    )
+    training = Training(make_policy(), settings)
+    spoil(training, {5, 8}, lambda x: x + 100.0)
+    result = training.run()
+    assert [i.step for i in result.interventions] == [8]
+
+
 def test_an_infinite_gradient_is_rejected():
     policy = make_policy()
     training = Training(policy, config())
