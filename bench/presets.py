@@ -204,7 +204,7 @@ def targets() -> Iterator[Case]:
         ("quadrotor", 20, 400.0),
         ("consumption", 100, 120.0),
         ("bicycle", 20, 240.0),
-        ("quadrotor", 100, 900.0),
+        ("quadrotor", 100, 600.0),
     ):
         for gradient in MAIN_GRADIENTS:
             yield Case(
