@@ -199,7 +199,7 @@ def targets() -> Iterator[Case]:
     for problem, n_agents, seconds in (
         ("quadrotor", 1, 150.0),
         ("consumption", 5, 60.0),
-        ("bicycle", 1, 100.0),
+        ("bicycle", 1, 300.0),
         ("quadrotor", 6, 300.0),
         ("quadrotor", 20, 400.0),
         ("consumption", 100, 120.0),
