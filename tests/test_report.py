@@ -23,7 +23,7 @@ from bench.report import load_run, write_report
 from bench.report.figures.convergence import median_band
 from bench.report.figures.scaling import SAVED, predicted_rows
 from bench.report.fits import power_law_slope
-from bench.report.frames import case_frame, curve_frame
+from bench.report.frames import WORKLOAD, case_frame, curve_frame
 from bench.report.header import not_run
 from bench.report.load import Run, UnusableFile
 from bench.report.profile import median_with_misses, performance_profile, time_to_target
@@ -359,6 +359,36 @@ def test_a_seed_without_a_curve_is_a_miss(tmp_path: Path) -> None:
     (row,) = target_times(curve_frame(runs, cases), cases).to_dict("records")
     assert (row["seeds"], row["reached_0.25"]) == (5, 2)
     assert row["target_0.25"] == np.inf
+
+
+def test_a_case_that_trains_on_a_recipe_has_targets(tmp_path: Path) -> None:
+    """Such a case has no number of training steps: its seconds are what is fixed."""
+    records = [synthetic_record("jfb", 1, seed=seed, curve=synthetic_curve(1.0)) for seed in (0, 1)]
+    records.append(synthetic_record("jfb", 1, seed=2, status="diverged", reason="made up"))
+    for record in records:
+        record["case"] |= {"train_steps": 0, "recipe": "recommended", "train_seconds": 5.0}
+    runs = [load_run(write_run(tmp_path / "run", records))]
+    cases = case_frame(runs)
+    (row,) = target_times(curve_frame(runs, cases), cases).to_dict("records")
+    assert (row["seeds"], row["reached_0.25"]) == (3, 2)
+    assert row["target_0.25"] == 1.0
+
+
+def test_compiled_and_checkpointed_rows_are_not_mixed_with_eager_ones(tmp_path: Path) -> None:
+    records = []
+    for changes in ({}, {"compile": True}, {"segment": 12}, {"network": "shared"}):
+        record = synthetic_record("jfb", 1)
+        record["case"] |= {"compile": False, "network": "dense", "segment": None} | changes
+        record["case"]["id"] += "-" + "-".join(changes)
+        records.append(record)
+    cases = case_frame([load_run(write_run(tmp_path / "run", records))])
+    found = {row["id"].split("-")[-1]: row for row in cases.to_dict("records")}
+    assert found["compile"]["execution"] == "compiled"
+    assert found["segment"]["execution"] == "checkpointed every 12 time steps"
+    assert found["network"]["execution"] == found[""]["execution"] == "eager"
+    assert found["network"]["ascent"] == "scaled map, shared network"
+    assert found[""]["ascent"] == "scaled map"
+    assert "execution" in WORKLOAD
 
 
 def test_band_counts_a_failed_seed_as_infinite() -> None:

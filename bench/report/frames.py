@@ -32,6 +32,9 @@ FIELDS: dict[str, tuple[str, str]] = {
     "recipe": ("case.recipe", "str"),
     "timed": ("case.timed", "boolean"),
     "compile": ("case.compile", "boolean"),
+    "network": ("case.network", "str"),
+    "segment": ("case.segment", "Int64"),
+    "train_seconds": ("case.train_seconds", "float64"),
     "status": ("status", "str"),
     "reason": ("reason", "str"),
     "step_seconds": ("step_seconds.median", "float64"),
@@ -67,7 +70,7 @@ FIELDS: dict[str, tuple[str, str]] = {
 }
 
 #: what must be equal, besides the machine, before two rows may be compared
-WORKLOAD = ("variant", "batch_size", "n_steps", "dtype", "device")
+WORKLOAD = ("variant", "batch_size", "n_steps", "dtype", "device", "execution")
 #: columns that identify a curve's record
 _CURVE_KEYS = (
     *("run", "environment", "id", "problem", "n_agents", "gradient", "ascent", "solver"),
@@ -79,9 +82,9 @@ _CURVE_VALUES = ("seconds", "step", "loss", "evaluation_cost", "optimality_gap")
 def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per record: run, environment, the columns of `FIELDS`, null_reasons.
 
-    Two columns say in words what identifies a setting: `ascent` (the map and, if not its usual
-    one, the step size) and `budget` (when the inner iteration stops). Infinite numbers become
-    null, as they do in records.
+    Three columns say in words what identifies a setting: `ascent` (the map and, if not the usual
+    ones, the step size and the network), `budget` (when the inner iteration stops) and `execution`
+    (eager, compiled, checkpointed in segments). Infinite numbers become null, as in records.
     """
     letters = environment_letters(runs)
     rows = []
@@ -99,7 +102,10 @@ def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
     rows = frame.to_dict("records")
     frame.insert(frame.columns.get_loc("step_size") + 1, "ascent", [_ascent(row) for row in rows])
     frame.insert(frame.columns.get_loc("tolerance") + 1, "budget", [_budget(row) for row in rows])
-    frame = frame.astype({"ascent": "str", "budget": "str"})
+    frame.insert(
+        frame.columns.get_loc("segment") + 1, "execution", [_execution(row) for row in rows]
+    )
+    frame = frame.astype({"ascent": "str", "budget": "str", "execution": "str"})
     return _finite(frame)
 
 
@@ -116,6 +122,11 @@ def curve_frame(runs: Sequence[Run], cases: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=[*_CURVE_KEYS, *_CURVE_VALUES])
     dtypes = {key: dtype for key, (_, dtype) in FIELDS.items() if key in _CURVE_KEYS}
     return _finite(frame.astype(dtypes | dict.fromkeys(_CURVE_VALUES, "float64")))
+
+
+def trained(cases: pd.DataFrame) -> pd.Series:
+    """Rows of cases that train, for a number of steps or on a recipe."""
+    return (cases["train_steps"].fillna(0) > 0) | cases["recipe"].notna()
 
 
 def iterates(cases: pd.DataFrame) -> pd.Series:
@@ -162,7 +173,15 @@ def _ascent(row: Mapping[str, Any]) -> str | None:
     if pd.isna(row["map"]):
         return None
     step = "" if pd.isna(row["step_size"]) else f", step {row['step_size']:g}"
-    return f"{row['map']} map{step}"
+    network = "" if pd.isna(row["network"]) or row["network"] == "dense" else ", shared network"
+    return f"{row['map']} map{step}{network}"
+
+
+def _execution(row: Mapping[str, Any]) -> str:
+    words = ["compiled"] if not pd.isna(row["compile"]) and row["compile"] else []
+    if not pd.isna(row["segment"]):
+        words.append(f"checkpointed every {row['segment']} time steps")
+    return ", ".join(words) or "eager"
 
 
 def _budget(row: Mapping[str, Any]) -> str | None:

@@ -117,6 +117,7 @@ def describe(column: str, value: Any) -> str:
         "max_iterations": f"K ≤ {value}",
         "environment": f"environment {value}",
         "recipe": f"recipe {value}",
+        "execution": "" if value == "eager" else value,
     }.get(column, str(value))
 
 

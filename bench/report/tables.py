@@ -200,6 +200,6 @@ def missing_reason(row: pd.Series, column: str) -> str:
     if row["status"] != "ok":
         words = str(row["status"]).replace("_", " ")
         return words if pd.isna(row["reason"]) else f"{words}: {row['reason']}"
-    if column.startswith("final_") and str(row["train_steps"]) == "0":
+    if column.startswith("final_") and str(row["train_steps"]) == "0" and pd.isna(row["recipe"]):
         return "the case does not train"
     return "no reason recorded"

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from bench.report.frames import WORKLOAD
+from bench.report.frames import WORKLOAD, trained
 from bench.report.profile import median_with_misses, time_to_target
 
 #: optimality gaps that count as reached
@@ -25,10 +25,10 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     """
     known = curves[curves["optimality_gap"].notna()]
     by_seed = dict(list(known.groupby(["run", "id", "seed"], dropna=False)))
-    trained = cases[cases["train_steps"].fillna(0) > 0]
-    trained = trained.merge(known[list(_PROBLEM)].drop_duplicates(), on=list(_PROBLEM))
+    runs = cases[trained(cases)]
+    runs = runs.merge(known[list(_PROBLEM)].drop_duplicates(), on=list(_PROBLEM))
     rows = []
-    for key, case in trained.groupby(list(_CASE), dropna=False):
+    for key, case in runs.groupby(list(_CASE), dropna=False):
         row = dict(zip(_CASE, key, strict=True))
         seeds = [by_seed.get((row["run"], row["id"], seed)) for seed in case["seed"]]
         gaps = [seed["optimality_gap"].min() for seed in seeds if seed is not None]

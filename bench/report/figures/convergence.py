@@ -22,7 +22,7 @@ from bench.report.figures.canvas import (
     scale_axis,
     spread_in_words,
 )
-from bench.report.frames import WORKLOAD
+from bench.report.frames import WORKLOAD, trained
 from bench.report.series import Panel, Series, constant_settings, describe, panels, series_of, title
 from bench.report.style import FAILURES
 
@@ -41,8 +41,7 @@ _MOST_ROWS = 6
 
 def convergence_figures(curves: pd.DataFrame, cases: pd.DataFrame) -> list[Drawing]:
     """Per metric one figure: a row per problem and number of agents, columns seconds and steps."""
-    trained = cases["train_steps"].fillna(0) > 0
-    failed = cases[trained & cases["status"].isin(list(FAILURES))]
+    failed = cases[trained(cases) & cases["status"].isin(list(FAILURES))]
     drawings = []
     for metric in _METRICS:
         known = curves[curves[metric].notna()]
