@@ -197,7 +197,7 @@ def released() -> Iterator[Case]:
 def targets() -> Iterator[Case]:
     """Training to a target on the recommended recipe, the same for every gradient."""
     for problem, n_agents, seconds in (
-        ("quadrotor", 1, 150.0),
+        ("quadrotor", 1, 300.0),
         ("consumption", 5, 60.0),
         ("bicycle", 1, 300.0),
         ("quadrotor", 6, 300.0),

@@ -17,7 +17,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-2,
         "warm_start": True,
         # Eight time steps first: on them training finds the cheaper kind of flight (one long lean).
-        "coarsening": ((0.08, 20), (0.2, 8), (0.4, 4), (0.6, 2)),
+        "coarsening": ((0.15, 20), (0.3, 8), (0.45, 4), (0.6, 2)),
     },
     # The steering gain 1/wheelbase makes the bicycle's Euler map change with the step: a policy
     # trained on a coarser grid fails on the real one.
