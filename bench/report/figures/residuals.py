@@ -51,7 +51,7 @@ def _page(rows: pd.DataFrame, order: list[str], number: int | None) -> Drawing:
     for ax, column in ((iterations, "iterations_mean"), (residual, "residual_max")):
         _draw(ax, rows, order, gradients, column)
     iterations.set_xlabel("mean iterations per time step")
-    residual.set_xlabel("largest residual, in the tolerance's units")
+    residual.set_xlabel("largest inner residual")
     residual.sharey(iterations)
     residual.tick_params(labelleft=False)
     _tolerances(residual, rows, order)
