@@ -456,8 +456,8 @@ class TestCommand:
     def test_failed_assertions_are_exit_code_1(
         self, capsys, tmp_path, monkeypatch, lines, expected
     ):
-        def verify(scope, out, *, time_limit):
-            assert (scope.name, time_limit) == ("quick", 5.0)
+        def verify(scope, out, *, time_limit, part):
+            assert (scope.name, time_limit, part) == ("quick", 5.0, (1, 1))
             return Outcome(judge_claims({}), [], [], {}, lines)
 
         monkeypatch.setattr("bench.verify.run.verify", verify)
@@ -468,3 +468,16 @@ class TestCommand:
         assert code == expected
         assert err.splitlines() == [f"bench verify: failed: {line}" for line in lines]
         assert sum(line[:2] in {f"{n}." for n in range(1, 8)} for line in out.splitlines()) == 7
+
+
+def test_parts_share_the_jobs_without_overlap(tmp_path, monkeypatch):
+    from bench.verify import run, scope
+
+    seen = []
+    monkeypatch.setattr(run, "run_jobs", lambda wanted, *rest, **options: seen.append(wanted))
+    monkeypatch.setattr(run, "judge", lambda *arguments: None)
+    for i in (1, 2, 3):
+        run.verify(scope.full(), tmp_path, part=(i, 3))
+    names = [job.name for part in seen for job in part]
+    assert len(seen) == 3
+    assert sorted(names) == sorted(job.name for job in jobs(scope.full()))
