@@ -21,7 +21,7 @@ from jfbcore.optimizers import OPTIMIZERS, build_optimizer
 from jfbcore.policy import Policy
 from jfbcore.rollout import Rollout, Step, advance, rollout
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +319,7 @@ class Training:
             "generator": self.generator.get_state(),
             "minibatch": self.minibatch,
             "progress": (self.step, self.seconds, self.loss),
+            "grid": self._grid,
             "plateau": (self._plateau_scale, self._plateau_best, self._plateau_wait),
             "step_seconds": self.step_seconds,
             "curve": [asdict(point) for point in self.curve],
@@ -367,7 +368,7 @@ class Training:
         self.minibatch = state["minibatch"]
         self.step, self.seconds, self.loss = state["progress"]
         self._plateau_scale, self._plateau_best, self._plateau_wait = state["plateau"]
-        self._grid = self.n_steps()
+        self._grid = state["grid"]
         self.step_seconds = state["step_seconds"]
         self.curve = [Evaluation(**point) for point in state["curve"]]
 

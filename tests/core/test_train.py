@@ -277,6 +277,20 @@ def test_a_jump_between_two_grids_is_none():
     assert [i.step for i in result.interventions] == [8]
 
 
+def test_a_checkpoint_between_two_grids_knows_the_one_it_left(tmp_path):
+    settings = config(
+        steps=10, coarsening=((0.5, 2),), guard=GuardSettings(window=2, jump_factor=3.0)
+    )
+    first = Training(make_policy(), settings)
+    for _ in range(5):
+        first._train_step()
+    first.save(tmp_path / "checkpoint")
+    second = Training(make_policy(), settings)
+    second.load(tmp_path / "checkpoint")
+    spoil(second, {5}, lambda x: x + 100.0)
+    assert second.run().interventions == []
+
+
 def test_an_infinite_gradient_is_rejected():
     policy = make_policy()
     training = Training(policy, config())
