@@ -50,7 +50,8 @@ class Case:
     record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
     map's. `compile` passes the time step through torch.compile. `network` "shared" gives all agents
     one value network. `segment` checkpoints the rollout every so many time steps. `recipe` trains
-    for `train_seconds` as `bench train` would. Raises ValueError or TypeError naming the field.
+    for `train_seconds` as `bench train` would, at `learning_rate` in place of its own if one is
+    given. Raises ValueError or TypeError naming the field.
     """
 
     problem: str
@@ -73,6 +74,7 @@ class Case:
     segment: int | None = None
     recipe: str | None = None
     train_seconds: float | None = None
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         _validate.one_of("problem", self.problem, PROBLEM_NAMES)
@@ -112,6 +114,12 @@ class Case:
             _validate.positive("train_seconds", self.train_seconds)
             if self.train_steps:
                 raise ValueError(f"`train_steps` must be 0 with a recipe, got {self.train_steps}")
+        if self.learning_rate is not None:
+            _validate.positive("learning_rate", self.learning_rate)
+            if self.recipe is None:
+                raise ValueError(
+                    f"`learning_rate` {self.learning_rate:g} replaces that of a `recipe`, got none"
+                )
         for name in ("timed", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
@@ -140,6 +148,8 @@ class Case:
             parts.append(f"segment{self.segment}")
         if self.recipe is not None:
             parts.append(f"{self.recipe}{self.train_seconds:g}s")
+        if self.learning_rate is not None:
+            parts.append(f"lr{self.learning_rate:g}")
         return "-".join(parts)
 
     def to_dict(self, seed: int) -> dict[str, Any]:

@@ -218,7 +218,11 @@ def training_config(case: Case, seed: int) -> TrainingConfig:
     """How a case trains for its curve."""
     if case.recipe is not None:
         config = recipes.training_config(
-            case, time_limit=case.train_seconds, seed=seed, recipe=case.recipe
+            case,
+            time_limit=case.train_seconds,
+            seed=seed,
+            recipe=case.recipe,
+            learning_rate=case.learning_rate,
         )
         return replace(config, evaluations=_TARGET_EVALUATIONS)
     return TrainingConfig(

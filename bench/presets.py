@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
 from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
-from bench.recipes import case_settings
+from bench.recipes import RECOMMENDED, RELEASED_TOLERANCE, case_settings
 
 #: one of each kind of gradient
 MAIN_GRADIENTS = (
@@ -21,6 +21,20 @@ MAIN_GRADIENTS = (
 MORE_GRADIENTS = ("jfb-3", "torchdeq-phantom", "torchdeq-implicit", "implicit-gmres")
 
 
+#: problems trained to a target, and for how long [s]
+_TRAINED = (
+    ("quadrotor", 1, 300.0),
+    ("consumption", 5, 60.0),
+    ("bicycle", 1, 300.0),
+    ("quadrotor", 6, 300.0),
+    ("quadrotor", 20, 400.0),
+    ("consumption", 100, 120.0),
+    ("bicycle", 20, 240.0),
+    ("quadrotor", 100, 600.0),
+)
+#: those on which the learning rate is tuned for each gradient, and the factors tried
+_TUNED = (("quadrotor", 1, 300.0), ("consumption", 5, 60.0), ("bicycle", 1, 300.0))
+_RATE_FACTORS = (2.0, 0.5)
 #: time steps of a checkpointed segment, near the root of the problems' 60 to 160
 _SEGMENT = 12
 
@@ -195,27 +209,39 @@ def released() -> Iterator[Case]:
 
 
 def targets() -> Iterator[Case]:
-    """Training to a target on the recommended recipe, the same for every gradient."""
-    for problem, n_agents, seconds in (
-        ("quadrotor", 1, 300.0),
-        ("consumption", 5, 60.0),
-        ("bicycle", 1, 300.0),
-        ("quadrotor", 6, 300.0),
-        ("quadrotor", 20, 400.0),
-        ("consumption", 100, 120.0),
-        ("bicycle", 20, 240.0),
-        ("quadrotor", 100, 600.0),
-    ):
+    """Training to a target: every gradient on the recommended recipe, then with its rate tuned.
+
+    Beside them what the choice of map and of recipe does: jfb on the scaled map, and as released.
+    """
+    for problem, n_agents, seconds in _TRAINED:
         for gradient in MAIN_GRADIENTS:
-            yield Case(
-                problem=problem,
-                n_agents=n_agents,
-                gradient=gradient,
-                n_steps=DEFAULT_STEPS[problem],
-                recipe="recommended",
-                train_seconds=seconds,
-                **case_settings("recommended", problem, n_agents, gradient),
-            )
+            yield _trained("recommended", problem, n_agents, gradient, seconds)
+    problem, n_agents, seconds = _TRAINED[0]
+    yield replace(
+        _trained("recommended", problem, n_agents, "jfb", seconds), map="scaled", solver="picard"
+    )
+    yield replace(
+        _trained("released", problem, n_agents, "jfb", seconds),
+        tolerance=RELEASED_TOLERANCE,  # one quadrotor's gradient scale is 1: absolute
+    )
+    for factor in _RATE_FACTORS:
+        for problem, n_agents, seconds in _TUNED:
+            rate = factor * RECOMMENDED[problem]["learning_rate"]
+            for gradient in MAIN_GRADIENTS:
+                case = _trained("recommended", problem, n_agents, gradient, seconds)
+                yield replace(case, learning_rate=rate)
+
+
+def _trained(recipe: str, problem: str, n_agents: int, gradient: str, seconds: float) -> Case:
+    return Case(
+        problem=problem,
+        n_agents=n_agents,
+        gradient=gradient,
+        n_steps=DEFAULT_STEPS[problem],
+        recipe=recipe,
+        train_seconds=seconds,
+        **case_settings(recipe, problem, n_agents, gradient),
+    )
 
 
 def _sweep(device: str, batches: tuple[int, ...]) -> Iterator[Case]:

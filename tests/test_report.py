@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,7 +31,7 @@ from bench.report.profile import median_with_misses, performance_profile, time_t
 from bench.report.series import panels, series_of
 from bench.report.style import LOOKS, format_bytes, format_seconds, look, short
 from bench.report.summary import summary
-from bench.report.targets import target_times
+from bench.report.targets import own_rate, target_times, tuned
 
 NO_CUDA = "no CUDA device on this made-up machine"
 NOT_CONCAVE = "a made-up reason: <not> concave & unsupported"
@@ -372,6 +373,34 @@ def test_a_case_that_trains_on_a_recipe_has_targets(tmp_path: Path) -> None:
     (row,) = target_times(curve_frame(runs, cases), cases).to_dict("records")
     assert (row["seeds"], row["reached_0.25"]) == (3, 2)
     assert row["target_0.25"] == 1.0
+
+
+def test_every_gradient_is_shown_on_the_recipe_and_with_its_best_learning_rate(
+    tmp_path: Path,
+) -> None:
+    """The recipe's own rate is the better one for jfb, the other one for implicit."""
+    records = []
+    for gradient, decay, rate in (
+        ("jfb", 1.0, None), ("jfb", 0.3, 0.02), ("implicit", 0.5, None), ("implicit", 0.8, 0.02)
+    ):  # fmt: skip
+        for seed in (0, 1, 2):
+            record = synthetic_record(gradient, 1, seed=seed, curve=synthetic_curve(decay))
+            record["case"] |= {"train_steps": 0, "recipe": "recommended", "train_seconds": 5.0}
+            record["case"]["learning_rate"] = rate
+            record["case"]["id"] += "" if rate is None else f"-lr{rate:g}"
+            records.append(record)
+    runs = [load_run(write_run(tmp_path / "run", records))]
+    cases = case_frame(runs)
+    times = target_times(curve_frame(runs, cases), cases)
+    assert len(times) == 4
+    assert own_rate(times)["learning_rate"].isna().all()
+    best = tuned(times).set_index("gradient")
+    assert best["settings"].to_dict() == {"implicit": 2, "jfb": 2}
+    assert math.isnan(best.loc["jfb", "learning_rate"])
+    assert best.loc["implicit", "learning_rate"] == 0.02
+    page = write_report([tmp_path / "run"], tmp_path / "report").read_text()
+    assert "Time to target, recipe tuned" in page
+    assert (tmp_path / "report" / "figures" / "profile-tuned.png").is_file()
 
 
 def test_compiled_and_checkpointed_rows_are_not_mixed_with_eager_ones(tmp_path: Path) -> None:

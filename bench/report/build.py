@@ -22,7 +22,14 @@ from bench.report.load import Run, load_runs
 from bench.report.roofline import SECTION as ROOFLINE
 from bench.report.roofline import roofline_tables
 from bench.report.summary import summary
-from bench.report.tables import Table, case_table, generic_table, missing_table, target_table
+from bench.report.tables import (
+    Table,
+    case_table,
+    generic_table,
+    missing_table,
+    target_table,
+    tuned_table,
+)
 from bench.report.targets import target_times
 
 _DOTS_PER_INCH = 130
@@ -47,7 +54,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     drawings = [*draw_all(cases, curves), *draw_roofline(runs)]
     for drawing in drawings:
         _save(drawing.figure, out / "figures" / drawing.name)
-    targets = target_table(target_times(curves, cases))
+    times = target_times(curves, cases)
     extra = [generic_table(table) for run in runs for table in run.tables]
     page = Page(
         title=" + ".join(run.name for run in runs),
@@ -60,7 +67,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
         claims=claims_of(runs),
         beyond=claims_of(runs, "beyond"),
         sections=_sections(drawings, out / "figures", {ROOFLINE: roofline_tables(runs)}),
-        tables=[table for table in (targets, *extra) if table],
+        tables=[table for table in (target_table(times), tuned_table(times), *extra) if table],
         cases=case_table(cases),
     )
     index = out / "index.html"

@@ -35,6 +35,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "network": ("case.network", "str"),
     "segment": ("case.segment", "Int64"),
     "train_seconds": ("case.train_seconds", "float64"),
+    "learning_rate": ("case.learning_rate", "float64"),
     "status": ("status", "str"),
     "reason": ("reason", "str"),
     "step_seconds": ("step_seconds.median", "float64"),
@@ -74,7 +75,8 @@ WORKLOAD = ("variant", "batch_size", "n_steps", "dtype", "device", "execution")
 #: columns that identify a curve's record
 _CURVE_KEYS = (
     *("run", "environment", "id", "problem", "n_agents", "gradient", "ascent", "solver"),
-    *("max_iterations", "tolerance", "budget", *WORKLOAD, "recipe", "seed", "status"),
+    *("max_iterations", "tolerance", "budget", *WORKLOAD, "recipe", "learning_rate"),
+    *("seed", "status"),
 )
 _CURVE_VALUES = ("seconds", "step", "loss", "evaluation_cost", "optimality_gap")
 

@@ -117,6 +117,7 @@ def describe(column: str, value: Any) -> str:
         "max_iterations": f"K ≤ {value}",
         "environment": f"environment {value}",
         "recipe": f"recipe {value}",
+        "learning_rate": f"learning rate {value:g}" if isinstance(value, float) else "",
         "execution": "" if value == "eager" else value,
     }.get(column, str(value))
 

@@ -12,8 +12,40 @@ from bench.report.profile import median_with_misses, time_to_target
 #: optimality gaps that count as reached
 TARGETS = (0.25, 0.10, 0.05)
 
+#: what has to be equal for two runs to be after the same target; batch and execution are part of
+#: how a gradient trains
+TARGET_INSTANCE = ("environment", "problem", "n_agents", "variant", "n_steps", "dtype", "device")
+
 _PROBLEM = ("environment", "problem", "n_agents")
-_CASE = ("run", *_PROBLEM, "id", "gradient", "ascent", "solver", "budget", *WORKLOAD, "recipe")
+_CASE = (
+    *("run", *_PROBLEM, "id", "gradient", "ascent", "solver", "budget", *WORKLOAD),
+    *("recipe", "learning_rate"),
+)
+
+
+def own_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows` without the runs at other learning rates than the recipe's, where there are both."""
+    own = rows["learning_rate"].isna()
+    return rows[own] if own.any() else rows
+
+
+def tuned(times: pd.DataFrame) -> pd.DataFrame:
+    """Of `target_times`, the best setting of every gradient of which several rates were tried.
+
+    One row per problem, size and gradient; `settings` counts the rates and maps to choose from.
+    Best is the shortest time to the narrowest target that any of them reaches, then the smallest
+    gap.
+    """
+    if times.empty:
+        return times
+    order = [f"target_{target:g}" for target in sorted(TARGETS)] + ["best_gap"]
+    groups = times.groupby(["run", *TARGET_INSTANCE, "gradient"], dropna=False, sort=False)
+    best = [
+        group.sort_values(order).iloc[0].to_dict() | {"settings": len(group)}
+        for _, group in groups
+        if group["learning_rate"].notna().any()
+    ]
+    return pd.DataFrame(best)
 
 
 def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:

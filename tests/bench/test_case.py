@@ -18,7 +18,9 @@ from bench.case import (
     VARIANTS,
     Case,
 )
+from bench.measure import training_config
 from bench.presets import MAIN_GRADIENTS, PRESETS, TIMEOUTS, select
+from bench.recipes import RECOMMENDED
 from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
 from jfbcore.solvers import SOLVERS
@@ -113,6 +115,7 @@ class TestId:
             {"dtype": "float64"},
             {"device": "cuda"},
             {"map": "plain", "step_size": 0.5},
+            {"recipe": "recommended", "train_seconds": 5.0, "learning_rate": 0.5},
         ],
         ids=lambda change: "-".join(change),
     )
@@ -209,6 +212,14 @@ class TestBadValues:
         with pytest.raises(ValueError, match="`step_size`"):
             replace(BASE, map="scaled", step_size=0.5)
 
+    def test_a_learning_rate_belongs_to_a_recipe(self):
+        trained = replace(BASE, recipe="recommended", train_seconds=5.0, learning_rate=0.5)
+        assert training_config(trained, seed=0).learning_rate == 0.5
+        with pytest.raises(ValueError, match=r"`learning_rate` 0\.5"):
+            replace(BASE, learning_rate=0.5)
+        with pytest.raises(ValueError, match="`learning_rate` must be > 0, got -1"):
+            replace(trained, learning_rate=-1.0)
+
 
 class TestSmoke:
     CASES = tuple(PRESETS["smoke"]())
@@ -276,6 +287,14 @@ class TestOtherPresets:
         assert {c.problem for c in cases} == set(PROBLEM_NAMES)
         assert {c.n_agents for c in cases} == {1, 6, 20, 50, 100}
         assert {c.gradient for c in cases} >= set(MAIN_GRADIENTS)
+
+    def test_targets_tune_the_rate_of_every_gradient_around_the_recipes_own(self):
+        rates: dict[tuple[str, str], set[float | None]] = {}
+        for case in PRESETS["targets"]():
+            rates.setdefault((case.problem, case.gradient), set()).add(case.learning_rate)
+        for (problem, _), found in rates.items():
+            own = RECOMMENDED[problem]["learning_rate"]
+            assert found == {None, 2 * own, own / 2}
 
     def test_released_settings(self):
         for case in PRESETS["released"]():

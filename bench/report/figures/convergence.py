@@ -25,6 +25,7 @@ from bench.report.figures.canvas import (
 from bench.report.frames import WORKLOAD, trained
 from bench.report.series import Panel, Series, constant_settings, describe, panels, series_of, title
 from bench.report.style import FAILURES
+from bench.report.targets import own_rate
 
 _METRICS = {
     "evaluation_cost": "evaluation cost",
@@ -32,7 +33,7 @@ _METRICS = {
     "loss": "training loss",
 }
 _AXES = {"seconds": "wall-clock [s], evaluation off the clock", "step": "gradient evaluations"}
-_VARIANTS = ("ascent", "solver", "budget", "recipe")
+_VARIANTS = ("ascent", "solver", "budget", "recipe", "learning_rate")
 _CURVE = ("run", "id", "seed")
 #: points of a line; more cannot be told apart at this size
 _GRID = 120
@@ -41,10 +42,10 @@ _MOST_ROWS = 6
 
 def convergence_figures(curves: pd.DataFrame, cases: pd.DataFrame) -> list[Drawing]:
     """Per metric one figure: a row per problem and number of agents, columns seconds and steps."""
-    failed = cases[trained(cases) & cases["status"].isin(list(FAILURES))]
+    failed = own_rate(cases[trained(cases) & cases["status"].isin(list(FAILURES))])
     drawings = []
     for metric in _METRICS:
-        known = curves[curves[metric].notna()]
+        known = own_rate(curves[curves[metric].notna()])
         points = known.groupby(list(_CURVE), dropna=False)["step"].transform("size")
         if (points > 1).any():
             drawings += _pages(known[points > 1], failed, metric)

@@ -15,9 +15,12 @@ from bench.report.frames import WORKLOAD, iterates
 from bench.report.profile import median_with_misses, performance_profile
 from bench.report.series import panels
 from bench.report.style import gradient_rank, look
-from bench.report.targets import TARGETS, target_times
+from bench.report.targets import TARGET_INSTANCE, TARGETS, own_rate, target_times, tuned
 
 _INSTANCE = ("environment", "problem", "n_agents", *WORKLOAD)
+#: how a gradient enters the two profiles of the time to target
+_OWN = "each gradient enters on the recipe, with the best of its maps where several were run"
+_TUNED = "each gradient enters with the best of the learning rates and maps tried on it"
 
 
 def profile_figures(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
@@ -44,20 +47,27 @@ def profile_figures(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
         )
     times = target_times(curves, cases)
     if len(times):
-        parts = [
-            (f"time to a gap of {target:.0%}", _instances(times, f"target_{target:g}"))
-            for target in TARGETS
-        ]
-        if parts[0][1].shape[1] > 1:
-            caption = (
-                "One instance is a problem, size and workload; each gradient enters with its best "
-                "setting, medians over seeds. A target is the reference optimum plus the stated "
-                "gap, mean over held-out initial states; a target not reached is infinite."
-            )
-            drawings.append(
-                _drawing("profile-target", "Performance profile: time to target", parts, caption)
-            )
+        drawings += _target_profile("profile-target", "time to target", own_rate(times), _OWN)
+        best = tuned(times)
+        if len(best):
+            drawings += _target_profile("profile-tuned", "time to target, tuned", best, _TUNED)
     return drawings
+
+
+def _target_profile(name: str, section: str, times: pd.DataFrame, entry: str) -> list[Drawing]:
+    """One column per target; nothing where only one gradient was trained."""
+    parts = [
+        (f"time to a gap of {target:.0%}", _instances(times, f"target_{target:g}"))
+        for target in TARGETS
+    ]
+    if parts[0][1].shape[1] < 2:
+        return []
+    caption = (
+        f"One instance is a problem and a size; {entry}, medians over seeds. A target is the "
+        "reference optimum plus the stated gap, mean over held-out initial states; a target not "
+        "reached, or not tried there, is infinite."
+    )
+    return [_drawing(name, f"Performance profile: {section}", parts, caption)]
 
 
 def step_times(cases: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +90,8 @@ def step_times(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _instances(times: pd.DataFrame, column: str) -> pd.DataFrame:
-    best = times.groupby([*_INSTANCE, "gradient"], dropna=False)[column].min().unstack("gradient")
+    per_gradient = times.groupby([*TARGET_INSTANCE, "gradient"], dropna=False)[column]
+    best = per_gradient.min().unstack("gradient")
     return _ordered(best[best.notna().sum(axis=1) > 1].reset_index(drop=True))
 
 
