@@ -37,6 +37,9 @@ class DenseLU(LinearSolver):
     Prefer it for small m and as a check of the others. A singular A gives non-finite gradients.
     """
 
+    def supports_compilation(self) -> str | None:
+        return None
+
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         identity = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device)
         columns = torch.func.vmap(lambda column: operator(column.expand_as(b)))(identity)
@@ -165,12 +168,32 @@ class Neumann(LinearSolver):
         _validate.positive_int("terms", self.terms)
         _validate.positive("tolerance", self.tolerance)
 
+    def supports_compilation(self) -> str | None:
+        return None
+
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         x = preconditioner(b)
         limit = self.tolerance * torch.linalg.vector_norm(b, dim=-1)
+
+        def active(r: Tensor) -> Tensor:
+            return (torch.linalg.vector_norm(r, dim=-1) > limit).any()
+
+        if torch.compiler.is_compiling():
+            # The same loop as an operator of the graph, which may not test on the host.
+            def add_term(count: Tensor, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                x = x + preconditioner(r)
+                return count + 1, x, b - operator(x)
+
+            count = torch.ones((), dtype=torch.int64, device=b.device)
+            _, x, _ = while_loop(
+                lambda count, x, r: (count < self.terms) & active(r),
+                add_term,
+                (count, x.clone(), b - operator(x)),
+            )
+            return x
         for _ in range(self.terms - 1):
             r = b - operator(x)
-            if not bool((torch.linalg.vector_norm(r, dim=-1) > limit).any()):
+            if not bool(active(r)):
                 break
             x = x + preconditioner(r)
         return x

@@ -211,15 +211,15 @@ def released() -> Iterator[Case]:
 def targets() -> Iterator[Case]:
     """Training to a target: every gradient on the recommended recipe, then with its rate tuned.
 
-    Beside them what the choice of map and of recipe does: jfb on the scaled map, and as released.
+    Beside them what else there is to choose: jfb compiled, on the scaled map, and as released.
     """
     for problem, n_agents, seconds in _TRAINED:
         for gradient in MAIN_GRADIENTS:
             yield _trained("recommended", problem, n_agents, gradient, seconds)
     problem, n_agents, seconds = _TRAINED[0]
-    yield replace(
-        _trained("recommended", problem, n_agents, "jfb", seconds), map="scaled", solver="picard"
-    )
+    recommended = _trained("recommended", problem, n_agents, "jfb", seconds)
+    yield replace(recommended, compile=True)
+    yield replace(recommended, map="scaled", solver="picard")
     yield replace(
         _trained("released", problem, n_agents, "jfb", seconds),
         tolerance=RELEASED_TOLERANCE,  # one quadrotor's gradient scale is 1: absolute

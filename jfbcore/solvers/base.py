@@ -85,7 +85,8 @@ class Solver(abc.ABC):
 
     def supports_compilation(self) -> str | None:
         """None, or the reason why torch.compile cannot make one graph of `solve`."""
-        return f"{type(self).__name__} decides on the host when to stop; compile with Picard"
+        name = type(self).__name__
+        return f"{name} decides on the host when to stop; compile with Picard or Newton"
 
     def done(self, iteration: int, residual: Tensor) -> bool:
         """The stopping test: all samples within tolerance, or some not a number."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 
 from jfbcore import _validate
 from jfbcore.solvers.base import Solution, Solver
@@ -30,8 +31,13 @@ class Newton(Solver):
         Solver.__post_init__(self)
         _validate.positive_int("max_halvings", self.max_halvings)
 
+    def supports_compilation(self) -> str | None:
+        return None
+
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        if torch.compiler.is_compiling():
+            return self._solve_in_graph(fixed_point_map, initial)
         hamiltonian = fixed_point_map.hamiltonian
         u, iterations = initial, 0
         value = hamiltonian.control_part(u)
@@ -49,19 +55,76 @@ class Newton(Solver):
     def _search(
         self, fixed_point_map: BoundMap, u: Tensor, value: Tensor, direction: Tensor
     ) -> tuple[Tensor, Tensor]:
-        hamiltonian = fixed_point_map.hamiltonian
-        # Close to the maximiser the gain drowns in rounding; a loss of that size is accepted.
-        slack = 16 * torch.finfo(u.dtype).eps * value.abs().clamp_min(1.0)
         step = torch.ones_like(value)
         for _ in range(self.max_halvings):
-            candidate = hamiltonian.project(u + step.unsqueeze(-1) * direction)
-            found = hamiltonian.control_part(candidate)
-            rejected = ~(found >= value - slack)
+            candidate, found, rejected = _try(fixed_point_map, u, value, direction, step)
             if not bool(rejected.any()):
                 break
             step = torch.where(rejected, 0.5 * step, step)
-        rejected = ~(found >= value - slack)
         return (
             torch.where(rejected.unsqueeze(-1), u, candidate),
             torch.where(rejected, value, found),
         )
+
+    def _solve_in_graph(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        """The same iteration as an operator of the compiled graph, which may not test on the host.
+
+        Both loops as one: a trip tries one step length; once no sample rejects it, or the
+        halvings are used up, it moves and takes a new direction.
+        """
+        hamiltonian = fixed_point_map.hamiltonian
+
+        def unfinished(iterations: Tensor, *state: Tensor) -> Tensor:
+            going = iterations < self.max_iterations
+            return going if self.tolerance is None else going & (state[-1].max() > self.tolerance)
+
+        def trip(
+            iterations: Tensor,
+            halvings: Tensor,
+            u: Tensor,
+            value: Tensor,
+            direction: Tensor,
+            step: Tensor,
+            residual: Tensor,
+        ) -> tuple[Tensor, ...]:
+            candidate, found, rejected = _try(fixed_point_map, u, value, direction, step)
+            moves = ~rejected.any() | (halvings + 1 >= self.max_halvings)
+            kept = rejected | ~moves
+            u = torch.where(kept.unsqueeze(-1), u, candidate)
+            value = torch.where(kept, value, found)
+            gradient = hamiltonian.grad(u)
+            return (
+                iterations + moves,
+                torch.where(moves, 0, halvings + 1),
+                u,
+                value,
+                torch.where(moves, hamiltonian.newton_direction(u, gradient), direction),
+                torch.where(moves, 1.0, torch.where(rejected, 0.5 * step, step)),
+                torch.where(moves, fixed_point_map.residual(u, gradient), residual),
+            )
+
+        zero = torch.zeros((), dtype=torch.int64, device=initial.device)
+        gradient, value = hamiltonian.grad(initial), hamiltonian.control_part(initial)
+        start = (
+            zero,
+            zero.clone(),
+            initial.clone(),
+            value,
+            hamiltonian.newton_direction(initial, gradient),
+            torch.ones_like(value),
+            fixed_point_map.residual(initial, gradient),
+        )
+        iterations, _, u, _, _, _, residual = while_loop(unfinished, trip, start)
+        return self.solution(u, residual, iterations)
+
+
+def _try(
+    fixed_point_map: BoundMap, u: Tensor, value: Tensor, direction: Tensor, step: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The control a `step` (batch,) along `direction` from `u`, its H, and who has to reject it."""
+    hamiltonian = fixed_point_map.hamiltonian
+    candidate = hamiltonian.project(u + step.unsqueeze(-1) * direction)
+    found = hamiltonian.control_part(candidate)
+    # Close to the maximiser the gain drowns in rounding; a loss of that size is accepted.
+    slack = 16 * torch.finfo(u.dtype).eps * value.abs().clamp_min(1.0)
+    return candidate, found, ~(found >= value - slack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from baselines import GMRES, DirectPolicy, Implicit, Unrolled
+from baselines import GMRES, DenseLU, DirectPolicy, Implicit, Neumann, Unrolled
 from jfbcore.compiled import SPAN, CompiledStep, compilation_reason
 from jfbcore.gradients import JFB
 from jfbcore.maps import ScaledMap
@@ -13,7 +13,7 @@ from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
 from jfbcore.rollout import rollout
-from jfbcore.solvers import Anderson, Picard
+from jfbcore.solvers import Anderson, Newton, Picard
 
 #: captures and differentiates the graph, and generates no code
 FAST = "aot_eager"
@@ -105,6 +105,51 @@ def test_implicit_with_conjugate_gradients_inside_the_graph(problem):
     agrees(policy, CompiledStep(policy, FAST, span=2))
 
 
+@pytest.mark.parametrize(
+    ("problem", "linear_solver"), [("bicycle", DenseLU()), ("consumption", Neumann())]
+)
+def test_implicit_with_other_linear_solvers_inside_the_graph(problem, linear_solver):
+    policy = policy_of(PROBLEMS[problem](), Implicit(linear_solver))
+    agrees(policy, CompiledStep(policy, FAST, span=2))
+
+
+def newton(problem, **options):
+    return Newton(tolerance=1e-4 * problem.gradient_scale, **options)
+
+
+@pytest.mark.parametrize(
+    ("problem", "solver"),
+    [("quadrotor", newton), ("consumption", lambda _: Newton(tolerance=None, max_iterations=3))],
+)
+def test_newton_inside_the_graph(problem, solver):
+    problem = PROBLEMS[problem]()
+    policy = policy_of(problem, JFB(), solver(problem))
+    agrees(policy, CompiledStep(policy, FAST, span=2), warm_start=True)
+
+
+def test_newton_backtracks_inside_the_graph():
+    """Costates so large that full steps are rejected, by some samples more often than by others."""
+    problem = Quadrotor(2)
+    generator = torch.Generator().manual_seed(0)
+    states = problem.sample_initial_states(6, generator)
+    sizes = torch.tensor([0.1, 1.0, 3.0, 10.0, 30.0, 100.0]).unsqueeze(1)
+    costates = sizes * torch.randn(states.shape, generator=generator)
+
+    def solve(solver, states, costates):
+        hamiltonian = problem.hamiltonian(0.0, states, costates)
+        found = solver.solve(ScaledMap().bind(hamiltonian), torch.zeros(len(states), 8))
+        return found.control, found.iterations
+
+    wanted, iterations = solve(newton(problem), states, costates)
+    full_steps, _ = solve(newton(problem, max_halvings=1), states, costates)
+    assert (full_steps - wanted).abs().max() > 0.1
+    control, count = torch.compile(solve, backend=FAST, fullgraph=True)(
+        newton(problem), states, costates
+    )
+    assert count == iterations
+    torch.testing.assert_close(control, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_spans_and_checkpointed_segments():
     policy = policy_of(Quadrotor(2, n_steps=6), JFB())
     agrees(policy, CompiledStep(policy, FAST, span=2), segment=3)
@@ -142,7 +187,7 @@ def test_unrolled_and_direct():
     [
         (Unrolled(), Picard(), "depends on the data"),
         (Unrolled(), Picard(tolerance=None, max_iterations=500), "at most 50"),
-        (JFB(), Anderson(), "compile with Picard"),
+        (JFB(), Anderson(), "compile with Picard or Newton"),
         (Implicit(GMRES()), Picard(), "run it eager"),
         (Implicit(), Anderson(), "compile with Picard"),
     ],
