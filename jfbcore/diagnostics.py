@@ -116,20 +116,42 @@ def policy_gradient(
     n_steps: int | None = None,
 ) -> Tensor:
     """d(mean cost)/d(theta) with `gradient` in place of the policy's own, (n_parameters,)."""
+    return minibatch_gradients(policy, states, len(states), gradient, n_steps)[0]
+
+
+def minibatch_gradients(
+    policy: HamiltonianPolicy,
+    states: Tensor,
+    size: int,
+    gradient: GradientEstimator | None = None,
+    n_steps: int | None = None,
+) -> list[Tensor]:
+    """`policy_gradient` of every minibatch of `size` rows of `states`, from one rollout of all.
+
+    The inner solves of all rows stop together, when the slowest has reached its tolerance.
+    """
+    _validate.positive_int("size", size)
     own = policy.gradient
     policy.gradient = own if gradient is None else gradient
     try:
-        cost = rollout(policy, states, n_steps=n_steps).cost.mean()
+        costs = rollout(policy, states, n_steps=n_steps).cost.split(size)
         parameters = list(policy.parameters())
-        found = torch.autograd.grad(cost, parameters, allow_unused=True)
+        found = []
+        for index, chunk in enumerate(costs):
+            keep = index < len(costs) - 1
+            grads = torch.autograd.grad(
+                chunk.mean(), parameters, allow_unused=True, retain_graph=keep
+            )
+            found.append(_flat(grads, parameters).double())
     finally:
         policy.gradient = own
-    return torch.cat(
-        [
-            (torch.zeros_like(p) if g is None else g).flatten()
-            for p, g in zip(parameters, found, strict=True)
-        ]
-    ).double()
+    return found
+
+
+def _flat(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+    """(n_parameters,), zeros for what has no gradient."""
+    pairs = zip(parameters, grads, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
 
 
 def angle(a: Tensor, b: Tensor) -> float:
@@ -166,13 +188,6 @@ def map_parameter_singular_values(
     rows = []
     for component in image:
         found = torch.autograd.grad(component, parameters, retain_graph=True, allow_unused=True)
-        rows.append(
-            torch.cat(
-                [
-                    (torch.zeros_like(p) if g is None else g).flatten()
-                    for p, g in zip(parameters, found, strict=True)
-                ]
-            )
-        )
+        rows.append(_flat(found, parameters))
     values = torch.linalg.svdvals(torch.stack(rows).double())
     return values.min().item(), values.max().item()

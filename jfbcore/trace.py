@@ -15,7 +15,7 @@ from jfbcore.diagnostics import (
     contraction_rate,
     curvature_bounds,
     map_parameter_singular_values,
-    policy_gradient,
+    minibatch_gradients,
     relative_variance,
 )
 from jfbcore.gradients import GradientEstimator
@@ -60,9 +60,10 @@ class Trace:
 
     def measure(self, policy: HamiltonianPolicy) -> dict[str, float]:
         """All quantities at the policy's present parameters."""
-        chunks = self.states.split(self.minibatch_size)
-        jfb = [policy_gradient(policy, chunk, None, self.n_steps) for chunk in chunks]
-        true = [policy_gradient(policy, chunk, self.exact, self.n_steps) for chunk in chunks]
+        jfb, true = (
+            minibatch_gradients(policy, self.states, self.minibatch_size, estimator, self.n_steps)
+            for estimator in (None, self.exact)
+        )
         angles = [angle(a, b) for a, b in zip(jfb, true, strict=True)]
         mean_jfb, mean_true = torch.stack(jfb).mean(0), torch.stack(true).mean(0)
         return {

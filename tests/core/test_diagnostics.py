@@ -13,6 +13,7 @@ from jfbcore.diagnostics import (
     contraction_rate,
     curvature_bounds,
     map_parameter_singular_values,
+    minibatch_gradients,
     policy_gradient,
     relative_variance,
 )
@@ -120,6 +121,20 @@ def test_policy_gradient_is_backward_and_leaves_the_policy_alone(name):
     rollout(policy, x).cost.mean().backward()
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters()]
     torch.testing.assert_close(exact, torch.cat([p.flatten() for p in parts]))
+
+
+@pytest.mark.parametrize("estimator", [None, Implicit(DenseLU())])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_gradients_of_minibatches_are_those_of_each_alone(name, estimator):
+    """In float64 and to a tight inner tolerance: that the solves stop together hardly matters."""
+    policy = make_policy(name)
+    x = policy.problem.sample_initial_states(5, generator(4))
+    found = minibatch_gradients(policy, x, 2, estimator)
+    assert len(found) == 3
+    for gradient, chunk in zip(found, x.split(2), strict=True):
+        torch.testing.assert_close(
+            gradient, policy_gradient(policy, chunk, estimator), rtol=1e-7, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
