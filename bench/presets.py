@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
 from bench.recipes import RECOMMENDED, RELEASED_TOLERANCE, case_settings
@@ -21,6 +22,8 @@ MAIN_GRADIENTS = (
 MORE_GRADIENTS = ("jfb-3", "torchdeq-phantom", "torchdeq-implicit", "implicit-gmres")
 
 
+#: agents, or goods, of the sweeps; the ends first, because growth shows there
+_SIZES = (1, 100, 20, 6, 50)
 #: problems trained to a target, and for how long [s]
 _TRAINED = (
     ("quadrotor", 1, 300.0),
@@ -245,41 +248,55 @@ def _trained(recipe: str, problem: str, n_agents: int, gradient: str, seconds: f
 
 
 def _sweep(device: str, batches: tuple[int, ...]) -> Iterator[Case]:
-    """Headline cases first: to tolerance, then the iteration sweep, then the other batches."""
-    for batch_size in batches:
-        for n_agents in (1, 6, 20, 50, 100):
+    """What says most first: a run that is stopped early has every size of every problem."""
+    first = batches[0]
+    yield from _to_tolerance(device, first, [{"gradient": name} for name in MAIN_GRADIENTS])
+    yield from _at_fixed_counts(device, first, ("jfb", "unrolled"))
+    more: list[dict[str, Any]] = [{"gradient": name} for name in MORE_GRADIENTS]
+    more += [{"map": "plain"}, {"compile": True}, {"segment": _SEGMENT}]
+    yield from _to_tolerance(device, first, more)
+    yield from _at_fixed_counts(device, first, ("unrolled-checkpoint", "implicit"))
+    for batch_size in batches[1:]:
+        main = [{"gradient": name, "train_steps": 0} for name in MAIN_GRADIENTS]
+        yield from _to_tolerance(device, batch_size, main)
+        yield from _at_fixed_counts(
+            device, batch_size, ("jfb", "unrolled", "unrolled-checkpoint", "implicit")
+        )
+
+
+def _to_tolerance(
+    device: str, batch_size: int, changes: Sequence[Mapping[str, Any]]
+) -> Iterator[Case]:
+    for n_agents in _SIZES:
+        for problem in DEFAULT_STEPS:
+            base = Case(
+                problem=problem,
+                n_agents=n_agents,
+                gradient="jfb",
+                batch_size=batch_size,
+                n_steps=DEFAULT_STEPS[problem],
+                device=device,
+                train_steps=20,
+            )
+            for change in changes:
+                yield replace(base, **change)
+
+
+def _at_fixed_counts(device: str, batch_size: int, gradients: Sequence[str]) -> Iterator[Case]:
+    for iterations in (5, 500, 50, 20, 100):
+        for n_agents in _SIZES:
             for problem in DEFAULT_STEPS:
-                base = Case(
-                    problem=problem,
-                    n_agents=n_agents,
-                    gradient="jfb",
-                    batch_size=batch_size,
-                    n_steps=DEFAULT_STEPS[problem],
-                    device=device,
-                    train_steps=20 if batch_size == batches[0] else 0,
-                )
-                for gradient in MAIN_GRADIENTS:
-                    yield replace(base, gradient=gradient)
-                if batch_size == batches[0]:
-                    for gradient in MORE_GRADIENTS:
-                        yield replace(base, gradient=gradient)
-                    yield replace(base, map="plain")
-                    yield replace(base, compile=True)
-                    yield replace(base, segment=_SEGMENT)
-        for iterations in (5, 20, 50, 100, 500):
-            for n_agents in (1, 6, 20, 50, 100):
-                for problem in DEFAULT_STEPS:
-                    for gradient in ("jfb", "unrolled", "unrolled-checkpoint", "implicit"):
-                        yield Case(
-                            problem=problem,
-                            n_agents=n_agents,
-                            gradient=gradient,
-                            tolerance=None,
-                            max_iterations=iterations,
-                            batch_size=batch_size,
-                            n_steps=DEFAULT_STEPS[problem],
-                            device=device,
-                        )
+                for gradient in gradients:
+                    yield Case(
+                        problem=problem,
+                        n_agents=n_agents,
+                        gradient=gradient,
+                        tolerance=None,
+                        max_iterations=iterations,
+                        batch_size=batch_size,
+                        n_steps=DEFAULT_STEPS[problem],
+                        device=device,
+                    )
 
 
 #: presets by the name used on the command line
