@@ -38,7 +38,7 @@ class DenseLU(LinearSolver):
     """
 
     def supports_compilation(self) -> str | None:
-        return None
+        return "DenseLU has no binding in generated C++ code; compile with ConjugateGradient"
 
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         identity = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device)
