@@ -243,9 +243,18 @@ def test_command_prints_and_caches(tmp_path, capsys):
         (("--problem", "bicycle", "--states", "65"), "`--states` must be between 1 and 64, got 65"),
         (("--problem", "bicycle", "--method", "snopt"), "`--method` must be one of ipopt"),
         (("--problem", "bicycle", "--starts", "0"), "`--starts` must be >= 1, got 0"),
+        (("--problem", "bicycle", "--time-limit", "-1"), "`--time-limit` must be .* got -1"),
+        (("--problem", "bicycle", "--time-limit", "nan"), "`--time-limit` must be .* got nan"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         run_command(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_time_limit_that_is_too_short_is_named_as_the_reason(tmp_path, capsys):
+    arguments = ("--problem", "bicycle", "--agents", "6", "--states", "1", "--time-limit", "0.01")
+    assert run_command(*arguments, "--out", str(tmp_path)) == 1
+    assert "a longer --time-limit" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

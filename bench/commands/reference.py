@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ HELP = "solve for the optimal cost on the held-out initial states and cache it"
 _PROBLEMS = ("quadrotor", "bicycle", "consumption")
 _METHODS = ("ipopt", "transcription", "both")
 _HELD_OUT = 64
+_TIME_LIMIT = 300.0
 #: noise on IPOPT's controls that the transcription starts from, in units of their mean size
 _DISTURBANCE = 0.1
 #: starts per agent of a swarm's own optima, besides the neighbour's optimum
@@ -41,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--starts",
         type=int,
         help="starting points per state (default: 6 for bicycles and single quadrotors, else 1)",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=_TIME_LIMIT,
+        metavar="S",
+        help=f"seconds ipopt may take per starting point (default {_TIME_LIMIT:g})",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("reports/references"), help="where the cache lives"
@@ -75,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         with tqdm(total=args.states, desc=name, unit="state", file=sys.stderr) as bar:
             if name == "ipopt":
-                solutions = _ipopt(args.starts).solve(problem, states, progress=bar.update)
+                solver = _ipopt(args.starts, args.time_limit)
+                solutions = solver.solve(problem, states, progress=bar.update)
             else:
                 solutions = _transcribe(problem, states, solutions, args.starts, bar.update)
         references[name] = make_reference(problem, name, solutions)
@@ -121,9 +131,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"`--states` must be between 1 and {_HELD_OUT}, got {args.states}")
     if args.starts is not None and args.starts < 1:
         raise ValueError(f"`--starts` must be >= 1, got {args.starts}")
+    if not 0 < args.time_limit < math.inf:
+        raise ValueError(f"`--time-limit` must be a number of seconds > 0, got {args.time_limit}")
 
 
-def _ipopt(starts: int | None):
+def _ipopt(starts: int | None, time_limit: float = _TIME_LIMIT):
     try:
         from bench.reference.ipopt import Ipopt
     except ModuleNotFoundError as error:
@@ -133,7 +145,7 @@ def _ipopt(starts: int | None):
             "`--method ipopt` needs casadi, which is not installed; install the `reference` "
             "extra or use `--method transcription`"
         ) from error
-    return Ipopt(starts=starts)
+    return Ipopt(starts=starts, time_limit=time_limit)
 
 
 def _transcribe(problem, states, known: list, starts: int | None, progress) -> list:
@@ -162,6 +174,8 @@ def _print_figures(name: str, reference) -> None:
     costs = reference.solved
     if not costs:
         print(f"{name}: no state solved; statuses: {', '.join(sorted(set(reference.statuses)))}")
+        if any("Time" in status for status in reference.statuses):
+            print("a longer --time-limit gives each starting point more seconds")
         return
     print(
         f"{name} ({reference.label}): mean {sum(costs) / len(costs):.6g}, min {min(costs):.6g}, "
