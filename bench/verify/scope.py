@@ -156,14 +156,15 @@ def full() -> Scope:
             "minibatch": 4 if large else 2,
             "map_every": DEFAULT_STEPS[problem] // 10 if large else DEFAULT_STEPS[problem] // 20,
         }
+        batch_size = 8 if large and problem == "quadrotor" else 16
         for kind in ("scaled", "plain"):
             # An inner iteration that has not converged after 100 applications is not going to.
             case = _case(
-                problem, n, map=kind, batch_size=16, train_steps=200,
+                problem, n, map=kind, batch_size=batch_size, train_steps=200,
                 max_iterations=500 if kind == "scaled" else 100,
             )  # fmt: skip
             traces.append(Run(case=case, interval=50, seconds=seconds[kind], **common))
-        case = _released(problem, n, batch_size=16, train_steps=8 if large else 12)
+        case = _released(problem, n, batch_size=batch_size, train_steps=8 if large else 12)
         traces.append(
             Run(case=case, recipe="released", interval=case.train_steps // 2,
                 seconds=seconds["released"], **common)
@@ -198,7 +199,7 @@ def full() -> Scope:
             )
             for gradient in ("jfb", "implicit", "unrolled", *others, "direct")
         ),
-        race_seconds=20.0,
+        race_seconds=12.0,
         race_seeds=3,
         scale=tuple(
             (_case(problem, 100, batch_size=16, train_steps=60), seconds)
