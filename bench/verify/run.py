@@ -74,7 +74,9 @@ def judge(scope: Scope, out: Path, started: str) -> Outcome:
     """Verdicts and figures from the jobs that are done, whichever those are."""
     (out / "data").mkdir(parents=True, exist_ok=True)
     store, wanted = Store(out), jobs(scope)
-    data: Tables = {name: pd.DataFrame(rows) for name, rows in store.tables(wanted).items()}
+    data: Tables = {
+        name: _by_size(pd.DataFrame(rows)) for name, rows in store.tables(wanted).items()
+    }
     for name, table in {**data, **_derived(data)}.items():
         table.to_csv(out / "data" / f"{name}.csv", index=False)
     draw(data, out)
@@ -102,6 +104,12 @@ def judge(scope: Scope, out: Path, started: str) -> Outcome:
         },
     )
     return outcome
+
+
+def _by_size(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by problem and size, in the order of the jobs within: that of duration is no order."""
+    keys = [name for name in ("problem", "n_agents") if name in table]
+    return table.sort_values(keys, kind="stable", ignore_index=True) if keys else table
 
 
 def _derived(data: Tables) -> Tables:

@@ -112,15 +112,21 @@ def _growths(table: pd.DataFrame) -> list[str]:
         if not peak["relative_variance"] > max(1.0, 10.0 * first):
             continue
         shrinks = peak["true_gradient_norm"] / rows["true_gradient_norm"].iloc[0]
-        why = (
-            "near a stationary point |Eg| vanishes and the ratio grows without contradiction"
-            if shrinks < 0.1
-            else "the mean gradient has not vanished: the minibatches disagree"
-        )
+        if not np.isfinite(shrinks):
+            why = "is not finite: the inner iteration has diverged on some state"
+        elif shrinks < 0.1:
+            why = (
+                f"has {number(shrinks)} of its first norm; near a stationary point |Eg| vanishes "
+                "and the ratio grows without contradiction"
+            )
+        else:
+            why = (
+                f"has {number(shrinks)} of its first norm; the mean gradient has not vanished: the "
+                "minibatches disagree"
+            )
         found.append(
             f"{run}: grows from {number(first)} to {number(peak['relative_variance'])} at step "
-            f"{peak['step']:.0f}, where the true gradient has {number(shrinks)} of its first norm; "
-            f"{why}."
+            f"{peak['step']:.0f}, where the true gradient {why}."
         )
     return found
 
