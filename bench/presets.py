@@ -36,7 +36,7 @@ _TRAINED = (
     ("quadrotor", 100, 600.0),
 )
 #: those on which the learning rate is tuned for each gradient, and the factors tried
-_TUNED = (("quadrotor", 1, 300.0), ("consumption", 5, 60.0), ("bicycle", 1, 300.0))
+_TUNED = _TRAINED[:3]
 _RATE_FACTORS = (2.0, 0.5)
 #: time steps of a checkpointed segment, near the root of the problems' 60 to 160
 _SEGMENT = 12
