@@ -21,7 +21,7 @@ from bench.commands import report as command
 from bench.presets import PRESETS
 from bench.records import CorruptRecord, empty_record
 from bench.report import load_run, write_report
-from bench.report.figures.convergence import median_band
+from bench.report.figures.convergence import convergence_figures, median_band
 from bench.report.figures.scaling import SAVED, predicted_rows
 from bench.report.fits import power_law_slope
 from bench.report.frames import WORKLOAD, case_frame, curve_frame
@@ -401,6 +401,23 @@ def test_every_gradient_is_shown_on_the_recipe_and_with_its_best_learning_rate(
     page = write_report([tmp_path / "run"], tmp_path / "report").read_text()
     assert "Time to target, recipe tuned" in page
     assert (tmp_path / "report" / "figures" / "profile-tuned.png").is_file()
+
+
+def test_a_tuned_run_that_failed_is_not_drawn_where_its_rate_is_not(tmp_path: Path) -> None:
+    own = synthetic_record("jfb", 1, curve=synthetic_curve(1.0))
+    other = synthetic_record("jfb", 1, status="diverged", reason="made up")
+    for record, rate in ((own, None), (other, 0.02)):
+        record["case"] |= {"train_steps": 0, "recipe": "recommended", "train_seconds": 5.0}
+        record["case"]["learning_rate"] = rate
+    other["case"]["id"] += "-lr0.02"
+    cases = case_frame([load_run(write_run(tmp_path / "run", [own, other]))])
+    curves = curve_frame([load_run(tmp_path / "run")], cases)
+    drawings = convergence_figures(curves, cases)
+    assert drawings
+    for drawing in drawings:
+        assert "grey strip" not in drawing.caption
+        (legend,) = [ax.get_legend() for ax in drawing.figure.axes if ax.get_legend()]
+        assert [text.get_text() for text in legend.get_texts()] == ["jfb"]
 
 
 def test_compiled_and_checkpointed_rows_are_not_mixed_with_eager_ones(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ _MOST_ROWS = 6
 
 def convergence_figures(curves: pd.DataFrame, cases: pd.DataFrame) -> list[Drawing]:
     """Per metric one figure: a row per problem and number of agents, columns seconds and steps."""
-    failed = own_rate(cases[trained(cases) & cases["status"].isin(list(FAILURES))])
+    # First of all: where a tuned run alone failed, its rate has no line to end.
+    ran = own_rate(cases[trained(cases)])
+    failed = ran[ran["status"].isin(list(FAILURES))]
     drawings = []
     for metric in _METRICS:
         known = own_rate(curves[curves[metric].notna()])
