@@ -22,6 +22,7 @@ from bench.presets import PRESETS
 from bench.records import CorruptRecord, empty_record
 from bench.report import load_run, write_report
 from bench.report.figures.convergence import convergence_figures, median_band
+from bench.report.figures.residuals import residual_figures
 from bench.report.figures.scaling import SAVED, predicted_rows
 from bench.report.fits import power_law_slope
 from bench.report.frames import WORKLOAD, case_frame, curve_frame
@@ -32,6 +33,7 @@ from bench.report.series import panels, series_of
 from bench.report.style import LOOKS, format_bytes, format_seconds, look, short
 from bench.report.summary import summary
 from bench.report.targets import own_rate, target_times, tuned
+from jfbcore.problems import Consumption
 
 NO_CUDA = "no CUDA device on this made-up machine"
 NOT_CONCAVE = "a made-up reason: <not> concave & unsupported"
@@ -401,6 +403,19 @@ def test_every_gradient_is_shown_on_the_recipe_and_with_its_best_learning_rate(
     page = write_report([tmp_path / "run"], tmp_path / "report").read_text()
     assert "Time to target, recipe tuned" in page
     assert (tmp_path / "report" / "figures" / "profile-tuned.png").is_file()
+
+
+def test_the_tolerance_is_marked_in_the_units_of_the_residual(tmp_path: Path) -> None:
+    records = [synthetic_record("jfb", goods, tolerance=1e-4) for goods in (5, 100)]
+    for record in records:
+        record["case"]["problem"] = "consumption"
+    (drawing,) = residual_figures(case_frame([load_run(write_run(tmp_path / "run", records))]))
+    _, residual = drawing.figure.axes
+    marks = [line for line in residual.lines if line.get_linewidth() == 1.2]
+    downwards = sorted(marks, key=lambda line: line.get_ydata()[0])
+    assert [line.get_xdata()[0] for line in downwards] == pytest.approx(
+        [1e-4 * Consumption(goods).gradient_scale for goods in (5, 100)]
+    )
 
 
 def test_a_tuned_run_that_failed_is_not_drawn_where_its_rate_is_not(tmp_path: Path) -> None:

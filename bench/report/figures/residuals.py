@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from bench.case import DEFAULT_STEPS, PROBLEM_NAMES, Case
 from bench.report.figures.canvas import Drawing, grid, handle, seeds_in_words
 from bench.report.frames import WORKLOAD
 from bench.report.series import describe
 from bench.report.style import Look, gradient_rank, look
 
 _MOST_ROWS = 30
+#: residuals below are drawn here: below the rounding of float64 they all mean the same
+_LEAST_RESIDUAL = 1e-16
 _SETTING = ("environment", "problem", "n_agents", "ascent", "solver", "budget", *WORKLOAD)
 
 
@@ -79,9 +84,11 @@ def _page(rows: pd.DataFrame, order: list[str], number: int | None) -> Drawing:
         f"Every mark is one record ({seeds_in_words(counts)} per case). Gradients on one line "
         "solve the same problem, and those that share the solver should agree; cvxpylayers and "
         "torchdeq bring their own. Rows are comparable only where the residual on the right is "
-        "equal. Lines without a tolerance "
-        "mark run exactly K iterations."
+        "equal. A tolerance is relative to the problem's gradient scale, its mark is in the "
+        "residual's own units. Lines without one run exactly K iterations."
     )
+    if (rows["residual_max"] < _LEAST_RESIDUAL).any():
+        caption += f" Residuals below {_LEAST_RESIDUAL:g} are drawn there."
     suffix = f"-{number}" if number else ""
     return Drawing(f"residuals{suffix}", "Iterations and achieved residual", caption, figure)
 
@@ -93,8 +100,8 @@ def _draw(
     values = rows[column]
     counts = column == "iterations_mean"
     if not counts:
-        # a residual of exactly zero has no place on a logarithmic axis: drawn at the float's edge
-        values = values.clip(lower=np.finfo(np.float32).tiny)
+        # a residual of exactly zero has no place on a logarithmic axis
+        values = values.clip(lower=_LEAST_RESIDUAL)
     sns.scatterplot(
         x=values,
         y=height,
@@ -131,9 +138,28 @@ def _positions(rows: pd.DataFrame, order: list[str], gradients: list[str]) -> pd
 
 
 def _tolerances(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
-    for line, name in enumerate(order):
-        for tolerance in rows.loc[rows["setting"] == name, "tolerance"].dropna().unique():
-            ax.plot([tolerance] * 2, [line - 0.46, line + 0.46], color="#222222", linewidth=1.2)
+    # a problem of another version of the suite has a scale that is not known here
+    asked = rows[rows["tolerance"].notna() & rows["problem"].isin(PROBLEM_NAMES)]
+    keys = ["setting", "problem", "variant", "n_agents", "tolerance"]
+    for name, *problem, tolerance in asked[keys].drop_duplicates().itertuples(index=False):
+        line, residual = order.index(name), tolerance * _gradient_scale(*problem)
+        ax.plot([residual] * 2, [line - 0.46, line + 0.46], color="#222222", linewidth=1.2)
+
+
+@functools.cache
+def _gradient_scale(problem: str, variant: str, n_agents: int) -> float:
+    # Here, so that a report without inner iterations does not import torch.
+    from bench.build import build_problem
+
+    case = Case(
+        problem=problem,
+        variant=variant,
+        n_agents=n_agents,
+        gradient="jfb",
+        batch_size=1,
+        n_steps=DEFAULT_STEPS[problem],
+    )
+    return build_problem(case).gradient_scale
 
 
 def _missed(rows: pd.DataFrame) -> pd.Series:
