@@ -17,12 +17,13 @@ from jfbcore.policy import Policy
 from jfbcore.problems import PROBLEMS, Problem
 from jfbcore.problems.consumption import Consumption
 from jfbcore.rollout import Step, advance
-from jfbcore.shared_network import SharedValueNetwork
+from jfbcore.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.solvers import SOLVERS, Solver
 
 NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
     "dense": ValueNetwork,
     "shared": SharedValueNetwork,
+    "indexed": IndexedValueNetwork,
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -89,7 +90,7 @@ def build(case: Case, seed: int) -> Policy:
             if reason is not None:
                 raise Unsupported(reason)
     network = NETWORKS[case.network]
-    if network is SharedValueNetwork and (reason := network.supports(problem)) is not None:
+    if issubclass(network, SharedValueNetwork) and (reason := network.supports(problem)):
         raise Unsupported(reason)
     return build_policy(
         problem,

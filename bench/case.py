@@ -34,7 +34,7 @@ GRADIENT_NAMES = (
 )
 #: see bench.recipes
 RECIPES = ("recommended", "released")
-NETWORK_NAMES = ("dense", "shared")
+NETWORK_NAMES = ("dense", "shared", "indexed")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 #: what a policy without an inner problem has no use for
@@ -49,9 +49,10 @@ class Case:
     asked for, in units of the problem's gradient scale. `train_steps` optimiser steps give the
     record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
     map's. `compile` passes the time step through torch.compile. `network` "shared" gives all agents
-    one value network. `segment` checkpoints the rollout every so many time steps. `recipe` trains
-    for `train_seconds` as `bench train` would, at `learning_rate` in place of its own if one is
-    given. Raises ValueError or TypeError naming the field.
+    one value network, "indexed" one that is told which agent it serves. `segment` checkpoints the
+    rollout every so many time steps. `recipe` trains for `train_seconds` as `bench train` would, at
+    `learning_rate` in place of its own if one is given. Raises ValueError or TypeError naming the
+    field.
     """
 
     problem: str

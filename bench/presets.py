@@ -28,11 +28,11 @@ _SIZES = (1, 100, 20, 6, 50)
 _TRAINED = (
     ("quadrotor", 1, 300.0),
     ("consumption", 5, 60.0),
-    ("bicycle", 1, 300.0),
+    ("bicycle", 1, 200.0),
     ("quadrotor", 6, 300.0),
     ("quadrotor", 20, 400.0),
     ("consumption", 100, 120.0),
-    ("bicycle", 20, 240.0),
+    ("bicycle", 20, 400.0),
     ("quadrotor", 100, 600.0),
 )
 #: those on which the learning rate is tuned for each gradient, and the factors tried

@@ -21,7 +21,13 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     },
     # The steering gain 1/wheelbase makes the bicycle's Euler map change with the step: a policy
     # trained on a coarser grid fails on the real one.
-    "bicycle": {"optimizer": "muon", "learning_rate": 2e-3, "warm_start": True},
+    "bicycle": {
+        "optimizer": "muon",
+        "learning_rate": 5e-3,
+        "warm_start": True,
+        # Under the whole terminal cost from the start a flock never parts.
+        "terminal_ramp": (0.01, 0.3, 0.7),
+    },
     "consumption": {
         "learning_rate": 5e-3,
         "warm_start": True,
@@ -37,8 +43,8 @@ RELEASED_TOLERANCE = 0.1
 _ANY_SOLVER = ("jfb", "implicit")
 #: agents' states in a minibatch of a shared network
 _SHARED_STATES = 200
-#: runs of fewer steps stay on the case's own grid, as do cases whose grid is already coarse
-_SHORTEST_COARSE_RUN = 200
+#: runs of fewer steps stay on the case's own grid and costs; so do cases on a coarser grid
+_SHORTEST_STAGED_RUN = 200
 
 
 def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> dict[str, Any]:
@@ -46,7 +52,8 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
 
     One quadrotor's Hessian is diagonal plus rank one, so a Newton map costs what the scaled one
     does, and with it jfb's gradient is the exact one; gradients that track the solver's iteration
-    keep Picard on the scaled map. Identical agents share a network.
+    keep Picard on the scaled map. Identical agents share a network; bicycles have to part, and
+    theirs is told which agent it serves.
     """
     settings: dict[str, Any] = {"batch_size": DEFAULT_BATCH[problem]}
     if gradient == "direct":
@@ -57,7 +64,8 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
         settings |= {"map": "newton", "solver": "newton"}
     if problem != "consumption" and n_agents > 1:
         batch = min(settings["batch_size"], max(8, _SHARED_STATES // n_agents))
-        settings |= {"network": "shared", "batch_size": batch}
+        network = "indexed" if problem == "bicycle" else "shared"
+        settings |= {"network": network, "batch_size": batch}
     return settings
 
 
@@ -85,9 +93,11 @@ def training_config(
         seed=seed,
         **(RELEASED if recipe == "released" else RECOMMENDED[case.problem]),
     )
-    short = steps is not None and steps < _SHORTEST_COARSE_RUN
+    short = steps is not None and steps < _SHORTEST_STAGED_RUN
     if short or case.n_steps < DEFAULT_STEPS[case.problem]:
-        config = replace(config, coarsening=())
+        config = replace(config, coarsening=(), terminal_ramp=None)
+    if case.n_agents == 1:
+        config = replace(config, terminal_ramp=None)  # nobody to part from
     if learning_rate is not None:
         config = replace(config, learning_rate=learning_rate)
     return config if schedule is None else replace(config, schedule=schedule)

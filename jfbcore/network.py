@@ -72,13 +72,25 @@ class ValueNetwork(nn.Module):
         self.linear = zeros(n)
         self.linear_time = zeros(1)
         self.scaling = scaling
+        state = 1.0 if scaling is None else scaling.state
+        self._state_unit: Tensor | float
+        if isinstance(state, tuple):
+            if len(state) != n:
+                raise ValueError(
+                    f"`scaling.state` must have {n} units, one for each state, got {len(state)}"
+                )
+            # Not part of a saved state: a constant of the problem.
+            units = torch.tensor(state, dtype=dtype, device=device)
+            self.register_buffer("_state_unit", units, persistent=False)
+        else:
+            self._state_unit = state
         if initial_costate is not None:
             with torch.no_grad():
                 self.linear.copy_(initial_costate / self._costate_unit)
 
     @property
-    def _costate_unit(self) -> float:
-        return 1.0 if self.scaling is None else self.scaling.value / self.scaling.state
+    def _costate_unit(self) -> Tensor | float:
+        return 1.0 if self.scaling is None else self.scaling.value / self._state_unit
 
     @classmethod
     def for_problem(
@@ -140,7 +152,7 @@ class ValueNetwork(nn.Module):
         return phi * self.scaling.value, p * self._costate_unit, phi_t * self.scaling.value
 
     def _normalised(self, z: Tensor) -> Tensor:
-        return z if self.scaling is None else z / self.scaling.state
+        return z if self.scaling is None else z / self._state_unit
 
     def _sweep_parameters(self) -> tuple[Tensor, ...]:
         return (

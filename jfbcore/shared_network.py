@@ -1,4 +1,4 @@
-"""A value network whose agents share one network, for swarms of identical agents."""
+"""Value networks whose agents share one network, for swarms of identical agents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from jfbcore.network import ValueNetwork
-from jfbcore.problems.base import Problem, Time
+from jfbcore.problems.base import NetworkScaling, Problem, Time
 
 
 class SharedValueNetwork(nn.Module):
@@ -64,21 +64,89 @@ class SharedValueNetwork(nn.Module):
     def costate(self, t: Time, z: Tensor) -> Tensor:
         """p = grad_z phi(t, z): (batch, n) -> (batch, n), differentiable in z and parameters."""
         p = self.agent_network.costate(self._times(t), self._states(z))
-        return p.reshape(z.shape) * self.share
+        return self._costates(p, z) * self.share
 
     def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""
         phi, p, phi_t = self.agent_network.value_and_gradient(self._times(t), self._states(z))
         return (
             phi.view(-1, self.n_agents).sum(1) * self.share,
-            p.reshape(z.shape) * self.share,
+            self._costates(p, z) * self.share,
             phi_t.view(-1, self.n_agents).sum(1) * self.share,
         )
 
     def _states(self, z: Tensor) -> Tensor:
+        """What psi sees of each agent, (batch N, psi's inputs)."""
         return z.reshape(z.shape[0] * self.n_agents, -1)
+
+    def _costates(self, p: Tensor, z: Tensor) -> Tensor:
+        """psi's gradients (batch N, psi's inputs) as the swarm's, in the shape of `z`."""
+        return p.reshape(z.shape)
 
     def _times(self, t: Time) -> Time:
         if isinstance(t, Tensor) and t.dim() == 1:
             return t.repeat_interleave(self.n_agents)
         return t
+
+
+class IndexedValueNetwork(SharedValueNetwork):
+    """phi(t, z) = share * sum_i psi(t, z_i, e_i): one psi that is told which agent it serves.
+
+    The e_i are fixed random vectors of `INDEX_DIM` normal numbers with standard deviation
+    `INDEX_SCALE`, drawn with the parameters. Prefer it to a shared network where agents have to
+    part ways: agents that start almost in the same state can then be sent in different directions.
+    psi sees states in the problem's `agent_units`. Relabelling agents does change their costates.
+    """
+
+    INDEX_DIM = 8
+    INDEX_SCALE = 2.0
+
+    def __init__(
+        self, agent_network: ValueNetwork, n_agents: int, share: float, indices: Tensor
+    ) -> None:
+        super().__init__(agent_network, n_agents, share)
+        if indices.dim() != 2 or indices.shape[0] != n_agents:
+            raise ValueError(
+                f"`indices` must be ({n_agents}, width), one row for each agent, got "
+                f"{tuple(indices.shape)}"
+            )
+        self.indices: Tensor
+        self.register_buffer("indices", indices)
+
+    @classmethod
+    def for_problem(
+        cls,
+        problem: Problem,
+        *,
+        width: int | None = None,
+        depth: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> IndexedValueNetwork:
+        """psi of the problem's width and depth. Raises ValueError with the reason where the
+        problem has no identical agents."""
+        if (reason := cls.supports(problem)) is not None:
+            raise ValueError(reason)
+        state_dim = problem.state_dim // problem.n_agents
+        units = (1.0,) * state_dim if problem.agent_units is None else problem.agent_units
+        agent_network = ValueNetwork(
+            state_dim + cls.INDEX_DIM,
+            problem.network_width if width is None else width,
+            problem.network_depth if depth is None else depth,
+            scaling=NetworkScaling(state=(*units, *(1.0,) * cls.INDEX_DIM)),
+            dtype=problem.dtype,
+            device=problem.device,
+            generator=generator,
+        )
+        draw = torch.randn(
+            problem.n_agents, cls.INDEX_DIM, generator=generator, dtype=torch.float64
+        )
+        indices = (cls.INDEX_SCALE * draw).to(dtype=problem.dtype, device=problem.device)
+        assert problem.agent_share is not None
+        return cls(agent_network, problem.n_agents, problem.agent_share, indices)
+
+    def _states(self, z: Tensor) -> Tensor:
+        indices = self.indices.repeat(z.shape[0], 1)
+        return torch.cat((super()._states(z), indices), 1)
+
+    def _costates(self, p: Tensor, z: Tensor) -> Tensor:
+        return p[:, : z.shape[1] // self.n_agents].reshape(z.shape)

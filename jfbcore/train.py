@@ -33,7 +33,10 @@ class TrainingConfig:
     (to `final_learning_rate_fraction`), "plateau" (halved after `plateau_patience` steps without
     a better loss) or "constant". `optimizer`: "adam", or "muon" for the matrices at `matrix_rate`
     times the learning rate with Adam for the vectors. `coarsening`: pairs (until, factor); up to
-    that fraction of the run rollouts take `factor` times fewer time steps. `fixed_minibatch` draws
+    that fraction of the run rollouts take `factor` times fewer time steps. `terminal_ramp`: a
+    triple (multiple, until, full); the terminal cost counts `multiple` times up to the fraction
+    `until` of the run and grows geometrically to its full weight at the fraction `full`, in what is
+    minimised and in `loss`, not in the costs on held-out states. `fixed_minibatch` draws
     one minibatch and keeps it. `hjb_running`, `hjb_final`: weights of the HJB penalties (released
     defaults 1e-4 and 1e-2; off here). `evaluations` on the held-out states, evenly spaced in steps
     or, with a time limit, in time.
@@ -52,6 +55,7 @@ class TrainingConfig:
     plateau_patience: int = 100
     clip_norm: float = 20.0
     coarsening: tuple[tuple[float, int], ...] = ()
+    terminal_ramp: tuple[float, float, float] | None = None
     fixed_minibatch: bool = False
     warm_start: bool = False
     hjb_running: float = 0.0
@@ -82,6 +86,18 @@ class TrainingConfig:
         for until, factor in self.coarsening:
             _validate.positive("coarsening until", until)
             _validate.positive_int("coarsening factor", factor)
+        if self.terminal_ramp is not None:
+            multiple, until, full = self.terminal_ramp
+            _validate.positive("terminal_ramp multiple", multiple)
+            if not 0.0 <= until < full <= 1.0:
+                raise ValueError(
+                    f"`terminal_ramp` must have 0 <= until < full <= 1, got {until} and {full}"
+                )
+            if self.hjb_final > 0:
+                raise ValueError(
+                    f"`hjb_final` must be 0 with a `terminal_ramp`, got {self.hjb_final}: it "
+                    f"compares the value network with the full terminal cost"
+                )
         _validate.one_of("optimizer", self.optimizer, OPTIMIZERS)
         _validate.one_of("schedule", self.schedule, ("cosine", "plateau", "constant"))
 
@@ -210,7 +226,7 @@ class Training:
             self.guard.forget()
         self.optimizer.zero_grad()
         result = self._rollout(x)
-        objective = result.cost.mean()
+        objective = (result.running_cost + self.terminal_multiple() * result.terminal_cost).mean()
         loss = objective
         if result.hjb_penalty is not None and result.terminal_penalty is not None:
             loss = loss + self.config.hjb_running * result.hjb_penalty.mean()
@@ -244,6 +260,14 @@ class Training:
             if fraction < until:
                 return max(1, self.problem.n_steps // factor)
         return self.problem.n_steps
+
+    def terminal_multiple(self) -> float:
+        """What the terminal cost is multiplied by in the next step."""
+        if self.config.terminal_ramp is None:
+            return 1.0
+        multiple, until, full = self.config.terminal_ramp
+        done = (self.fraction_done() - until) / (full - until)
+        return multiple ** (1.0 - min(max(done, 0.0), 1.0))
 
     def learning_rate(self) -> float:
         """The rate for the next step: schedule x warm-up x the guard's caution."""

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--solver", help="picard, anderson, newton, closed-form (default: picard, or the recipe's)"
     )
-    parser.add_argument("--network", help="dense or shared (default: the recipe's)")
+    parser.add_argument("--network", help="dense, shared or indexed (default: the recipe's)")
     parser.add_argument(
         "--iterations",
         type=integer,

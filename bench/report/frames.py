@@ -175,7 +175,8 @@ def _ascent(row: Mapping[str, Any]) -> str | None:
     if pd.isna(row["map"]):
         return None
     step = "" if pd.isna(row["step_size"]) else f", step {row['step_size']:g}"
-    network = "" if pd.isna(row["network"]) or row["network"] == "dense" else ", shared network"
+    dense = pd.isna(row["network"]) or row["network"] == "dense"
+    network = "" if dense else f", {row['network']} network"
     return f"{row['map']} map{step}{network}"
 
 

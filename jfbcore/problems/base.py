@@ -28,10 +28,13 @@ Time = float | Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkScaling:
-    """Units for a value network: it sees z/state and returns multiples of `value`."""
+    """Units for a value network: it sees z/state and returns multiples of `value`.
 
-    state: float
-    value: float
+    `state` is one unit for all coordinates or one for each.
+    """
+
+    state: float | tuple[float, ...]
+    value: float = 1.0
 
 
 class Hamiltonian(abc.ABC):
@@ -131,6 +134,8 @@ class Problem(abc.ABC):
     batch_size: int
     #: share of one agent's own cost in the total, where the agents are identical; None elsewhere
     agent_share: float | None = None
+    #: units of one agent's state for networks that tell agents apart; None where all are near one
+    agent_units: tuple[float, ...] | None = None
 
     def __init__(
         self, *, t_final: float, n_steps: int, dtype: torch.dtype, device: str | torch.device

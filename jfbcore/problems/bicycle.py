@@ -64,6 +64,9 @@ class Bicycle(Problem):
         self.state_dim = STATES_PER_AGENT * self.n_agents
         self.control_dim = CONTROLS_PER_AGENT * self.n_agents
         self.agent_share = 1.0
+        # Steering follows kappa = p_psi v / l: with a heading in units of 1/l, a costate of order
+        # one asks for a steering of order one, as it does of the other coordinates' controls.
+        self.agent_units = (1.0, 1.0, 1.0 / self.wheelbase, 1.0)
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 4 N), (batch, 2 N) -> (batch, 4 N)."""

@@ -42,6 +42,18 @@ def test_the_recommended_quadrotor():
     assert (many.network, many.batch_size) == ("shared", 10)
 
 
+def test_the_recommended_bicycles():
+    """One keeps the paper's network and the whole cost; many are told apart and begin with a
+    light terminal cost, but not in runs too short for stages."""
+    one = case_of("--problem", "bicycle", "--agents", "1")
+    assert (one.network, one.batch_size) == ("dense", 100)
+    assert training_config(one, time_limit=60.0).terminal_ramp is None
+    many = case_of("--problem", "bicycle", "--agents", "20")
+    assert (many.network, many.batch_size) == ("indexed", 10)
+    assert training_config(many, time_limit=60.0).terminal_ramp == (0.01, 0.3, 0.7)
+    assert training_config(many, steps=50).terminal_ramp is None
+
+
 def test_what_is_asked_for_wins():
     asked = case_of("--problem", "quadrotor", "--agents", "6", "--map", "scaled", "--batch", "7",
                     "--network", "dense", "--iterations", "9")  # fmt: skip

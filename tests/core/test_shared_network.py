@@ -7,10 +7,12 @@ import torch
 
 from jfbcore.gradients import JFB
 from jfbcore.maps import ScaledMap
+from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
+from jfbcore.problems.base import NetworkScaling
 from jfbcore.rollout import rollout
-from jfbcore.shared_network import SharedValueNetwork
+from jfbcore.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.solvers import Picard
 
 SWARMS = {
@@ -19,8 +21,11 @@ SWARMS = {
 }
 
 
-def network_of(problem) -> SharedValueNetwork:
-    return SharedValueNetwork.for_problem(problem, generator=torch.Generator().manual_seed(0))
+every_network = pytest.mark.parametrize("network_class", [SharedValueNetwork, IndexedValueNetwork])
+
+
+def network_of(problem, network_class=SharedValueNetwork) -> SharedValueNetwork:
+    return network_class.for_problem(problem, generator=torch.Generator().manual_seed(0))
 
 
 def policy_of(problem) -> HamiltonianPolicy:
@@ -43,10 +48,11 @@ def test_one_agent_is_its_own_network(kind):
 
 
 @pytest.mark.parametrize("time", [0.3, "per sample"])
+@every_network
 @pytest.mark.parametrize("kind", SWARMS)
-def test_costate_and_time_derivative_are_those_of_phi(kind, time):
+def test_costate_and_time_derivative_are_those_of_phi(kind, network_class, time):
     problem = SWARMS[kind](3)
-    network = network_of(problem)
+    network = network_of(problem, network_class)
     z = problem.sample_initial_states(4, torch.Generator().manual_seed(1)).requires_grad_()
     t = torch.linspace(0.1, 0.9, 4, dtype=z.dtype) if time == "per sample" else torch.tensor(time)
     t = t.to(z.dtype).requires_grad_()
@@ -93,6 +99,58 @@ def test_a_swarm_of_equals_without_interaction_costs_what_its_share_says(kind):
     torch.testing.assert_close(gradients[1], factor * gradients[0], rtol=1e-6, atol=1e-9)
 
 
-def test_goods_are_not_agents():
+@every_network
+def test_goods_are_not_agents(network_class):
     with pytest.raises(ValueError, match="no identical agents"):
-        SharedValueNetwork.for_problem(Consumption(3))
+        network_class.for_problem(Consumption(3))
+
+
+@pytest.mark.parametrize("kind", SWARMS)
+def test_an_index_tells_agents_in_the_same_state_apart(kind):
+    """Agents keep their costates when they are relabelled with their indices, not without."""
+    problem = SWARMS[kind](4)
+    network = network_of(problem, IndexedValueNetwork)
+    z = problem.sample_initial_states(3, torch.Generator().manual_seed(1))
+    order = torch.tensor([2, 0, 3, 1])
+
+    def permuted(x):
+        return x.view(3, 4, -1)[:, order].reshape(3, -1)
+
+    p = network.costate(0.2, z)
+    without = network.costate(0.2, permuted(z))
+    network.indices = network.indices[order]
+    torch.testing.assert_close(network.costate(0.2, permuted(z)), permuted(p))
+    assert not torch.allclose(without, permuted(p), rtol=1e-3)
+
+
+def test_an_indexed_network_is_a_plain_one_of_state_in_units_and_index():
+    problem = SWARMS["bicycle"](3)
+    network = network_of(problem, IndexedValueNetwork)
+    z = problem.sample_initial_states(2, torch.Generator().manual_seed(1))
+    plain = ValueNetwork(4 + network.INDEX_DIM, problem.network_width, dtype=torch.float64)
+    plain.load_state_dict(network.agent_network.state_dict())
+    for i in range(3):
+        state = z[:, 4 * i : 4 * i + 4].clone()
+        state[:, 2] *= problem.wheelbase
+        p = plain.costate(0.3, torch.cat((state, network.indices[i].expand(2, -1)), 1))[:, :4]
+        p[:, 2] *= problem.wheelbase
+        torch.testing.assert_close(network.costate(0.3, z)[:, 4 * i : 4 * i + 4], p)
+
+
+def test_saved_indices_come_back():
+    problem = SWARMS["bicycle"](3)
+    network = network_of(problem, IndexedValueNetwork)
+    other = IndexedValueNetwork.for_problem(problem, generator=torch.Generator().manual_seed(9))
+    other.load_state_dict(network.state_dict())
+    z = problem.sample_initial_states(2, torch.Generator().manual_seed(1))
+    assert torch.equal(other.costate(0.3, z), network.costate(0.3, z))
+
+
+def test_one_index_for_each_agent():
+    with pytest.raises(ValueError, match=r"`indices` must be \(3, width\).*got \(2, 5\)"):
+        IndexedValueNetwork(ValueNetwork(9, 8), 3, 1.0, torch.zeros(2, 5))
+
+
+def test_one_unit_for_each_state():
+    with pytest.raises(ValueError, match=r"`scaling\.state` must have 4 units.*got 3"):
+        ValueNetwork(4, 8, scaling=NetworkScaling(state=(1.0, 1.0, 20.0)))

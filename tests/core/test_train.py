@@ -291,6 +291,47 @@ def test_a_checkpoint_between_two_grids_knows_the_one_it_left(tmp_path):
     assert second.run().interventions == []
 
 
+def test_the_terminal_ramp_weighs_what_is_minimised_not_what_is_scored():
+    settings = config(steps=8, terminal_ramp=(0.01, 0.25, 0.75), fixed_minibatch=True)
+    training = Training(make_policy(), settings)
+    before = training.evaluate()
+    multiples = []
+    for _ in range(8):
+        x = training.minibatch
+        result = rollout(training.policy, x, warm_start=settings.warm_start)
+        multiples.append(training.terminal_multiple())
+        weighted = result.running_cost + multiples[-1] * result.terminal_cost
+        training._train_step()
+        assert training.loss == pytest.approx(weighted.mean().item(), rel=1e-5)
+    # A hundredth up to a quarter, tenfold over each quarter, whole from three quarters on.
+    assert multiples == pytest.approx([0.01, 0.01, 0.01, 10**-1.5, 0.1, 10**-0.5, 1.0, 1.0])
+    plain = Training(make_policy(), config()).evaluate()
+    assert before.evaluation_cost == plain.evaluation_cost
+
+
+def test_a_ramp_that_is_over_trains_as_none_does():
+    """The multiple is exactly one: the same parameters to the bit."""
+    ramped, plain = make_policy(), make_policy()
+    for policy, ramp in ((ramped, (1.0, 0.0, 1.0)), (plain, None)):
+        Training(policy, config(terminal_ramp=ramp)).run()
+    assert same(parameters(ramped), parameters(plain))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"terminal_ramp": (0.0, 0.1, 0.5)}, "`terminal_ramp multiple` must be"),
+        ({"terminal_ramp": (0.1, 0.5, 0.5)}, "`terminal_ramp` must have 0 <= until < full <= 1"),
+        ({"terminal_ramp": (0.1, -0.1, 0.5)}, "`terminal_ramp` must have 0 <= until < full <= 1"),
+        ({"terminal_ramp": (0.1, 0.1, 1.5)}, "`terminal_ramp` must have 0 <= until < full <= 1"),
+        ({"terminal_ramp": (0.1, 0.1, 0.5), "hjb_final": 1e-2}, "`hjb_final` must be 0 with"),
+    ],
+)
+def test_a_ramp_that_makes_no_sense_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        config(**settings)
+
+
 def test_an_infinite_gradient_is_rejected():
     policy = make_policy()
     training = Training(policy, config())
