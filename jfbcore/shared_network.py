@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,9 @@ class SharedValueNetwork(nn.Module):
     the problem's `agent_share`, so that psi has the size of one agent's costs.
     """
 
+    #: numbers psi is told of an agent besides its state
+    INDEX_DIM = 0
+
     def __init__(self, agent_network: ValueNetwork, n_agents: int, share: float) -> None:
         super().__init__()
         self.agent_network = agent_network
@@ -34,19 +39,31 @@ class SharedValueNetwork(nn.Module):
         width: int | None = None,
         depth: int | None = None,
         generator: torch.Generator | None = None,
-    ) -> SharedValueNetwork:
+    ) -> Self:
         """psi of the problem's width and depth. Raises ValueError with the reason where the
         problem has no identical agents."""
         if (reason := cls.supports(problem)) is not None:
             raise ValueError(reason)
         agent_network = ValueNetwork(
-            problem.state_dim // problem.n_agents,
+            problem.state_dim // problem.n_agents + cls.INDEX_DIM,
             problem.network_width if width is None else width,
             problem.network_depth if depth is None else depth,
+            scaling=cls._scaling(problem),
             dtype=problem.dtype,
             device=problem.device,
             generator=generator,
         )
+        return cls._with(agent_network, problem, generator)
+
+    @classmethod
+    def _scaling(cls, problem: Problem) -> NetworkScaling | None:
+        """psi's units; states as they are here."""
+        return None
+
+    @classmethod
+    def _with(
+        cls, agent_network: ValueNetwork, problem: Problem, generator: torch.Generator | None
+    ) -> Self:
         assert problem.agent_share is not None
         return cls(agent_network, problem.n_agents, problem.agent_share)
 
@@ -114,32 +131,18 @@ class IndexedValueNetwork(SharedValueNetwork):
         self.register_buffer("indices", indices)
 
     @classmethod
-    def for_problem(
-        cls,
-        problem: Problem,
-        *,
-        width: int | None = None,
-        depth: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> IndexedValueNetwork:
-        """psi of the problem's width and depth. Raises ValueError with the reason where the
-        problem has no identical agents."""
-        if (reason := cls.supports(problem)) is not None:
-            raise ValueError(reason)
+    def _scaling(cls, problem: Problem) -> NetworkScaling:
         state_dim = problem.state_dim // problem.n_agents
         units = (1.0,) * state_dim if problem.agent_units is None else problem.agent_units
-        agent_network = ValueNetwork(
-            state_dim + cls.INDEX_DIM,
-            problem.network_width if width is None else width,
-            problem.network_depth if depth is None else depth,
-            scaling=NetworkScaling(state=(*units, *(1.0,) * cls.INDEX_DIM)),
-            dtype=problem.dtype,
-            device=problem.device,
-            generator=generator,
-        )
-        draw = torch.randn(
-            problem.n_agents, cls.INDEX_DIM, generator=generator, dtype=torch.float64
-        )
+        return NetworkScaling(state=(*units, *(1.0,) * cls.INDEX_DIM))
+
+    @classmethod
+    def _with(
+        cls, agent_network: ValueNetwork, problem: Problem, generator: torch.Generator | None
+    ) -> Self:
+        # In float64 like the parameters: a seed means the same in every dtype.
+        shape = (problem.n_agents, cls.INDEX_DIM)
+        draw = torch.randn(shape, generator=generator, dtype=torch.float64)
         indices = (cls.INDEX_SCALE * draw).to(dtype=problem.dtype, device=problem.device)
         assert problem.agent_share is not None
         return cls(agent_network, problem.n_agents, problem.agent_share, indices)
