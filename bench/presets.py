@@ -32,7 +32,7 @@ _TRAINED = (
     ("quadrotor", 6, 300.0),
     ("quadrotor", 20, 400.0),
     ("consumption", 100, 120.0),
-    ("bicycle", 20, 400.0),
+    ("bicycle", 20, 600.0),
     ("quadrotor", 100, 600.0),
 )
 #: those on which the learning rate is tuned for each gradient, and the factors tried

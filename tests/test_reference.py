@@ -253,6 +253,36 @@ def test_bad_input_is_one_clear_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_best_response_is_an_equilibrium_near_the_joint_optimum():
+    """What four bicycles answer to each other: they part (together they would pay 5 Q T = 15 for
+    the interaction alone), and pay what the joint program's optimum does, which is local too."""
+    solver = pytest.importorskip("bench.reference.best_response", exc_type=ImportError)
+    problem = in_double(Bicycle(4, n_steps=20))
+    states = held_out_states(problem, 1)
+    (joint,) = solve_ipopt(problem, 1, starts=1)
+    (found,) = solver.BestResponse(tolerance=1e-6).solve(problem, states)
+    assert (found.solved, found.status) == (True, solver.CONVERGED)
+    assert open_loop_cost(problem, states, found.controls[None]).item() == found.cost
+    assert found.controls[:, ::2].abs().max() <= problem.max_steering
+    assert found.cost < 10
+    # Two local optima of one fan, 2.4 % apart on this coarse grid.
+    assert found.cost == pytest.approx(joint.cost, rel=0.03)
+
+
+def test_best_response_names_what_it_is_not_for():
+    pytest.importorskip("casadi")
+    with pytest.raises(ValueError, match="`--method` best-response is for several bicycles, got"):
+        run_command("--problem", "quadrotor", "--agents", "6", "--method", "best-response")
+    with pytest.raises(ValueError, match="got bicycle with 1 agent; use ipopt"):
+        run_command("--problem", "bicycle", "--agents", "1", "--method", "best-response")
+
+
+def test_an_agent_without_a_path_is_a_status(tmp_path, capsys):
+    arguments = ("--problem", "bicycle", "--agents", "3", "--states", "1", "--time-limit", "1e-6")
+    assert run_command(*arguments, "--method", "best-response", "--out", str(tmp_path)) == 1
+    assert "a longer --time-limit" in capsys.readouterr().out
+
+
 def test_a_time_limit_that_is_too_short_is_named_as_the_reason(tmp_path, capsys):
     arguments = ("--problem", "bicycle", "--agents", "6", "--states", "1", "--time-limit", "0.01")
     assert run_command(*arguments, "--out", str(tmp_path)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -13,7 +14,7 @@ NAME = "reference"
 HELP = "solve for the optimal cost on the held-out initial states and cache it"
 
 _PROBLEMS = ("quadrotor", "bicycle", "consumption")
-_METHODS = ("ipopt", "transcription", "both")
+_METHODS = ("ipopt", "transcription", "both", "best-response")
 _HELD_OUT = 64
 _TIME_LIMIT = 300.0
 #: noise on IPOPT's controls that the transcription starts from, in units of their mean size
@@ -36,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default="ipopt",
-        help="ipopt (default), transcription, or both to compare them: the transcription then "
-        "starts from ipopt's controls, disturbed, and ipopt's are kept",
+        help="ipopt (default), transcription, both to compare them (the transcription then "
+        "starts from ipopt's controls, disturbed, and ipopt's are kept), or best-response: ipopt "
+        "on one bicycle at a time, for more of them than it can take at once",
     )
     parser.add_argument(
         "--starts",
@@ -77,6 +79,10 @@ def run(args: argparse.Namespace) -> int:
     from jfbcore.problems import PROBLEMS
 
     problem = PROBLEMS[args.problem](n_agents=args.agents, dtype=torch.float64)
+    if args.method == "best-response":
+        responses = _best_response(args.time_limit)
+        if (reason := responses.supports(problem)) is not None:
+            raise ValueError(f"`--method` {reason}")
     states = held_out_states(problem, args.states)
     names = ("ipopt", "transcription") if args.method == "both" else (args.method,)
     references, begin = {}, time.perf_counter()
@@ -86,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
             if name == "ipopt":
                 solver = _ipopt(args.starts, args.time_limit)
                 solutions = solver.solve(problem, states, progress=bar.update)
+            elif name == "best-response":
+                solutions = responses.solve(problem, states, progress=bar.update)
             else:
                 solutions = _transcribe(problem, states, solutions, args.starts, bar.update)
         references[name] = make_reference(problem, name, solutions)
@@ -136,16 +144,29 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _ipopt(starts: int | None, time_limit: float = _TIME_LIMIT):
-    try:
+    with _casadi_wanted():
         from bench.reference.ipopt import Ipopt
+    return Ipopt(starts=starts, time_limit=time_limit)
+
+
+def _best_response(time_limit: float):
+    with _casadi_wanted():
+        from bench.reference.best_response import BestResponse
+    return BestResponse(ipopt=_ipopt(None, time_limit))
+
+
+@contextlib.contextmanager
+def _casadi_wanted():
+    """ValueError that says what to install in place of the import error."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name != "casadi":
             raise
         raise ValueError(
-            "`--method ipopt` needs casadi, which is not installed; install the `reference` "
-            "extra or use `--method transcription`"
+            "`--method ipopt` and `best-response` need casadi, which is not installed; install "
+            "the `reference` extra or use `--method transcription`"
         ) from error
-    return Ipopt(starts=starts, time_limit=time_limit)
 
 
 def _transcribe(problem, states, known: list, starts: int | None, progress) -> list:

@@ -39,7 +39,7 @@ class Reference:
 
     problem: str
     n_agents: int
-    method: str  # ipopt or transcription
+    method: str  # ipopt, transcription or best-response
     label: str  # optimal, locally optimal or best known
     discretisation: str  # sha256, see `discretisation_hash`
     costs: tuple[float | None, ...]
@@ -84,7 +84,7 @@ def reference_path(problem: Problem, directory: Path | str = DIRECTORY) -> Path:
 
 def make_reference(problem: Problem, method: str, solutions: Sequence[Solution]) -> Reference:
     """Solutions of the first held-out states, in order, as a reference."""
-    packages = ("torch", "casadi") if method == "ipopt" else ("torch",)
+    packages = ("torch",) if method == "transcription" else ("torch", "casadi")
     return Reference(
         problem=problem.name,
         n_agents=problem.n_agents,

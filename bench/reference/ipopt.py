@@ -57,7 +57,7 @@ class Ipopt:
         small program per agent and start.
         """
         problem, states = in_double(problem), states.detach().double().cpu()
-        alone = _Program.build(one_agent(problem), self)
+        alone = Program.build(one_agent(problem), self)
         guesses = [_agents_guess(problem, alone, state, self.starts) for state in states]
         return torch.stack([torch.from_numpy(guess.decisions) for guess in guesses])
 
@@ -74,13 +74,13 @@ class Ipopt:
         with IPOPT's own return status and `solved=False`.
         """
         problem, states = in_double(problem), states.detach().double().cpu()
-        program = _Program.build(problem, self)
+        program = Program.build(problem, self)
         alone = None
         if problem.n_agents > 1 and not isinstance(problem, Consumption):
             # Agents are coupled through their interaction or their common control cost.
-            alone = _Program.build(one_agent(problem), self)
+            alone = Program.build(one_agent(problem), self)
         solutions: list[Solution] = []
-        previous: _Point | None = None
+        previous: Point | None = None
         for index, state in enumerate(states):
             begin = time.perf_counter()
             points = [] if previous is None else [previous]
@@ -104,7 +104,7 @@ class Ipopt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Point:
+class Point:
     """Primal and dual variables; multipliers None where unknown."""
 
     primal: np.ndarray
@@ -112,8 +112,8 @@ class _Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Result:
-    point: _Point
+class Result:
+    point: Point
     objective: float
     controls: Tensor  # (n_steps, m)
     status: str
@@ -140,8 +140,8 @@ class _Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Program:
-    """A nonlinear program whose only parameter is the initial state.
+class Program:
+    """A nonlinear program whose parameters are the initial state and, if any, the others' paths.
 
     Variables, in this order: states 1..n_steps, decisions 0..n_steps-1, lifted variables.
     """
@@ -153,7 +153,8 @@ class _Program:
     upper: np.ndarray
 
     @classmethod
-    def build(cls, problem: Problem, settings: Ipopt) -> _Program:
+    def build(cls, problem: Problem, settings: Ipopt, others: ca.Function | None = None) -> Program:
+        """`others`: (z, data) -> a running cost more, with the data (d, n_steps) a parameter."""
         stage = stage_of(problem)
         steps, h = problem.n_steps, problem.time_step
         n, m = problem.state_dim, problem.control_dim
@@ -177,6 +178,10 @@ class _Program:
         total = separable
         if stage.interaction:
             total = total + h * ca.sum2(stage.interaction.map(steps)(before))
+        data = ca.MX(0, steps)
+        if others is not None:
+            data = ca.MX.sym("data", others.size1_in(1), steps)
+            total = total + h * ca.sum2(others.map(steps)(before, data))
         options = _options(settings)
         if stage.interaction and not stage.interaction_hessian:
             # Newton steps then see the agents one by one, and the factorisation stays sparse.
@@ -185,7 +190,8 @@ class _Program:
             arguments = [x, start, scale, multipliers]
             options["hess_lag"] = ca.Function("hess_lag", arguments, [ca.triu(hessian)])
         # CasADi's own annotations know only SX programs.
-        program: dict[str, Any] = {"x": x, "p": start, "f": total, "g": g}
+        parameters = ca.vertcat(start, ca.vec(data))
+        program: dict[str, Any] = {"x": x, "p": parameters, "f": total, "g": g}
         lifted = np.full(steps if stage.lifted else 0, np.inf)
         lower_states = [*stage.state_lower * (steps - 1), *stage.final_state_lower]
         return cls(
@@ -198,13 +204,13 @@ class _Program:
             ),
         )
 
-    def point(self, guess: Guess) -> _Point:
+    def point(self, guess: Guess) -> Point:
         parts = [guess.states.ravel(), guess.decisions.ravel()]
         if self.stage.lifted:
             parts.append(np.array(self.stage.lifted.map(self.problem.n_steps)(guess.decisions.T)))
-        return _Point(primal=np.concatenate([np.ravel(part) for part in parts]), dual=None)
+        return Point(primal=np.concatenate([np.ravel(part) for part in parts]), dual=None)
 
-    def guess(self, point: _Point) -> Guess:
+    def guess(self, point: Point) -> Guess:
         steps, n = self.problem.n_steps, self.problem.state_dim
         end = steps * (n + self.problem.control_dim)
         return Guess(
@@ -212,15 +218,16 @@ class _Program:
             decisions=point.primal[steps * n : end].reshape(steps, -1),
         )
 
-    def solve_best(self, state: Tensor, points: list[_Point]) -> _Result:
+    def solve_best(self, state: Tensor, points: list[Point]) -> Result:
         """The best result over starting points, of which there must be at least one."""
         results = [self.solve(state.numpy(), point) for point in points]
         return min(results, key=lambda result: result.rank(self.problem, state))
 
-    def solve(self, state: np.ndarray, point: _Point) -> _Result:
+    def solve(self, state: np.ndarray, point: Point, data: np.ndarray | None = None) -> Result:
+        """From `state` (n,) and `point`; `data` (n_steps, d) where the program has any."""
         found = self.solver(
             x0=point.primal,
-            p=state,
+            p=state if data is None else np.concatenate([state, data.ravel()]),
             lbx=self.lower,
             ubx=self.upper,
             lbg=0.0,
@@ -228,11 +235,11 @@ class _Program:
             lam_g0=0.0 if point.dual is None else point.dual,
         )
         statistics = self.solver.stats()
-        reached = _Point(primal=np.array(found["x"]).ravel(), dual=np.array(found["lam_g"]).ravel())
+        reached = Point(primal=np.array(found["x"]).ravel(), dual=np.array(found["lam_g"]).ravel())
         guess = self.guess(reached)
         before = np.vstack([state, guess.states[:-1]])
         controls = self.stage.control.map(self.problem.n_steps)(before.T, guess.decisions.T)
-        return _Result(
+        return Result(
             point=reached,
             objective=float(found["f"]),
             controls=torch.from_numpy(np.array(controls).T.copy()),
@@ -241,7 +248,7 @@ class _Program:
         )
 
 
-def _agents_guess(problem: Problem, alone: _Program, state: Tensor, starts: int | None) -> Guess:
+def _agents_guess(problem: Problem, alone: Program, state: Tensor, starts: int | None) -> Guess:
     """Every agent's own best optimum from `state` (n,), joined; the other agents left out."""
     guesses, previous = [], None
     for index, agent_state in enumerate(agent_states(problem, state[None])):

@@ -193,3 +193,17 @@ def _interaction(
             squared = ca.sumsqr(positions[i] - positions[j])
             total += ca.exp(-squared / 2)
     return ca.Function("interaction", [z], [weight / (2 * n_agents) * total])
+
+
+def crowd_interaction(problem: Bicycle) -> ca.Function:
+    """(z of one agent, positions of the N - 1 others (2 (N - 1),)) -> that agent's share.
+
+    weight / (2N) sum_j exp(-d_j^2 / 2): whatever one agent gains by it, the whole gains.
+    """
+    others = problem.n_agents - 1
+    z, positions = ca.SX.sym("z", 4), ca.SX.sym("positions", 2 * others)
+    total = ca.SX(0)
+    for j in range(others):
+        total += ca.exp(-ca.sumsqr(z[:2] - positions[2 * j : 2 * j + 2]) / 2)
+    weight = problem.interaction_weight / (2 * problem.n_agents)
+    return ca.Function("crowd", [z, positions], [weight * total])

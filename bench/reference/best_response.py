@@ -1,0 +1,175 @@
+"""Bicycles by iterated best response: one agent's program at a time, the others' paths given.
+
+The interaction is a sum over pairs, so what an agent gains by answering the others' paths the
+whole gains: every answer lowers the total cost, and a fixed point is a control that no agent can
+better alone. A program of one agent has 360 variables whatever the number of agents, which
+reaches sizes whose joint program IPOPT cannot factorise. What it finds is "best known".
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.reference.agent import one_agent
+from bench.reference.ipopt import Ipopt, Point, Program, Result
+from bench.reference.nlp import crowd_interaction
+from bench.reference.solution import Solution, in_double, open_loop_cost
+from bench.reference.starts import Guess
+from jfbcore.problems import Bicycle, Problem
+
+#: where agents stand that are not placed yet [m]: far from all others
+_NOWHERE = 1e3
+#: directions of the excursions a new agent tries, and how far they go [m]
+_DIRECTIONS = 8
+_REACH = 2.2
+CONVERGED = "no agent gains"
+ROUND_LIMIT = "round limit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestResponse:
+    """Agents are placed one after the other, each on the best of several excursions given those
+    before it; then all answer in turn until a whole round gains less than `tolerance`, relative,
+    or `max_rounds` have been played.
+    """
+
+    tolerance: float = 1e-4
+    max_rounds: int = 30
+    ipopt: Ipopt = field(default_factory=Ipopt)
+
+    @staticmethod
+    def supports(problem: Problem) -> str | None:
+        """None, or why the problem's agents cannot answer one at a time."""
+        if not isinstance(problem, Bicycle) or problem.n_agents == 1:
+            agents = "agent" if problem.n_agents == 1 else "agents"
+            return (
+                f"best-response is for several bicycles, got {problem.name} with "
+                f"{problem.n_agents} {agents}; use ipopt"
+            )
+        return None
+
+    def solve(
+        self,
+        problem: Problem,
+        states: Tensor,
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> list[Solution]:
+        """The best control found from each of `states`, (batch, n).
+
+        `progress` is called with 1 after each state. A state with an agent for which IPOPT found
+        no path at all comes back with IPOPT's status and `solved=False`. Raises ValueError with
+        the reason for a problem of any other kind.
+        """
+        problem = in_double(problem)
+        if (reason := self.supports(problem)) is not None or not isinstance(problem, Bicycle):
+            raise ValueError(reason)
+        program = Program.build(one_agent(problem), self.ipopt, crowd_interaction(problem))
+        solutions = []
+        for state in states.detach().double().cpu():
+            solutions.append(self._solve(problem, program, state))
+            if progress is not None:
+                progress(1)
+        return solutions
+
+    def _solve(self, problem: Bicycle, program: Program, state: Tensor) -> Solution:
+        begin = time.perf_counter()
+        crowd = _Crowd(program, state.numpy().reshape(-1, 4))
+        for agent in range(problem.n_agents):
+            if (failure := crowd.place(agent, problem)) is not None:
+                return Solution(
+                    cost=math.nan,
+                    objective=math.nan,
+                    controls=torch.zeros(problem.n_steps, problem.control_dim).double(),
+                    status=failure,
+                    solved=False,
+                    seconds=time.perf_counter() - begin,
+                )
+        best, status = crowd.controls(), ROUND_LIMIT
+        cost = open_loop_cost(problem, state[None], best[None]).item()
+        for _ in range(self.max_rounds):
+            for agent in range(problem.n_agents):
+                crowd.answer(agent)
+            controls = crowd.controls()
+            after = open_loop_cost(problem, state[None], controls[None]).item()
+            gain = cost - after
+            # Answers do not see the interaction's cutoff, so that the cost may rise a little.
+            if gain > 0:
+                best, cost = controls, after
+            if gain <= self.tolerance * abs(cost):
+                status = CONVERGED
+                break
+        return Solution(
+            cost=cost,
+            objective=cost,
+            controls=best,
+            status=status,
+            solved=math.isfinite(cost),
+            seconds=time.perf_counter() - begin,
+        )
+
+
+class _Crowd:
+    """The agents' paths and controls of one initial state."""
+
+    def __init__(self, program: Program, starts: np.ndarray) -> None:
+        self.program, self.starts = program, starts
+        steps = program.problem.n_steps
+        #: positions at the times the running cost sees, (n_steps, N, 2)
+        self.paths = np.full((steps, len(starts), 2), _NOWHERE)
+        self.results: list[Result | None] = [None] * len(starts)
+
+    def place(self, agent: int, problem: Bicycle) -> str | None:
+        """Put `agent` on the best of several excursions; IPOPT's status if none is solved."""
+        guesses = [_excursion(problem, self.starts[agent], 0.0, 0.0)]
+        for k in range(_DIRECTIONS):
+            angle = 2 * math.pi * k / _DIRECTIONS
+            guesses.append(_excursion(problem, self.starts[agent], angle, _REACH))
+        found = [self._solve(agent, self.program.point(guess)) for guess in guesses]
+        solved = [result for result in found if result.solved]
+        if not solved:
+            return found[0].status
+        self._keep(agent, min(solved, key=lambda result: result.objective))
+        return None
+
+    def answer(self, agent: int) -> None:
+        """The agent's best path near its own; its old one where that fails."""
+        old = self.results[agent]
+        assert old is not None
+        new = self._solve(agent, old.point)
+        if new.solved:
+            self._keep(agent, new)
+
+    def controls(self) -> Tensor:
+        """(n_steps, m)."""
+        return torch.cat([result.controls for result in self.results if result is not None], 1)
+
+    def _solve(self, agent: int, point: Point) -> Result:
+        others = np.delete(self.paths, agent, axis=1).reshape(len(self.paths), -1)
+        return self.program.solve(self.starts[agent], point, others)
+
+    def _keep(self, agent: int, result: Result) -> None:
+        states = self.program.guess(result.point).states
+        self.results[agent] = result
+        self.paths[:, agent] = np.vstack([self.starts[agent], states[:-1]])[:, :2]
+
+
+def _excursion(problem: Bicycle, start: np.ndarray, angle: float, reach: float) -> Guess:
+    """A path that swings out by `reach` [m] towards `angle` [rad] on its way to the target."""
+    steps = problem.n_steps
+    tau = np.linspace(0, 1, steps + 1)[1:, None]
+    way = np.array(problem.target_position) - start[:2]
+    out = reach * np.array([math.cos(angle), math.sin(angle)])
+    path = start[:2] + tau * way + np.sin(math.pi * tau) * out
+    tangent = way + math.pi * np.cos(math.pi * tau) * out
+    heading = np.unwrap(np.concatenate([start[2:3], np.arctan2(tangent[:, 1], tangent[:, 0])]))[1:]
+    speed = np.linalg.norm(tangent, axis=1) / problem.t_final
+    states = np.column_stack([path, heading, speed])
+    return Guess(states=states, decisions=np.zeros((steps, 2)))
