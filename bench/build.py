@@ -30,9 +30,10 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass(frozen=True)
 class Unsupported(Exception):  # noqa: N818 - a result, not an error
-    """A case whose gradient or solver cannot serve its problem; `reason` says why."""
+    """A case that cannot be built; `reason` says why, `field` which of its fields is to blame."""
 
     reason: str
+    field: str = "gradient"
 
 
 def check_device(device: str) -> None:
@@ -72,7 +73,7 @@ def build_advance(case: Case, policy: Policy) -> Callable[..., Step]:
     if not case.compile:
         return advance
     if (reason := compilation_reason(policy)) is not None:
-        raise Unsupported(reason)
+        raise Unsupported(reason, "compile")
     return CompiledStep(policy)
 
 
@@ -82,16 +83,16 @@ def build(case: Case, seed: int) -> Policy:
     solver = build_solver(case, problem)
     gradient = GRADIENTS[case.gradient]
     if gradient is not None:
-        for reason in (
-            gradient.supports(problem),
-            gradient.supports_solver(solver),
-            solver.supports(problem),
+        for field, reason in (
+            ("gradient", gradient.supports(problem)),
+            ("solver", gradient.supports_solver(solver)),
+            ("solver", solver.supports(problem)),
         ):
             if reason is not None:
-                raise Unsupported(reason)
+                raise Unsupported(reason, field)
     network = NETWORKS[case.network]
     if issubclass(network, SharedValueNetwork) and (reason := network.supports(problem)):
-        raise Unsupported(reason)
+        raise Unsupported(reason, "network")
     return build_policy(
         problem,
         gradient,

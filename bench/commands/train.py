@@ -155,8 +155,9 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         policy = build(case, args.seed)
         advance = build_advance(case, policy)
     except Unsupported as unsupported:
+        asked = getattr(case, unsupported.field)
         raise ValueError(
-            f"`gradient` {case.gradient} cannot serve {case.problem}: {unsupported.reason}"
+            f"`{unsupported.field}` {asked} cannot serve {case.problem}: {unsupported.reason}"
         ) from unsupported
     training = Training(
         policy,

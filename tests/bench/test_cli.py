@@ -136,7 +136,12 @@ BAD = [
         (tiny(variant="paper"), ["variant", "'paper'", "default", "concave", "released"]),
         (tiny(problem="quadrotor", variant="concave"), ["variant", "'concave'", "default"]),
         (tiny(problem="bicycle", gradient="cvxpylayers"), ["cvxpylayers", "bicycle", "concave"]),
-        (tiny(problem="bicycle", solver="closed-form"), ["closed", "bicycle"]),
+        (tiny(problem="bicycle", solver="closed-form"), ["`solver` closed-form", "bicycle"]),
+        (
+            tiny(problem="consumption", network="shared"),
+            ["`network` shared", "no identical agents"],
+        ),
+        (tiny(problem="quadrotor", network="wide"), ["network", "'wide'", "dense", "indexed"]),
         (tiny(step_size="0.1", map="scaled", steps="1"), ["step_size", "scaled", "plain"]),
         ([*tiny(), "--resume"], ["resume", "--checkpoint"]),
         (tiny(checkpoint="/nowhere/at/all.pt"), ["checkpoint", "/nowhere/at/all.pt"]),
