@@ -32,6 +32,7 @@ from bench.report.profile import median_with_misses, performance_profile, time_t
 from bench.report.series import panels, series_of
 from bench.report.style import LOOKS, format_bytes, format_seconds, look, short
 from bench.report.summary import summary
+from bench.report.tables import target_table
 from bench.report.targets import own_rate, target_times, tuned
 from jfbcore.problems import Consumption
 
@@ -403,6 +404,18 @@ def test_every_gradient_is_shown_on_the_recipe_and_with_its_best_learning_rate(
     page = write_report([tmp_path / "run"], tmp_path / "report").read_text()
     assert "Time to target, recipe tuned" in page
     assert (tmp_path / "report" / "figures" / "profile-tuned.png").is_file()
+
+
+def test_a_small_gap_is_not_written_as_none(tmp_path: Path) -> None:
+    record = synthetic_record("jfb", 1, curve=synthetic_curve(1.0))
+    record["case"] |= {"train_steps": 0, "recipe": "recommended", "train_seconds": 5.0}
+    for point in record["curve"]:
+        point["optimality_gap"] = 6.9e-5
+    runs = [load_run(write_run(tmp_path / "run", [record]))]
+    cases = case_frame(runs)
+    table = target_table(target_times(curve_frame(runs, cases), cases))
+    assert table is not None
+    assert table.rows[0][-1].text == "0.0069%"
 
 
 def test_the_tolerance_is_marked_in_the_units_of_the_residual(tmp_path: Path) -> None:

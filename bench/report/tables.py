@@ -129,10 +129,15 @@ def _target_rows(times: pd.DataFrame) -> list[list[Cell]]:
             cells.append(Cell(text, seconds if math.isfinite(seconds) else 1e300, words))
         gap = row["best_gap"]
         cells.append(
-            Cell(DASH, 1e300, "no evaluation") if math.isnan(gap) else Cell(f"{gap:.1%}", gap)
+            Cell(DASH, 1e300, "no evaluation") if math.isnan(gap) else Cell(_percent(gap), gap)
         )
         rows.append(cells)
     return rows
+
+
+def _percent(gap: float) -> str:
+    """One decimal, or two digits where that would leave none."""
+    return f"{gap:.1%}" if abs(gap) >= 0.001 else f"{100 * gap:.2g}%"
 
 
 def missing_table(cases: pd.DataFrame) -> Table | None:

@@ -106,7 +106,8 @@ def _drawing(
     figure, axes = grid(1, columns, height=3.6)
     for ax, (words, times) in zip(axes[0], parts, strict=True):
         _draw(ax, times)
-        ax.set_title(f"{words}, {len(times)} instances")
+        noun = "instance" if len(times) == 1 else "instances"
+        ax.set_title(f"{words}, {len(times)} {noun}")
     axes[0][0].set_ylabel("share of instances solved")
     last = parts[-1][1]
     solved = np.isfinite(last.astype(float)).sum()
