@@ -384,7 +384,8 @@ def test_every_gradient_is_shown_on_the_recipe_and_with_its_best_learning_rate(
     """The recipe's own rate is the better one for jfb, the other one for implicit."""
     records = []
     for gradient, decay, rate in (
-        ("jfb", 1.0, None), ("jfb", 0.3, 0.02), ("implicit", 0.5, None), ("implicit", 0.8, 0.02)
+        ("jfb", 1.0, None), ("jfb", 0.3, 0.02), ("implicit", 0.5, None), ("implicit", 0.8, 0.02),
+        ("unrolled", 0.7, None),
     ):  # fmt: skip
         for seed in (0, 1, 2):
             record = synthetic_record(gradient, 1, seed=seed, curve=synthetic_curve(decay))
@@ -395,15 +396,24 @@ def test_every_gradient_is_shown_on_the_recipe_and_with_its_best_learning_rate(
     runs = [load_run(write_run(tmp_path / "run", records))]
     cases = case_frame(runs)
     times = target_times(curve_frame(runs, cases), cases)
-    assert len(times) == 4
+    assert len(times) == 5
     assert own_rate(times)["learning_rate"].isna().all()
     best = tuned(times).set_index("gradient")
-    assert best["settings"].to_dict() == {"implicit": 2, "jfb": 2}
+    # A gradient that nobody tuned takes part with the recipe's rate.
+    assert best["settings"].to_dict() == {"implicit": 2, "jfb": 2, "unrolled": 1}
     assert math.isnan(best.loc["jfb", "learning_rate"])
     assert best.loc["implicit", "learning_rate"] == 0.02
     page = write_report([tmp_path / "run"], tmp_path / "report").read_text()
     assert "Time to target, recipe tuned" in page
     assert (tmp_path / "report" / "figures" / "profile-tuned.png").is_file()
+
+
+def test_records_of_several_commits_are_counted_by_commit(tmp_path: Path) -> None:
+    records = [synthetic_record("jfb", n) for n in (1, 6, 20)]
+    for record, commit in zip(records, ("a" * 40, "b" * 40, "b" * 40), strict=True):
+        record["git"] = {"commit": commit, "dirty": False}
+    page = write_report([write_run(tmp_path / "run", records)], tmp_path / "report").read_text()
+    assert "bbbbbbbbbbbb (2 records), aaaaaaaaaaaa (1 record)" in page
 
 
 def test_a_small_gap_is_not_written_as_none(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def environment_table(runs: Sequence[Run]) -> Table:
     rows += [
         [Cell(name), *(Cell(write(run.environment)) for run in runs)] for name, write in _LINES
     ]
+    rows.append([Cell("code version"), *(Cell(_code_version(run)) for run in runs)])
     headings = [run.name for run in runs]
     return Table("Environment", ["", *headings], rows)
 
@@ -164,8 +165,19 @@ def _versions(environment: Mapping[str, Any]) -> str:
     return "; ".join([", ".join(found), *missing]) if versions else _UNKNOWN
 
 
-def _git(environment: Mapping[str, Any]) -> str:
-    git = environment.get("git") or {}
+def _code_version(run: Run) -> str:
+    """The commit the records were measured at; how many records each, where there are several."""
+    commits = Counter(_git(record) for record in run.records)
+    if len(commits) <= 1:
+        return _git(run.environment)
+    return ", ".join(
+        f"{commit} ({count} {'record' if count == 1 else 'records'})"
+        for commit, count in commits.most_common()
+    )
+
+
+def _git(measured: Mapping[str, Any]) -> str:
+    git = measured.get("git") or {}
     if not git.get("commit"):
         return _UNKNOWN
     return str(git["commit"])[:12] + (" with uncommitted changes" if git.get("dirty") else "")
@@ -182,5 +194,4 @@ _LINES = (
     ("platform", _text("platform")),
     ("Python", _text("python")),
     ("packages", _versions),
-    ("code version", _git),
 )

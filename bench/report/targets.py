@@ -30,20 +30,20 @@ def own_rate(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def tuned(times: pd.DataFrame) -> pd.DataFrame:
-    """Of `target_times`, the best setting of every gradient of which several rates were tried.
+    """Of `target_times`, every gradient's best setting where any gradient's rate was tuned.
 
-    One row per problem, size and gradient; `settings` counts the rates and maps to choose from.
-    Best is the shortest time to the narrowest target that any of them reaches, then the smallest
-    gap.
+    One row per problem, size and gradient; `settings` counts the rates and maps to choose from, 1
+    for a gradient that was only run on the recipe. Best is the shortest time to the narrowest
+    target that any of them reaches, then the smallest gap.
     """
     if times.empty:
         return times
     order = [f"target_{target:g}" for target in sorted(TARGETS)] + ["best_gap"]
-    groups = times.groupby(["run", *TARGET_INSTANCE, "gradient"], dropna=False, sort=False)
+    instance = ["run", *TARGET_INSTANCE]
+    anyone = times.groupby(instance, dropna=False)["learning_rate"].transform("count") > 0
+    groups = times[anyone].groupby([*instance, "gradient"], dropna=False, sort=False)
     best = [
-        group.sort_values(order).iloc[0].to_dict() | {"settings": len(group)}
-        for _, group in groups
-        if group["learning_rate"].notna().any()
+        group.sort_values(order).iloc[0].to_dict() | {"settings": len(group)} for _, group in groups
     ]
     return pd.DataFrame(best)
 
