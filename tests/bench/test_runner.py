@@ -500,8 +500,10 @@ class TestOneSweepPerFolder:
 class TestInterruption:
     #: takes minutes, so that it is always this case that is interrupted
     LONG = replace(FIXED, gradient="unrolled", max_iterations=500, n_steps=160, timed=True)
+    #: asks for SIGINT: a shell lets what it starts in the background ignore it
     SWEEP = (
-        "import sys; from pathlib import Path; from tests.bench.test_runner import *; "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from pathlib import Path; from tests.bench.test_runner import *; "
         "run_cases([FIXED, TestInterruption.LONG], 1, settings(Path(sys.argv[1]), resume=True))"
     )
 
