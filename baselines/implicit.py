@@ -20,6 +20,12 @@ class Implicit(GradientEstimator):
     The gradient does not depend on the map: with H the Hessian of the Hamiltonian in u and M the
     mask of controls inside their bounds, the fixed point's derivative solves
     -M H M dx = M d(grad H). One linear solve per time step, O(1) memory in the iterations.
+
+    The control handed on is T(u*), as deep equilibrium models do (Bai et al., 2019) and as `JFB`
+    does: the two roll out along one trajectory, and a difference between their gradients is the
+    bias alone. Where the closed loop is sensitive, a control one application behind is enough to
+    land elsewhere.
+
     `linear_solver` is an object: `ConjugateGradient()`, `GMRES()`, `DenseLU()`, `Neumann()`.
     """
 
@@ -43,36 +49,32 @@ class Implicit(GradientEstimator):
         # The control is a constant here; its derivative is put back by the linear solve.
         u = found.control.detach()
         gradient = hamiltonian.grad(u)
-        if hamiltonian.constrained:
-            with torch.no_grad():
-                step = u + fixed_point_map.scale(u, gradient)
-                interior = hamiltonian.interior(step)
-            # Tracks how the bounds move with the state where they hold the control.
-            bounds = hamiltonian.project(step)
-        else:
-            interior, bounds = None, None
+        with torch.no_grad():
+            step = u + fixed_point_map.scale(u, gradient)
+        # T(u), tracked only in how the bounds that hold it move with the state.
+        image = hamiltonian.project(step)
         control = _ImplicitControl.apply(
-            u, gradient, bounds, interior, fixed_point_map, self.linear_solver
+            u, gradient, image, hamiltonian.interior(step), fixed_point_map, self.linear_solver
         )
         return Solution(control, found.residual, found.iterations, found.tolerance)
 
 
 class _ImplicitControl(torch.autograd.Function):
-    """The control, whose cotangent v becomes x = (-M H M)^-1 M v on grad H."""
+    """`image`, whose cotangent v becomes x = (-M H M)^-1 M v on grad H at `u`."""
 
     @staticmethod
     def forward(
         ctx,
         u: Tensor,
         gradient: Tensor,
-        bounds: Tensor | None,
+        image: Tensor,
         interior: Tensor | None,
         fixed_point_map: BoundMap,
         linear_solver: LinearSolver,
     ) -> Tensor:
         ctx.save_for_backward(u, interior)
         ctx.fixed_point_map, ctx.linear_solver = fixed_point_map, linear_solver
-        return u.clone()
+        return image.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -33,6 +33,7 @@ from baselines import (
     build_policy,
 )
 from bench.memory import LiveTensorTracker, SavedTensorCounter
+from jfbcore.diagnostics import angle, policy_gradient
 from jfbcore.gradients import JFB, GradientEstimator
 from jfbcore.maps import MAPS, FixedPointMap, NewtonMap, PlainMap, ScaledMap
 from jfbcore.network import ValueNetwork
@@ -574,6 +575,48 @@ def test_jfb_on_a_newton_map_is_implicit(case, tracked):
     expected = pulled_back(point, Implicit(DenseLU()), solver, PlainMap(), v)
     # Both are exact at the residual reached, 1e-12; the Hessians' condition is below 1e2.
     assert relative_error(found, expected) < 1e-10
+
+
+@every_case
+@every_map
+def test_jfb_and_implicit_hand_on_the_same_control(case, map_name):
+    """T of what the solver found, however far from the fixed point that is.
+
+    Their gradients then belong to one trajectory. A tracked control one application ahead of the
+    other's turned the angle between two gradients of a sensitive closed loop past 90 degrees.
+    """
+    point, solver = contractive_point(case, 2), Picard(tolerance=None, max_iterations=2)
+    z, p = (x.detach().clone().requires_grad_() for x in (point.z, point.p))
+    jfb, implicit = (
+        attach(point, estimator, solver, MAPS[map_name], z, p).control
+        for estimator in (JFB(), Implicit())
+    )
+    assert jfb.requires_grad
+    assert implicit.requires_grad
+    h, u = point.hamiltonian(), point.problem.initial_control(point.t, point.z)
+    for _ in range(3):
+        _, gradient, _ = definition_derivatives(point, point.z, point.p, u)
+        u = h.project(u + MAPS[map_name].direction(h, u, gradient))
+    # The same operations in the same order; and rounding carried through three applications.
+    assert torch.equal(jfb, implicit)
+    torch.testing.assert_close(implicit.detach(), u, rtol=1e-10, atol=1e-11)
+
+
+def test_where_jfb_is_exact_its_gradient_is_implicit_at_any_tolerance():
+    """One bicycle on the scaled map: D is the inverse of its diagonal Hessian.
+
+    Over the whole horizon at an inner tolerance of 1e-2, where a gradient of another trajectory
+    would differ by the solver's error times the sensitivity of the closed loop.
+    """
+    policy = small_policy(
+        "bicycle", JFB(), Picard(tolerance=1e-2), n_agents=1, n_steps=60, t_final=4.0
+    )
+    make_costates_generic(policy)
+    states = policy.problem.sample_initial_states(4, generator())
+    found = policy_gradient(policy, states)
+    expected = policy_gradient(policy, states, Implicit(DenseLU()))
+    # Degrees: a division against one factorisation of a diagonal matrix, at every time step.
+    assert angle(found, expected) < 1e-6
 
 
 # ---------------------------------------------------------------------------------------------
