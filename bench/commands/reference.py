@@ -139,6 +139,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"`--states` must be between 1 and {_HELD_OUT}, got {args.states}")
     if args.starts is not None and args.starts < 1:
         raise ValueError(f"`--starts` must be >= 1, got {args.starts}")
+    if args.starts is not None and args.method == "best-response":
+        raise ValueError(
+            f"`--starts` is for ipopt and transcription, got {args.starts} with best-response, "
+            "which has starting points of its own; leave it out"
+        )
     if not 0 < args.time_limit < math.inf:
         raise ValueError(f"`--time-limit` must be a number of seconds > 0, got {args.time_limit}")
 

@@ -45,8 +45,8 @@ def _misaligned(table: pd.DataFrame) -> list[str]:
         reached = (
             "the inner tolerance was reached"
             if asked
-            else "the inner tolerance was not reached, so that the implicit gradient belongs to "
-            "another control than the one applied"
+            else "the inner tolerance was not reached, and the implicit gradient is that of a "
+            "fixed point, which the control applied is not"
         )
         size = first["angle_max"]
         what = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.case import DEFAULT_STEPS, Case
-from bench.recipes import RELEASED_INNER, RELEASED_TOLERANCE
+from bench.recipes import RELEASED_INNER, RELEASED_TOLERANCE, case_settings
 from jfbcore.problems import PROBLEMS
 
 
@@ -75,6 +75,13 @@ def _case(problem: str, n_agents: int, **changes: Any) -> Case:
     return Case(problem=problem, n_agents=n_agents, **(settings | changes))
 
 
+def _trained(problem: str, n_agents: int, **changes: Any) -> Case:
+    """A case on the network that the recommended recipe gives this gradient."""
+    settings = case_settings("recommended", problem, n_agents, changes.get("gradient", "jfb"))
+    network = {"network": settings["network"]} if "network" in settings else {}
+    return _case(problem, n_agents, **(network | changes))
+
+
 def _released(problem: str, n_agents: int, **changes: Any) -> Case:
     # A case's tolerance is relative to the problem's gradient scale, the released one absolute.
     scale = PROBLEMS[problem](n_agents).gradient_scale
@@ -119,7 +126,7 @@ def quick() -> Scope:
         race_seconds=8.0,
         race_seeds=1,
         scale=tuple(
-            (_case(problem, 100, n_steps=16, train_steps=12), 4.0)
+            (_trained(problem, 100, n_steps=16, train_steps=12), 4.0)
             for problem in ("quadrotor", "bicycle", "consumption")
         ),
         scale_seeds=1,
@@ -159,7 +166,7 @@ def full() -> Scope:
         batch_size = 8 if large and problem == "quadrotor" else 16
         for kind in ("scaled", "plain"):
             # An inner iteration that has not converged after 100 applications is not going to.
-            case = _case(
+            case = _trained(
                 problem, n, map=kind, batch_size=batch_size, train_steps=200,
                 max_iterations=500 if kind == "scaled" else 100,
             )  # fmt: skip
@@ -189,7 +196,7 @@ def full() -> Scope:
         crossovers=tuple(_case(problem, n) for problem, n in FULL_SIZES),
         crossover_gradients=("jfb", "unrolled", "unrolled-network"),
         races=tuple(
-            _case(problem, n, gradient=gradient, batch_size=16)
+            _trained(problem, n, gradient=gradient, batch_size=16)
             for problem, n, others in (
                 ("quadrotor", 1, ("cvxpylayers",)),
                 ("quadrotor", 6, ("cvxpylayers",)),
@@ -202,7 +209,7 @@ def full() -> Scope:
         race_seconds=12.0,
         race_seeds=3,
         scale=tuple(
-            (_case(problem, 100, batch_size=16, train_steps=60), seconds)
+            (_trained(problem, 100, batch_size=16, train_steps=60), seconds)
             for problem, seconds in (("quadrotor", 60.0), ("bicycle", 30.0), ("consumption", 30.0))
         ),
         scale_seeds=3,

@@ -68,6 +68,7 @@ def trace(run: Run, seed: int) -> list[Row]:
         "problem": case.problem,
         "n_agents": case.n_agents,
         "variant": run.variant,
+        "network": case.network,
         "step_size": case.step_size,
         "tolerance": policy.solver.tolerance,
         "max_iterations": case.max_iterations,
@@ -80,8 +81,8 @@ def trace(run: Run, seed: int) -> list[Row]:
 def _against_applied(policy: HamiltonianPolicy, states: Tensor) -> Row:
     """JFB against the derivative of the iteration as it is run, one minibatch.
 
-    Where an inner solve stops far from the fixed point the implicit gradient is that of a control
-    which nobody applied; unrolling differentiates the one that was.
+    Where an inner solve stops far from the fixed point the implicit gradient takes the control
+    applied for one, which it is not; unrolling differentiates the iteration that led to it.
     """
     jfb = policy_gradient(policy, states)
     applied = policy_gradient(policy, states, Unrolled())
