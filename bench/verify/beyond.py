@@ -19,7 +19,8 @@ _FLOOR = 1e-8
 def growth(table: pd.DataFrame) -> pd.DataFrame:
     """Per curve: the largest error over K relative to the one at K = 1, and the last error.
 
-    Median over seeds at each K first. An error that is not finite counts as infinite.
+    Median over seeds at each K first. Errors below `_FLOOR` count as that much (jfb on one
+    bicycle's scaled map has none at all), one that is not finite as infinite.
     """
     rows = []
     for key, part in table.groupby(_CURVE, sort=False):
@@ -27,7 +28,7 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(dict(zip(_CURVE, key, strict=True)) | {
             "first": curve.iloc[0], "largest": curve.max(), "largest_at": int(curve.idxmax()),
             "last": curve.iloc[-1], "last_at": int(curve.index[-1]),
-            "growth": curve.max() / curve.iloc[0],
+            "growth": max(curve.max(), _FLOOR) / max(curve.iloc[0], _FLOOR),
             "converges": bool(curve.iloc[-1] < max(curve.iloc[0], _FLOOR)),
         })  # fmt: skip
     return pd.DataFrame(rows)

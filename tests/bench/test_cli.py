@@ -155,17 +155,7 @@ BAD = [
         (["reference", "--problem", "bicycle", "--states", "0"], ["states", "0"]),
         (["reference", "--problem", "bicycle", "--starts", "0"], ["starts", "0", ">= 1"]),
         (
-            [
-                "reference",
-                "--problem",
-                "bicycle",
-                "--agents",
-                "50",
-                "--method",
-                "best-response",
-                "--starts",
-                "3",
-            ],
+            ["reference", "--problem", "bicycle", "--method", "best-response", "--starts", "3"],
             ["--starts", "3", "best-response"],
         ),
         (
