@@ -16,6 +16,7 @@ from bench.report.figures.canvas import handle, line_style, theme
 from bench.report.style import Look, look
 from bench.verify.claim import Tables
 from bench.verify.derivative_figure import derivative_figure
+from bench.verify.open_figures import maximiser_figure, mean_field_figure
 from bench.verify.panels import band, count_axis, panels, readable_log
 
 _SIZE = ["problem", "n_agents"]
@@ -79,6 +80,10 @@ def _figures(data: Tables) -> Iterator[tuple[str, Figure]]:
         )  # fmt: skip
     if "derivatives" in data:
         yield "beyond-derivative-error", derivative_figure(data["derivatives"])
+    if "maximisers" in data:
+        yield "beyond-local-maximisers", maximiser_figure(data["maximisers"])
+    if "mean-field" in data:
+        yield "beyond-mean-field", mean_field_figure(data["mean-field"])
 
 
 def _trace_figure(

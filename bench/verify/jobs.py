@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.environment import git_revision
 from bench.records import write_json
-from bench.verify import derivatives, resources, traces
+from bench.verify import derivatives, maximisers, resources, traces
 from bench.verify.scope import Scope
 
 Row = dict[str, Any]
@@ -39,7 +39,12 @@ class Job:
 
 def jobs(scope: Scope) -> list[Job]:
     """All jobs: seed 0 of everything before any other seed, the short ones first."""
-    found = [*_training_jobs(scope), *_resource_jobs(scope), *_derivative_jobs(scope)]
+    found = [
+        *_training_jobs(scope),
+        *_resource_jobs(scope),
+        *_derivative_jobs(scope),
+        *_maximiser_jobs(scope),
+    ]
     names = [job.name for job in found]
     assert len(set(names)) == len(names), "two jobs would share a file"
     return sorted(found, key=lambda job: (job.seed, job.seconds))
@@ -107,6 +112,16 @@ def _derivative_jobs(scope: Scope) -> Iterator[Job]:
                     derivatives.derivative_rows, case, ("scaled", "plain"), scope.derivative_counts,
                     _DERIVATIVE_STATES, seed,
                 ),
+            )  # fmt: skip
+
+
+def _maximiser_jobs(scope: Scope) -> Iterator[Job]:
+    for run in scope.maximisers:
+        for seed in range(run.seeds):
+            yield Job(
+                name=f"maximisers-{run.case.problem}-{run.case.n_agents}-{run.variant}-s{seed}",
+                table="maximisers", seed=seed, seconds=run.seconds, settings=repr(run),
+                measure=partial(maximisers.maximiser_rows, run, seed),
             )  # fmt: skip
 
 

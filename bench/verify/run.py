@@ -19,6 +19,7 @@ from bench.verify.claim import Claim, Tables
 from bench.verify.claims import judge_beyond, judge_claims
 from bench.verify.figures import draw
 from bench.verify.jobs import Job, Store, jobs, run_jobs
+from bench.verify.open_questions import reference_sizes
 from bench.verify.resource_claims import memory_fits, times_to_cost
 from bench.verify.scope import Scope
 
@@ -77,6 +78,8 @@ def judge(scope: Scope, out: Path, started: str) -> Outcome:
     data: Tables = {
         name: _by_size(pd.DataFrame(rows)) for name, rows in store.tables(wanted).items()
     }
+    if scope.sizes:
+        data["mean-field"] = reference_sizes()
     for name, table in {**data, **_derived(data)}.items():
         table.to_csv(out / "data" / f"{name}.csv", index=False)
     draw(data, out)
@@ -134,9 +137,9 @@ def _with_figure(claim: Claim, out: Path) -> Claim:
 def _limits(scope: Scope, wanted: list[Job], missing: list[Job], store: Store) -> list[str]:
     found = [
         f"Scope {scope.name}: verdicts hold for the runs listed with each claim, no further.",
-        "True gradients are implicit ones at the control the inner solver left: where its "
-        "tolerance was not reached they are the gradients of a control nearby, not of the one "
-        "applied.",
+        "True gradients are implicit ones along the trajectory that the policy flies: where the "
+        "inner tolerance was not reached they take the control applied for a fixed point, which "
+        "it is not.",
         "Traced runs are short next to a training to the optimum, and clipped and guarded by the "
         "suite's own rules, the released recipe too.",
     ]

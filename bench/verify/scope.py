@@ -44,7 +44,8 @@ class Scope:
 
     `derivatives`: where the derivative's error is measured against K, at `derivative_counts`.
     `crossovers`: sizes whose memory is predicted at full batch and horizon, for
-    `crossover_gradients`.
+    `crossover_gradients`. `maximisers`: runs with bicycles whose controls are held against global
+    maximisers. `sizes`: whether costs of the references are compared over sizes.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Scope:
     derivatives: tuple[tuple[Case, float], ...]
     derivative_counts: tuple[int, ...]
     derivative_seeds: int
+    maximisers: tuple[Run, ...] = ()
+    sizes: bool = False
 
 
 def _case(problem: str, n_agents: int, **changes: Any) -> Case:
@@ -219,4 +222,10 @@ def full() -> Scope:
         ),
         derivative_counts=(1, 2, 3, 5, 8, 12, 20, 35, 60, 100),
         derivative_seeds=3,
+        maximisers=tuple(
+            run
+            for run in traces
+            if run.case.problem == "bicycle" and run.variant in ("scaled", "released")
+        ),
+        sizes=True,
     )

@@ -41,7 +41,7 @@ def _expansions(table: pd.DataFrame) -> list[str]:
             "H is not concave there"
             if peak["curvature_min"] < 0
             else "H is concave everywhere seen"
-        )
+        ) + _averaging(peak)
         effect = "JFB still descends" if last < first else "JFB does not descend"
         found.append(
             f"{run} does not contract: |dT/du| reaches {number(peak['rate_max'])} after "
@@ -51,6 +51,19 @@ def _expansions(table: pd.DataFrame) -> list[str]:
             f"{number(first)} to {number(last)}."
         )
     return found
+
+
+def _averaging(peak: pd.Series) -> str:
+    """Whether an averaged operator (1-b) + b T would contract where T does not.
+
+    With D = 1, dT/du = 1 + alpha Hessian is symmetric: its eigenvalues are beyond 1 where H curves
+    upwards, and below -1 where a step overshoots. Averaging mends the second.
+    """
+    if peak["variant"] == "scaled":
+        return ""
+    if peak["curvature_min"] < 0:
+        return ": nor does any averaged operator (1-b) + b T"
+    return f": the averaged operator (1-b) + b T contracts for b < {2 / (1 + peak['rate_max']):.2g}"
 
 
 def _unconverged(table: pd.DataFrame) -> list[str]:

@@ -1,0 +1,137 @@
+"""Local maximisers of the bicycle's H: how often the inner iteration stops at one, at what cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.build import build
+from bench.recipes import training_config
+from bench.verify.scope import Run
+from jfbcore.held_out import held_out_states
+from jfbcore.maps import BoundMap
+from jfbcore.policy import HamiltonianPolicy
+from jfbcore.problems import Bicycle
+from jfbcore.problems.base import Hamiltonian
+from jfbcore.rollout import rollout
+from jfbcore.solvers import Newton, Solution, Solver
+from jfbcore.train import Training
+
+Row = dict[str, Any]
+
+#: angles over the whole range of steering among which the best one is sought
+_GRID = 2001
+#: a maximiser whose H is lower by more than this, and by more than its residual explains (r^2/2
+#: where -H has curvature 1), is another one
+_LOSS = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalSteering(Solver):
+    """The global maximiser of a bicycle's H: the best of a grid of angles, then Newton's method.
+
+    H is separable over controls and concave in the accelerations; steering is searched on
+    `_GRID` angles, the bounds among them.
+    """
+
+    def supports_compilation(self) -> str | None:
+        return "a search over a grid is for measuring, not for speed"
+
+    @torch.no_grad()
+    def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        hamiltonian = fixed_point_map.hamiltonian
+        problem = hamiltonian.problem
+        assert isinstance(problem, Bicycle)
+        kappa, accelerations = _at_zero_control(hamiltonian, initial)
+        best = best_steering(kappa, problem.max_steering)
+        start = torch.stack((best, accelerations), -1).view_as(initial)
+        newton = Newton(tolerance=self.tolerance, max_iterations=self.max_iterations)
+        return newton.solve(fixed_point_map, start)
+
+
+def _at_zero_control(hamiltonian: Hamiltonian, like: Tensor) -> tuple[Tensor, Tensor]:
+    """kappa and the maximising accelerations, (batch, N) each: -grad H and grad H at u = 0."""
+    gradient = hamiltonian.grad(torch.zeros_like(like)).unflatten(-1, (-1, 2))
+    return -gradient[..., 0], gradient[..., 1]
+
+
+def best_steering(kappa: Tensor, bound: float) -> Tensor:
+    """argmax of -kappa tan(delta) - delta^2/2 over a grid of [-bound, bound], in kappa's shape."""
+    angles = torch.linspace(-bound, bound, _GRID, dtype=kappa.dtype, device=kappa.device)
+    return angles[_steering_part(kappa.unsqueeze(-1), angles).argmax(-1)]
+
+
+def _steering_part(kappa: Tensor, steering: Tensor) -> Tensor:
+    return -kappa * steering.tan() - 0.5 * steering.square()
+
+
+def maximiser_rows(run: Run, seed: int) -> list[Row]:
+    """Per policy, start of the inner solve and time step: the share of steering angles that are
+    maximisers in their neighbourhood only, and what that loses.
+
+    The policy at its initial parameters, and after `run.case.train_steps` steps of the run's
+    recipe. "cold" starts every inner solve from zero control, "warm" from the control of the time
+    step before. `cost` is the held-out cost as flown, `global_cost` that of the same costates with
+    `GlobalSteering`. An angle that loses H because its iteration was cut short counts as
+    unconverged, not as local.
+    """
+    case = run.case
+    policy = build(case, seed)
+    assert isinstance(policy, HamiltonianPolicy)
+    x = held_out_states(policy.problem, run.states)
+    rows: list[Row] = []
+    for at in ("initial", "trained"):
+        if at == "trained":
+            config = training_config(case, steps=case.train_steps, seed=seed, recipe=run.recipe)
+            Training(policy, replace(config, evaluations=1, held_out=1)).run()
+        best = _global_cost(policy, x)
+        for start in ("cold", "warm"):
+            head = {"run": run.label, "problem": case.problem, "n_agents": case.n_agents,
+                    "variant": run.variant, "policy": at, "start": start,
+                    "seed": seed}  # fmt: skip
+            measured, cost = _along_rollout(policy, x, warm=start == "warm")
+            rows += [head | row | {"cost": cost, "global_cost": best} for row in measured]
+    return rows
+
+
+@torch.no_grad()
+def _global_cost(policy: HamiltonianPolicy, x: Tensor) -> float:
+    own = policy.solver
+    policy.solver = GlobalSteering(tolerance=own.tolerance, max_iterations=100)
+    try:
+        return rollout(policy, x).cost.double().mean().item()
+    finally:
+        policy.solver = own
+
+
+@torch.no_grad()
+def _along_rollout(policy: HamiltonianPolicy, x: Tensor, *, warm: bool) -> tuple[list[Row], float]:
+    problem = policy.problem
+    assert isinstance(problem, Bicycle)
+    h, z, start = problem.t_final / problem.n_steps, x, None
+    costs, rows = torch.zeros_like(x[:, 0]), []
+    for i in range(problem.n_steps):
+        decision = policy(i * h, z, start)
+        u, hamiltonian, solution = decision.control, decision.hamiltonian, decision.solution
+        assert hamiltonian is not None
+        assert solution is not None
+        kappa = _at_zero_control(hamiltonian, u)[0].double()
+        found = u.view(*kappa.shape, 2)[..., 0].double()
+        best = best_steering(kappa, problem.max_steering)
+        loss = _steering_part(kappa, best) - _steering_part(kappa, found)
+        # Rounding can hold a residual at its tolerance, see the first claim.
+        residual = solution.residual.double().unsqueeze(-1)
+        converged = residual <= 1.1 * (solution.tolerance or 0.0)
+        rows.append({
+            "time": i * h, "kappa_max": kappa.abs().max().item(),
+            "local_share": (converged & (loss > _LOSS + residual**2)).double().mean().item(),
+            "unconverged_share": (~converged).double().mean().item(),
+            "loss_max": loss.max().item(),
+        })  # fmt: skip
+        costs += h * problem.running_cost(i * h, z, u)
+        z = z + h * problem.dynamics(i * h, z, u)
+        start = u if warm else None
+    return rows, (costs + problem.terminal_cost(z)).double().mean().item()
