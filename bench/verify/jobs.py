@@ -39,25 +39,24 @@ class Job:
 
 def jobs(scope: Scope) -> list[Job]:
     """All jobs: seed 0 of everything before any other seed, the short ones first."""
-    found = [
-        *_training_jobs(scope),
-        *_resource_jobs(scope),
-        *_derivative_jobs(scope),
-        *_maximiser_jobs(scope),
-    ]
+    found = [*_training_jobs(scope), *_resource_jobs(scope), *_derivative_jobs(scope)]
     names = [job.name for job in found]
     assert len(set(names)) == len(names), "two jobs would share a file"
     return sorted(found, key=lambda job: (job.seed, job.seconds))
 
 
 def _training_jobs(scope: Scope) -> Iterator[Job]:
-    for run in scope.traces:
-        for seed in range(run.seeds):
-            yield Job(
-                name=f"trace-{run.case.problem}-{run.case.n_agents}-{run.variant}-s{seed}",
-                table="traces", seed=seed, seconds=run.seconds, settings=repr(run),
-                measure=partial(traces.trace, run, seed),
-            )  # fmt: skip
+    for name, table, runs, measure in (
+        ("trace", "traces", scope.traces, traces.trace),
+        ("maximisers", "maximisers", scope.maximisers, maximisers.maximiser_rows),
+    ):
+        for run in runs:
+            for seed in range(run.seeds):
+                yield Job(
+                    name=f"{name}-{run.case.problem}-{run.case.n_agents}-{run.variant}-s{seed}",
+                    table=table, seed=seed, seconds=run.seconds, settings=repr(run),
+                    measure=partial(measure, run, seed),
+                )  # fmt: skip
     steps = scope.descent_steps
     for case, seconds in scope.descents:
         for seed in range(scope.descent_seeds):
@@ -112,16 +111,6 @@ def _derivative_jobs(scope: Scope) -> Iterator[Job]:
                     derivatives.derivative_rows, case, ("scaled", "plain"), scope.derivative_counts,
                     _DERIVATIVE_STATES, seed,
                 ),
-            )  # fmt: skip
-
-
-def _maximiser_jobs(scope: Scope) -> Iterator[Job]:
-    for run in scope.maximisers:
-        for seed in range(run.seeds):
-            yield Job(
-                name=f"maximisers-{run.case.problem}-{run.case.n_agents}-{run.variant}-s{seed}",
-                table="maximisers", seed=seed, seconds=run.seconds, settings=repr(run),
-                measure=partial(maximisers.maximiser_rows, run, seed),
             )  # fmt: skip
 
 
