@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
+from jfbcore.compiled import CompiledStep
 from jfbcore.guard import Guard, GuardSettings, Intervention
 from jfbcore.held_out import held_out_states
 from jfbcore.optimizers import OPTIMIZERS, build_optimizer
 from jfbcore.policy import Policy
 from jfbcore.rollout import Rollout, Step, advance, rollout
 
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class TrainingConfig:
     """Everything that shapes a training run besides the problem and the policy.
 
     The run ends after `steps` optimiser steps or `time_limit` seconds of training (evaluation
-    excluded), whichever is given; the cosine schedule runs to that end. `schedule`: "cosine"
+    excluded), whichever is given; schedule, coarsening and ramp run to that end, from the end of
+    compiling where the time steps are compiled. `schedule`: "cosine"
     (to `final_learning_rate_fraction`), "plateau" (halved after `plateau_patience` steps without
     a better loss) or "constant". `optimizer`: "adam", or "muon" for the matrices at `matrix_rate`
     times the learning rate with Adam for the vectors. `coarsening`: pairs (until, factor); up to
@@ -137,8 +139,9 @@ class Training:
 
     `identity` is a line that names what is trained; a checkpoint continues only a run with the
     same one. `callback`, if given, is called after every step with this object; time spent in it
-    and in evaluations is off the clock. `advance` takes the time steps of the training rollouts
-    (`CompiledStep(policy)` is a faster one; what compiling takes is on the clock).
+    and in evaluations is off the clock. `advance` takes the time steps of the training rollouts;
+    `CompiledStep(policy)` is a faster one, which compiles in the first step of a process. Those
+    seconds are on the clock, and no part of what the schedules of a run with a time limit divide.
     """
 
     def __init__(
@@ -170,6 +173,8 @@ class Training:
         self.held_out = held_out_states(self.problem, config.held_out)
         self.minibatch = self._draw() if config.fixed_minibatch else None
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
+        self.compiling_seconds = 0.0
+        self._compiling = isinstance(advance, CompiledStep)
         self.step_seconds: list[float] = []
         self.curve: list[Evaluation] = []
         self._plateau_scale, self._plateau_best, self._plateau_wait = 1.0, math.inf, 0
@@ -190,6 +195,9 @@ class Training:
             elapsed = time.perf_counter() - began
             self.seconds += elapsed
             self.step_seconds.append(elapsed)
+            if self._compiling:
+                self.compiling_seconds += elapsed
+                self._compiling = False
             if self.guard.exhausted:
                 reason = self.guard.interventions[-1].reason
                 break
@@ -296,7 +304,8 @@ class Training:
         if self.config.steps is not None:
             return self.step / self.config.steps
         assert self.config.time_limit is not None
-        return self.seconds / self.config.time_limit
+        left = self.config.time_limit - self.compiling_seconds
+        return (self.seconds - self.compiling_seconds) / left if left > 0.0 else 1.0
 
     def _evaluation_due(self, before: float) -> bool:
         n = self.config.evaluations
@@ -343,6 +352,7 @@ class Training:
             "generator": self.generator.get_state(),
             "minibatch": self.minibatch,
             "progress": (self.step, self.seconds, self.loss),
+            "compiling_seconds": self.compiling_seconds,
             "grid": self._grid,
             "plateau": (self._plateau_scale, self._plateau_best, self._plateau_wait),
             "step_seconds": self.step_seconds,
@@ -391,6 +401,7 @@ class Training:
         self.generator.set_state(state["generator"].cpu())
         self.minibatch = state["minibatch"]
         self.step, self.seconds, self.loss = state["progress"]
+        self.compiling_seconds = state["compiling_seconds"]
         self._plateau_scale, self._plateau_best, self._plateau_wait = state["plateau"]
         self._grid = state["grid"]
         self.step_seconds = state["step_seconds"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import jfbcore.train
 from baselines import DIRECT, GRADIENTS, build_policy
+from jfbcore.compiled import CompiledStep
 from jfbcore.guard import GuardSettings
 from jfbcore.held_out import COUNT, held_out_states
 from jfbcore.maps import ScaledMap
@@ -677,6 +678,64 @@ def test_a_time_limit_counts_training_only(monkeypatch):
         0.01 * (floor + (1 - floor) * (1 + math.cos(math.pi * i / 6)) / 2) for i in range(6)
     ]
     assert found == pytest.approx(expected)
+
+
+def test_schedules_begin_after_compiling(monkeypatch, tmp_path):
+    """With a clock on which compiling takes four seconds and each step one."""
+    clock = [0.0]
+
+    def tick() -> float:
+        # Called in pairs, before and after a step: time passes between the two calls of a pair.
+        calls.append(clock[0])
+        if len(calls) % 2 == 1:
+            now, clock[0] = clock[0], clock[0] + (4.0 if len(calls) == 1 else 1.0)
+            return now
+        return clock[0]
+
+    monkeypatch.setattr(jfbcore.train, "time", SimpleNamespace(perf_counter=tick))
+    settings = config(
+        steps=None, time_limit=10.0, evaluations=2, coarsening=((0.5, 2),), learning_rate=0.01
+    )
+    policy = make_policy()
+    grids: list[int] = []
+    checkpoint = tmp_path / "run.pt"
+
+    def start() -> Training:
+        calls.clear()
+        return Training(
+            policy,
+            settings,
+            advance=CompiledStep(policy, "eager", span=2),
+            callback=lambda training: grids.append(training._grid),
+            checkpoint=checkpoint,
+            checkpoint_interval=1,
+        )
+
+    calls: list[float] = []
+    training = start()
+    result = training.run()
+    assert (result.seconds, training.compiling_seconds) == (10.0, 4.0)
+    # The step that compiles and half of the six seconds after it.
+    full = policy.problem.n_steps
+    assert grids == [full // 2] * 4 + [full] * 3
+    assert [point.seconds for point in result.curve] == [0.0, 7.0, 10.0]
+
+    # A run that goes on in a new process compiles again; one that had its seconds does not.
+    continued = start()
+    continued.load(checkpoint)
+    assert continued.compiling_seconds == 4.0
+    assert continued.run().seconds == 10.0
+
+
+def test_a_limit_within_compiling_ends_the_run(monkeypatch):
+    ticks = iter(range(0, 10**6, 7))
+    monkeypatch.setattr(
+        jfbcore.train, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    )
+    policy = make_policy()
+    settings = config(steps=None, time_limit=7.0)
+    result = Training(policy, settings, advance=CompiledStep(policy, "eager", span=2)).run()
+    assert (result.steps, result.seconds, result.status) == (1, 7.0, "ok")
 
 
 def test_progress_reaches_one():
