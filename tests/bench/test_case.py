@@ -334,6 +334,18 @@ class TestSelect:
         assert {c.tolerance for c in select("smoke", ["tolerance=0.0001"])} == {1e-4}
         assert {c.timed for c in select("smoke", ["timed=False"])} == {False}
 
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ("tolerance=none", "tolerance=null"),
+            ("tolerance=0.0001", "tolerance=1e-4"),
+            ("timed=False", "timed=false"),
+            ("n_agents=6", "n_agents=6.0"),
+        ],
+    )
+    def test_a_value_may_be_spelled_in_several_ways(self, one, other):
+        assert select("smoke", [one]) == select("smoke", [other])
+
     def test_the_device_can_be_overridden(self):
         assert {c.device for c in select("smoke", [], device="cuda")} == {"cuda"}
 
@@ -343,7 +355,10 @@ class TestSelect:
             ("night", [], "'night'"),
             ("smoke", ["problem"], "'problem'"),
             ("smoke", ["agents=6"], "'agents'"),
-            ("smoke", ["n_agents=7"], "n_agents=7"),
+            ("smoke", ["n_agents=7"], "n_agents=7 leaves .*: n_agents may be 1, .* got '7'"),
+            ("smoke", ["gradient=jfbb"], "gradient may be jfb, .*, direct"),
+            ("smoke", ["tolerance=1", "problem=bicycle"], "tolerance may be 0.0001, none there"),
+            ("smoke", ["id=x"], "or one of [0-9]+ more there, got 'x'"),
             ("smoke", ["problem=quadrotor", "problem=bicycle"], "problem=bicycle"),
         ],
     )
