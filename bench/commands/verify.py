@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from bench.arguments import integer, number
@@ -57,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
     def show(mark: str, claim: Claim) -> None:
         print(f"{mark} {claim.verdict:15s} {claim.claim}")
-        for line in (claim.value, *(f"- {finding}" for finding in claim.findings)):
-            print(f"   {line}")
+        parts = (claim.value, *(f"- {finding}" for finding in claim.findings), *claim.tables)
+        for part in parts:
+            print(textwrap.indent(str(part), "   "))
 
     for claim in outcome.claims:
         show(f"{claim.number}.", claim)

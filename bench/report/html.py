@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench.report.load import Run, UnusableFile
 from bench.report.style import format_number
-from bench.report.tables import Table
+from bench.report.tables import Cell, Table
 
 #: an SVG larger than this gives way to a smaller PNG, to keep the page small
 _LARGEST_SVG = 350_000
@@ -41,11 +41,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of verify.json with its figure embedded, if it has one."""
+    """One claim of verify.json with its figure embedded, if it has one, and its tables."""
 
     fields: Mapping[str, Any]
     value: str
     image: Image | None
+    tables: Sequence[Table] = ()
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,14 @@ def claims_of(runs: Sequence[Run], kind: str = "claims") -> list[Claim]:
                     image = Image(data_uri(path), caption, path.stem)
                 else:
                     warnings.warn(f"figure {path} of a claim is missing", UnusableFile, 2)
-            claims.append(Claim(fields, _value(fields.get("value")), image))
+            tables = [_table(table) for table in fields.get("tables") or ()]
+            claims.append(Claim(fields, _value(fields.get("value")), image, tables))
     return claims
+
+
+def _table(table: Mapping[str, Any]) -> Table:
+    rows = [[Cell(str(cell)) for cell in row] for row in table["rows"]]
+    return Table(table["title"], table["columns"], rows)
 
 
 def _value(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +14,33 @@ NOT_MEASURED = "not measured"
 
 Tables = dict[str, pd.DataFrame]
 
+#: the columns that a problem's size is made of
+SIZE = ["problem", "n_agents"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a claim was measured to be, run by run; the cells are written out for readers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Numbers:
+        return cls(title, tuple(columns), tuple(tuple(row) for row in rows))
+
+    def __str__(self) -> str:
+        frame = pd.DataFrame(self.rows, columns=self.columns)
+        return f"{self.title}:\n{frame.to_string(index=False)}"
+
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the page. `value` is the number the verdict rests on.
+    """One row of the page. `value` is the number the verdict rests on, in a line.
 
-    `findings`: where it fails and why, one sentence each. `number` is None for what goes beyond
-    the papers' claims.
+    `tables`: the numbers run by run. `findings`: where it fails and why, one sentence each.
+    `number` is None for what goes beyond the papers' claims.
     """
 
     number: int | None
@@ -31,6 +51,7 @@ class Claim:
     figure: str | None
     figure_caption: str
     findings: tuple[str, ...] = ()
+    tables: tuple[Numbers, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,13 +70,30 @@ def worst(table: pd.DataFrame, column: str, by: str = "run") -> pd.Series:
 
 def number(value: float, digits: int = 3) -> str:
     """`digits` digits; what is not finite is said in words."""
-    if value is None or math.isnan(value):
+    if value is None or not math.isfinite(value):
         return "not finite"
     return f"{value:.{digits}g}"
 
 
-def listing(series: pd.Series, digits: int = 3) -> str:
-    return "; ".join(f"{name}: {number(value, digits)}" for name, value in series.items())
+def spread(values: pd.Series, digits: int = 3) -> str:
+    """The smallest and the largest of what is finite, such as "0.5 to 2"."""
+    low, high = number(values.min(), digits), number(values.max(), digits)
+    return low if low == high else f"{low} to {high}"
+
+
+def by_variant(table: pd.DataFrame, column: str) -> str:
+    """The largest value on each map or recipe, such as "scaled 0.67, plain 8.3, released 1.2"."""
+    largest = table.groupby("variant", sort=False)[column].max()
+    return ", ".join(f"{name} {number(value)}" for name, value in largest.items())
+
+
+def size_name(key: tuple[str, int]) -> str:
+    problem, n_agents = key
+    return f"{problem} n={n_agents}"
+
+
+def share(part: int, whole: int) -> str:
+    return f"{part} of {whole}" if part else "none"
 
 
 def seeds_of(table: pd.DataFrame) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from bench.verify.alignment import alignment
 from bench.verify.beyond import derivative_error
 from bench.verify.claim import NOT_MEASURED, Claim, Tables
+from bench.verify.contractivity import contractivity
+from bench.verify.memory_claim import memory
 from bench.verify.open_questions import local_maximisers, mean_field
-from bench.verify.resource_claims import cost, memory, scale
-from bench.verify.trace_claims import contractivity, convergence, variance
+from bench.verify.resource_claims import cost, scale
+from bench.verify.trace_claims import convergence, variance
 
 #: per claim: the table it rests on, its judge, and what it says before there is any number
 _JUDGES: tuple[tuple[str, Callable[[Tables], Claim], str], ...] = (

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.environment import ROOT
 from bench.reference import StaleReference, load_reference
-from bench.verify.claim import Claim, Tables, number
+from bench.verify.claim import Claim, Numbers, Tables, number
 from jfbcore.problems import PROBLEMS
 
 #: |kappa| from which an interior local maximiser stands beside the global one, and up to which
@@ -35,8 +35,8 @@ def local_maximisers(data: Tables) -> Claim:
     return Claim(
         None,
         "Does the inner iteration stop at local maximisers of the bicycle's H?",
-        "largest |kappa| along the trained policy's rollouts: "
-        + "; ".join(f"{run}: {number(value)}" for run, value in kappas.items()),
+        f"at most {number(100 * local.max())} % of the steering angles; largest |kappa| of the "
+        f"trained policies: {'; '.join(f'{run} {number(k)}' for run, k in kappas.items())}",
         "no" if found.empty else f"in {len(found)} of {len(local)} measurements",
         f"median over {seeds} seed{'s' if seeds > 1 else ''}; kappa = p_psi v / l. An interior "
         f"local maximiser stands beside a global one on the steering bound for |kappa| between "
@@ -46,16 +46,28 @@ def local_maximisers(data: Tables) -> Claim:
         "figures/beyond-local-maximisers.png",
         "Largest |kappa| over states and bicycles against time along held-out rollouts. Shaded: "
         "where local maximisers exist. Median and range over the seeds.",
-        (*_shares(local), *_unconverged(trained), *_costs(trained)),
-    )
+        (*_unconverged(trained), *_costs(trained)),
+        (
+            Numbers.of(
+                "Steering angles against the global maximiser",
+                ("run", "policy", "start", "largest |kappa|", "local maximisers [%]",
+                 "above tolerance [%]", "cost", "with the global maximiser"),
+                _rows(table),
+            ),
+        ),
+    )  # fmt: skip
 
 
-def _shares(local: pd.Series) -> Iterable[str]:
-    for (run, policy, start), share in local[local > 0.0].items():
+def _rows(table: pd.DataFrame) -> Iterable[tuple[str, ...]]:
+    for (run, policy, start), part in table.groupby(["run", "policy", "start"], sort=False):
         yield (
-            f"{run}, {policy} policy, {start} start: {number(100 * share)} % of the steering "
-            "angles are maximisers in their neighbourhood only."
-        )
+            run, policy, start,
+            number(part["kappa_max"].max()),
+            number(100 * part["local_share"].mean()),
+            number(100 * part["unconverged_share"].mean()),
+            number(part["cost"].median(), 4),
+            number(part["global_cost"].median(), 4),
+        )  # fmt: skip
 
 
 def _unconverged(trained: pd.DataFrame) -> Iterable[str]:
@@ -116,25 +128,33 @@ def mean_field(data: Tables) -> Claim:
         "a sum (bicycle, and consumption, whose goods share one wealth)",
         "figures/beyond-mean-field.png",
         "Best known cost against the number of agents, divided by N where it is a sum over agents.",
-        tuple(_limits(table, exponents)),
+        tuple(_why(exponents)),
+        (_costs_by_size(table),),
     )
 
 
-def _limits(table: pd.DataFrame, exponents: dict[str, float]) -> Iterable[str]:
-    for problem, exponent in exponents.items():
-        rows = table[(table["problem"] == problem) & (table["n_agents"] > 1)]
-        power = _LIMIT_EXPONENT[problem]
-        costs = "; ".join(
-            f"{row.n_agents}: {number(row.cost / row.n_agents**power, 4)}"
-            for row in rows.itertuples()
+def _costs_by_size(table: pd.DataFrame) -> Numbers:
+    sizes = sorted(table["n_agents"].unique())
+    rows = []
+    for problem, part in table.groupby("problem", sort=False):
+        power = _LIMIT_EXPONENT[str(problem)]
+        costs = part.set_index("n_agents")["cost"]
+        cells = (number(costs[n] / n**power, 4) if n in costs else "" for n in sizes)
+        rows.append((str(problem), "cost per agent" if power else "cost", *cells))
+    return Numbers.of(
+        "Best known cost, divided by N where it is a sum over agents",
+        ("problem", "", *(f"N = {n}" for n in sizes)),
+        rows,
+    )
+
+
+def _why(exponents: dict[str, float]) -> Iterable[str]:
+    if exponents.get("quadrotor", 0.0) > _NEAR:
+        yield (
+            "quadrotor: control and terminal cost are means over agents, but the interaction "
+            "(1/2N) sum over pairs grows with N."
         )
-        what = "cost per agent" if power else "cost"
-        why = ""
-        if problem == "quadrotor" and exponent > _NEAR:
-            why = (
-                ": control and terminal cost are means over agents, but the interaction "
-                "(1/2N) sum over pairs grows with N"
-            )
-        elif problem == "consumption" and exponent > 1.0 + _NEAR:
-            why = ": one wealth is spread over more and more goods, each of which has a habit"
-        yield f"{problem}, {what} at N = {costs}{why}."
+    if exponents.get("consumption", 0.0) > 1.0 + _NEAR:
+        yield (
+            "consumption: one wealth is spread over more and more goods, each of which has a habit."
+        )

@@ -19,8 +19,9 @@ from bench.verify.claim import Claim, Tables
 from bench.verify.claims import judge_beyond, judge_claims
 from bench.verify.figures import draw
 from bench.verify.jobs import Job, Store, jobs, run_jobs
+from bench.verify.memory_claim import memory_fits
 from bench.verify.open_questions import reference_sizes
-from bench.verify.resource_claims import memory_fits, times_to_cost
+from bench.verify.resource_claims import times_to_cost
 from bench.verify.scope import Scope
 
 
@@ -97,7 +98,7 @@ def judge(scope: Scope, out: Path, started: str) -> Outcome:
     write_json(
         out / "verify.json",
         {
-            "schema_version": 2,
+            "schema_version": 3,
             "scope": scope.name,
             "claims": [claim.to_dict() for claim in outcome.claims],
             "beyond": [claim.to_dict() for claim in outcome.beyond],

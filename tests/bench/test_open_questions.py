@@ -90,13 +90,16 @@ class TestAnswers:
         claim = local_maximisers({"maximisers": maximisers()})
         assert claim.verdict == "no"
         assert claim.findings == ()
-        assert "bicycle n=1, scaled: 0.1" in claim.value
+        assert "bicycle n=1, scaled 0.1" in claim.value
 
     def test_local_maximisers_and_what_they_cost(self):
         claim = local_maximisers({"maximisers": maximisers(local_share=0.25, global_cost=1.0)})
         assert claim.verdict == "in 1 of 1 measurements"
-        assert "25 % of the steering" in claim.findings[0]
-        assert "cost 2; with the global maximiser of the same H it would be 1" in claim.findings[1]
+        assert "at most 25 % of the steering angles" in claim.value
+        (finding,) = claim.findings
+        assert "cost 2; with the global maximiser of the same H it would be 1" in finding
+        (row,) = claim.tables[0].rows
+        assert row == ("bicycle n=1, scaled", "trained", "cold", "0.1", "25", "0", "2", "1")
 
     def test_an_iteration_cut_short_is_no_local_maximiser(self):
         claim = local_maximisers({"maximisers": maximisers(unconverged_share=0.5)})
@@ -120,7 +123,10 @@ class TestAnswers:
         assert claim.verdict == "for bicycle"
         assert "quadrotor: N^0.58" in claim.value
         assert "consumption: N^2.00" in claim.value
-        assert claim.findings[0] == "bicycle, cost per agent at N = 50: 3; 100: 3.02."
+        (table,) = claim.tables
+        assert table.columns[2:] == ("N = 1", "N = 50", "N = 100")
+        assert table.rows[0] == ("bicycle", "cost per agent", "1", "3", "3.02")
+        assert [finding.split(":")[0] for finding in claim.findings] == ["quadrotor", "consumption"]
 
     def test_sizes_come_from_the_references(self):
         table = reference_sizes()

@@ -19,12 +19,14 @@ from bench.verify.assertions import failures
 from bench.verify.beyond import derivative_error, growth
 from bench.verify.claim import NOT, NOT_MEASURED, PARTLY, REPRODUCED
 from bench.verify.claims import judge_beyond, judge_claims
+from bench.verify.contractivity import contractivity
 from bench.verify.derivatives import derivative_rows
 from bench.verify.jobs import Job, Store, jobs, run_jobs
-from bench.verify.resource_claims import cost, memory, memory_fits, times_to_cost
+from bench.verify.memory_claim import memory, memory_fits
+from bench.verify.resource_claims import cost, times_to_cost
 from bench.verify.run import Outcome, judge
 from bench.verify.scope import FULL_SIZES, Run, full, quick
-from bench.verify.trace_claims import contractivity, variance
+from bench.verify.trace_claims import variance
 from bench.verify.traces import trace
 from tests.bench.helpers import run_cli
 
@@ -246,26 +248,56 @@ class TestVerdicts:
 
     def test_a_tolerance_that_is_not_reached_is_said_with_the_rate(self):
         table = traces_table(residual_max=9.0, tolerance=0.1, rate_median=0.9999)
-        (finding,) = contractivity({"traces": table}).findings
+        (found,) = contractivity({"traces": table}).tables
+        *others, last = found.rows
         # 0.9999^500 = 0.951
-        for words in ("9 against 0.1", "0.951", "1 of 2"):
-            assert words in finding
+        for words in ("1 of 2", "9 (0.1)", "0.951 (median)"):
+            assert words in last
+        overshooting = contractivity({"traces": table.assign(rate_median=0.5, rate_max=1.01)})
+        assert overshooting.tables[0].rows[-1][-1] == "grows"
+        assert [row[0] for row in others] == ["quadrotor n=1, scaled", "bicycle n=1, scaled"]
+        assert all("none" in row and row[-1] == "" for row in others)
 
     def test_alignment_follows_the_angles_and_lengths(self):
         assert alignment({"traces": traces_table()}).verdict == REPRODUCED
         wide = alignment({"traces": traces_table(angle_max=120.0, residual_max=1.0)})
         assert wide.verdict == PARTLY
-        assert "120 degrees" in wide.findings[0]
-        assert "not reached" in wide.findings[0]
+        (finding,) = wide.findings
+        assert "not reached" in finding
+        assert "consumption n=1, scaled" in finding
+        where = ("consumption n=1, scaled", "0", "50", "120", "10 (10)", "1 (0.0001)")
+        assert wide.tables[-1].rows == (where,)
         overflown = alignment({"traces": traces_table(angle_max=math.nan)})
         assert overflown.verdict == PARTLY
+        assert "although the inner tolerance was reached" in overflown.findings[0]
+        assert "none: an overflow" in overflown.tables[-1].rows[0]
         long = alignment({"traces": traces_table(norm_ratio=7.5)})
-        assert "7.5 times as long" in long.findings[0]
-        assert "overestimates the feedback gain" in long.findings[0]
+        (finding,) = long.findings
+        for words in ("7.5 times as long", "overestimates the feedback gain", "consumption n=1"):
+            assert words in finding
+        assert "quadrotor" not in finding
+        assert long.tables[0].rows[-1] == ("consumption n=1, scaled", "5", "4", "1 to 7.5", "none")
 
     def test_variance_that_is_not_finite_is_not_bounded(self):
         assert variance({"traces": traces_table()}).verdict == REPRODUCED
         assert variance({"traces": traces_table(relative_variance=None)}).verdict == PARTLY
+
+    @pytest.mark.parametrize(
+        ("norm", "why"),
+        [
+            (0.5, "near a stationary point"),
+            (5.0, "the minibatches disagree"),
+            (math.inf, "has diverged"),
+        ],
+    )
+    def test_a_variance_that_grows_is_said_with_the_reason(self, norm, why):
+        claim = variance({"traces": traces_table(relative_variance=4.0, true_gradient_norm=norm)})
+        (finding,) = claim.findings
+        assert why in finding
+        assert "consumption n=1, scaled" in finding
+        assert "bicycle" not in finding
+        share = "not finite" if math.isinf(norm) else f"{norm / 10:g}"
+        assert claim.tables[0].rows[-1][1:] == ("0.1", "4", "50", share)
 
     def test_a_run_that_diverged_is_listed_with_its_reason(self):
         table = traces_table()
@@ -289,20 +321,25 @@ class TestVerdicts:
         assert claim.verdict == REPRODUCED
         # 50900 / 1000, 500000 / 1000 and their quotient; log 50.9 / log 500 = 63 %
         for words in ("500x", "50.9x", "9.82x", "63 %"):
-            assert words in claim.findings[0]
+            assert words in claim.tables[0].rows[0]
+        assert claim.tables[1].rows == (("quadrotor n=6", "0", "10", "100"),)
+        assert claim.findings == ()
+        small = memory({"memory": memory_table(unrolled_slope=18)})
+        assert small.findings == (
+            "quadrotor n=6: unrolling alone saves 9.9 times jfb's bytes at K = 500, less than 10.",
+        )
         assert memory({"memory": memory_table(jfb_slope=1)}).verdict == NOT
 
-    def test_crossovers_are_in_the_text(self):
+    def test_crossovers_are_a_table(self):
         rows = [
             {"problem": "quadrotor", "n_agents": 6, "gradient": gradient, "machine": "24 GB",
              "crossover": count, "model_error": 0.01}
             for gradient, count in (("jfb", None), ("unrolled", 1234.5))
         ]  # fmt: skip
         claim = memory({"memory": memory_table(), "crossovers": pd.DataFrame(rows)})
-        text = " ".join(claim.findings)
-        assert "jfb leaves a 24 GB machine" in text
-        assert "quadrotor n=6 never" in text
-        assert "quadrotor n=6 K=1,234" in text
+        table = claim.tables[-1]
+        assert table.columns == ("size", "jfb, 24 GB", "unrolled, 24 GB")
+        assert table.rows == (("quadrotor n=6", "never", "1,234"),)
 
     def test_cost_and_seconds_to_equal_cost(self):
         curves = {"jfb": (9.0, 4.0), "implicit": (7.0, 3.9), "unrolled": (8.0, 6.0)}
@@ -323,16 +360,17 @@ class TestVerdicts:
         assert times.to_dict() == {"jfb": 2.0, "implicit": 2.0, "unrolled": 2.0, "direct": math.inf}
         claim = cost({"races": table})
         assert claim.verdict == REPRODUCED
-        text = " ".join(claim.findings)
-        assert "unrolled's 6" in text
-        assert "direct never" in text
-        assert "made-up refusal" in text
+        assert claim.findings == ("quadrotor n=1 cvxpylayers: made-up refusal.",)
+        final, times = claim.tables
+        assert final.columns == ("size", "jfb", "implicit", "unrolled", "direct")
+        assert final.rows == (("quadrotor n=1", "4", "3.9", "6", "6.4"),)
+        assert times.rows == (("quadrotor n=1", "6 (unrolled)", "2 s", "2 s", "2 s", "never"),)
 
     def test_one_runner_is_no_race(self):
         row = {"problem": "quadrotor", "n_agents": 1, "gradient": "jfb", "seed": 0,
                "seconds": 1.0, "cost": 3.0, "reason": None}  # fmt: skip
         claim = cost({"races": pd.DataFrame([row])})
-        assert (claim.verdict, claim.findings) == (NOT_MEASURED, ())
+        assert (claim.verdict, claim.findings, claim.tables) == (NOT_MEASURED, (), ())
 
 
 def derivative_table(errors: dict[str, list[float | None]]) -> pd.DataFrame:
@@ -352,13 +390,18 @@ class TestDerivativeError:
         assert found["largest_at"].to_dict() == {"plain": 5, "scaled": 1}
         claim = derivative_error({"derivatives": table})
         assert claim.verdict == "yes in 1 of 2 cases that converge"
-        assert "plain map, trained policy: yes (1.5x)" in claim.value
-        assert "scaled map, trained policy: no (1x)" in claim.value
+        assert "by up to 1.5x" in claim.value
+        answers = {row[0]: row[-1] for row in claim.tables[0].rows}
+        assert answers == {
+            "consumption n=5, plain map, trained policy": "yes (1.5x)",
+            "consumption n=5, scaled map, trained policy": "no (1x)",
+        }
 
     def test_what_never_converges_is_no_curse(self):
         claim = derivative_error({"derivatives": derivative_table({"plain": [0.2, 9.0, None]})})
         assert claim.verdict == "no"
-        assert "does not converge" in claim.value
+        assert "does not converge" in claim.tables[0].rows[0][-1]
+        assert "not finite" in claim.value
 
     def test_errors_of_a_small_control_problem(self):
         case = Case(
@@ -400,8 +443,9 @@ class TestMeasurements:
             assert row["angle_applied"] == pytest.approx(row["angle_max"], rel=1e-6)
             assert row["norm_ratio_applied"] == pytest.approx(row["norm_ratio"], rel=1e-6)
             assert row["norm_ratio"] < 0.9
-        text = " ".join(alignment({"traces": pd.DataFrame(rows)}).findings)
-        assert "against the derivative of the iteration as it is run" in text
+        _, applied = alignment({"traces": pd.DataFrame(rows)}).tables
+        assert "derivative of the iteration as it is run" in applied.title
+        assert [row[0] for row in applied.rows] == [run.label]
 
     def test_memory_rows_name_all_three_gradients(self):
         case = Case(problem="bicycle", n_agents=1, gradient="jfb", batch_size=2, n_steps=1)
@@ -441,8 +485,9 @@ class TestPartialRun:
         order = (
             "Not finished:",
             "JFB&#39;s memory does not depend on K",
-            "50.9x",
+            "50.9 times",
             "data:image/png",
+            "<td>50.9x</td>",
         )
         places = [body.index(text) for text in order]
         assert places == sorted(places)
