@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,8 +22,9 @@ from jfbcore.diagnostics import (
     relative_variance,
 )
 from jfbcore.gradients import GradientEstimator
-from jfbcore.policy import HamiltonianPolicy
-from jfbcore.rollout import hjb_residual
+from jfbcore.policy import Decision, HamiltonianPolicy, Policy
+from jfbcore.problems.base import Time
+from jfbcore.rollout import hjb_residual, rollout
 
 if TYPE_CHECKING:
     from jfbcore.train import Training
@@ -86,27 +90,24 @@ class Trace:
 
     @torch.no_grad()
     def _along_rollout(self, policy: HamiltonianPolicy) -> dict[str, float]:
-        problem = policy.problem
-        n_steps = problem.n_steps if self.n_steps is None else self.n_steps
-        h, z = problem.t_final / n_steps, self.states
-        rates, lowest, highest, hjb, residuals = [], [], [], [], []
-        costs = torch.zeros_like(z[:, 0])
+        rates, lowest, highest, hjb = [], [], [], []
         generator = torch.Generator().manual_seed(0)
-        for i in range(n_steps):
-            decision = policy(i * h, z)
-            assert decision.hamiltonian is not None
-            assert decision.solution is not None
-            u = decision.control
-            if i % self.map_every == 0:
+        time_steps = itertools.count()
+
+        def look(t: Time, z: Tensor, decision: Decision) -> None:
+            if next(time_steps) % self.map_every == 0:
+                assert decision.hamiltonian is not None
                 bound = policy.fixed_point_map.bind(decision.hamiltonian)
-                rates.append(contraction_rate(bound, u, generator=generator))
-                low, high = curvature_bounds(decision.hamiltonian, u, generator=generator)
+                rates.append(contraction_rate(bound, decision.control, generator=generator))
+                low, high = curvature_bounds(
+                    decision.hamiltonian, decision.control, generator=generator
+                )
                 lowest.append(low)
                 highest.append(high)
-                hjb.append(hjb_residual(policy, i * h, z, decision).abs())
-            residuals.append(decision.solution.residual)
-            costs += h * problem.running_cost(i * h, z, u)
-            z = z + h * problem.dynamics(i * h, z, u)
+                hjb.append(hjb_residual(policy, t, z, decision).abs())
+
+        with watching(policy, look):
+            flown = rollout(policy, self.states, n_steps=self.n_steps)
         rate = torch.stack(rates)
         return {
             "rate_max": rate.max().item(),
@@ -115,6 +116,24 @@ class Trace:
             "curvature_min": torch.stack(lowest).min().item(),
             "curvature_max": torch.stack(highest).max().item(),
             "hjb_residual": torch.stack(hjb).mean().item(),
-            "residual_max": torch.stack(residuals).max().item(),
-            "cost": (costs + problem.terminal_cost(z)).mean().item(),
+            "residual_max": torch.stack(flown.inner.residuals).max().item(),
+            "cost": flown.cost.mean().item(),
         }
+
+
+@contextlib.contextmanager
+def watching(policy: Policy, look: Callable[[Time, Tensor, Decision], None]) -> Iterator[None]:
+    """Within, `look(t, z, decision)` is called at every decision of `policy`, as rollouts take it.
+
+    The decisions of a `CompiledStep` are inside a graph and not seen.
+    """
+
+    def hook(_module: Policy, arguments: tuple, decision: Decision) -> None:
+        t, z, *_ = arguments
+        look(t, z, decision)
+
+    handle = policy.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

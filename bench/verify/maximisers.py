@@ -13,11 +13,12 @@ from bench.recipes import training_config
 from bench.verify.scope import Run
 from jfbcore.held_out import held_out_states
 from jfbcore.maps import BoundMap
-from jfbcore.policy import HamiltonianPolicy
+from jfbcore.policy import Decision, HamiltonianPolicy
 from jfbcore.problems import Bicycle
-from jfbcore.problems.base import Hamiltonian
+from jfbcore.problems.base import Hamiltonian, Time
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Newton, Solution, Solver
+from jfbcore.trace import watching
 from jfbcore.train import Training
 
 Row = dict[str, Any]
@@ -111,27 +112,25 @@ def _global_cost(policy: HamiltonianPolicy, x: Tensor) -> float:
 def _along_rollout(policy: HamiltonianPolicy, x: Tensor, *, warm: bool) -> tuple[list[Row], float]:
     problem = policy.problem
     assert isinstance(problem, Bicycle)
-    h, z, start = problem.t_final / problem.n_steps, x, None
-    costs, rows = torch.zeros_like(x[:, 0]), []
-    for i in range(problem.n_steps):
-        decision = policy(i * h, z, start)
+    bound, rows = problem.max_steering, []
+
+    def look(t: Time, z: Tensor, decision: Decision) -> None:
         u, hamiltonian, solution = decision.control, decision.hamiltonian, decision.solution
         assert hamiltonian is not None
         assert solution is not None
         kappa = _at_zero_control(hamiltonian, u)[0].double()
         found = u.view(*kappa.shape, 2)[..., 0].double()
-        best = best_steering(kappa, problem.max_steering)
-        loss = _steering_part(kappa, best) - _steering_part(kappa, found)
+        loss = _steering_part(kappa, best_steering(kappa, bound)) - _steering_part(kappa, found)
         # Rounding can hold a residual at its tolerance, see the first claim.
         residual = solution.residual.double().unsqueeze(-1)
         converged = residual <= 1.1 * (solution.tolerance or 0.0)
         rows.append({
-            "time": i * h, "kappa_max": kappa.abs().max().item(),
+            "time": float(t), "kappa_max": kappa.abs().max().item(),
             "local_share": (converged & (loss > _LOSS + residual**2)).double().mean().item(),
             "unconverged_share": (~converged).double().mean().item(),
             "loss_max": loss.max().item(),
         })  # fmt: skip
-        costs += h * problem.running_cost(i * h, z, u)
-        z = z + h * problem.dynamics(i * h, z, u)
-        start = u if warm else None
-    return rows, (costs + problem.terminal_cost(z)).double().mean().item()
+
+    with watching(policy, look):
+        cost = rollout(policy, x, warm_start=warm).cost.double().mean().item()
+    return rows, cost

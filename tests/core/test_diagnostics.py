@@ -22,7 +22,7 @@ from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Newton
-from jfbcore.trace import Trace
+from jfbcore.trace import Trace, watching
 
 F64 = torch.float64
 #: exact for these sizes but for the square root of A^T A's rounding
@@ -226,6 +226,32 @@ def test_a_trace_that_looks_at_some_time_steps_only():
     for name in ("cost", "angle_max", "residual_max", "parameter_singular_max"):
         assert first[name] == whole[name]
     assert 0.0 < whole["parameter_singular_min"] <= whole["parameter_singular_max"]
+
+
+def test_watching_sees_every_decision_of_a_rollout_and_ends():
+    policy = make_policy("bicycle")
+    states = policy.problem.sample_initial_states(3, generator())
+    seen = []
+
+    def look(t, z, decision):
+        seen.append((t, z, decision.control))
+
+    with watching(policy, look):
+        found = rollout(policy, states, n_steps=4)
+    h = policy.problem.t_final / 4
+    assert [t for t, _, _ in seen] == pytest.approx([0.0, h, 2 * h, 3 * h])
+    assert torch.equal(seen[0][1], states)
+    # An Euler step from the last state and control that were seen ends where the rollout did.
+    t, z, u = seen[-1]
+    torch.testing.assert_close(z + h * policy.problem.dynamics(t, z, u), found.final_state)
+
+    def refuse(*_):
+        raise RuntimeError("made up")
+
+    with pytest.raises(RuntimeError, match="made up"), watching(policy, refuse):
+        rollout(policy, states, n_steps=4)
+    rollout(policy, states, n_steps=4)
+    assert len(seen) == 4
 
 
 def test_map_parameter_singular_values_against_the_full_jacobian():
