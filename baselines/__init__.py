@@ -54,11 +54,11 @@ def build_policy(
 ) -> Policy:
     """The policy that trains with `gradient` (None: the direct policy) on `problem`.
 
-    `network`: the kind of value network, which a direct policy has none of. Raises ValueError with
+    `network`: the kind of value network, or of what stands in its place. Raises ValueError with
     the reason where the gradient or the solver cannot serve the problem.
     """
     if gradient is None:
-        return DirectPolicy(problem, width=width, depth=depth, generator=generator)
+        return DirectPolicy(problem, width=width, depth=depth, generator=generator, network=network)
     value_network = network.for_problem(problem, width=width, depth=depth, generator=generator)
     return HamiltonianPolicy(
         problem, value_network, fixed_point_map=fixed_point_map, solver=solver, gradient=gradient

@@ -8,18 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from jfbcore import _validate
+from jfbcore.network import ValueNetwork
 from jfbcore.policy import Decision, Policy
 from jfbcore.problems import Consumption, Problem
 from jfbcore.problems.base import Time
+from jfbcore.shared_network import SharedValueNetwork
 
 
 class DirectPolicy(Policy):
     """u(t, z) = P(a fully connected network of (z, t)), trained by ordinary backpropagation.
 
-    The width and depth are the value network's, so that parameter counts compare. Admissible by
-    construction: the problem's own projection, and for consumption an excess above habit that is
-    the nominal one times exp of the output.
+    The width and depth are the value network's, so that parameter counts compare, and so is its
+    kind: with `network` SharedValueNetwork each agent's control comes from its own state, by one
+    network for all agents; with IndexedValueNetwork that network is also told which agent it
+    serves. Admissible by construction: the problem's own projection, and for consumption an excess
+    above habit that is the nominal one times exp of the output. Raises ValueError where a shared
+    network has no identical agents to serve.
     """
+
+    #: what the network is told of each agent besides its state, (agents, index width), and the
+    #: units it sees states in; None for nothing and for states as they are
+    indices: Tensor | None
+    units: Tensor | None
 
     def __init__(
         self,
@@ -28,12 +38,20 @@ class DirectPolicy(Policy):
         width: int | None = None,
         depth: int | None = None,
         generator: torch.Generator | None = None,
+        network: type[ValueNetwork] | type[SharedValueNetwork] = ValueNetwork,
     ) -> None:
         super().__init__()
         self.problem = problem
         width = _validate.positive_int("width", width or problem.network_width)
         depth = _validate.positive_int("depth", depth or problem.network_depth)
-        sizes = [problem.state_dim + 1, *[width] * depth, problem.control_dim]
+        shared = network if issubclass(network, SharedValueNetwork) else None
+        if shared is not None and (reason := shared.supports(problem)) is not None:
+            raise ValueError(reason)
+        #: evaluations of the network for one sample
+        self._served = 1 if shared is None else problem.n_agents
+        index_dim = 0 if shared is None else shared.INDEX_DIM
+        n_inputs = problem.state_dim // self._served + index_dim + 1
+        sizes = [n_inputs, *[width] * depth, problem.control_dim // self._served]
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(sizes):
             layer = nn.Linear(n_in, n_out, dtype=problem.dtype, device=problem.device)
@@ -43,14 +61,32 @@ class DirectPolicy(Policy):
                     parameter.copy_((2.0 * draw - 1.0) / n_in**0.5)
             layers += [layer, nn.Tanh()]
         self.network = nn.Sequential(*layers[:-1])
+        self.register_buffer("indices", None)
+        self.register_buffer("units", None, persistent=False)
+        if shared is not None and index_dim > 0:
+            shape = (problem.n_agents, index_dim)
+            draw = torch.randn(shape, generator=generator, dtype=torch.float64)
+            like = next(self.network.parameters())
+            self.indices = (shared.INDEX_SCALE * draw).to(like)
+            if problem.agent_units is not None:
+                self.units = like.new_tensor(problem.agent_units)
         with torch.no_grad():
             # Start near zero output, where every problem's costs are finite.
             for parameter in layers[-2].parameters():
                 parameter.mul_(0.01)
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
-        time = torch.as_tensor(t, dtype=z.dtype, device=z.device).reshape(-1, 1)
-        output = self.network(torch.cat((z, time.expand(z.shape[0], 1)), 1))
+        rows = z.shape[0] * self._served
+        # One time for all samples or one for each; a sample's agents share it.
+        time = torch.as_tensor(t, dtype=z.dtype, device=z.device).reshape(-1, 1, 1)
+        time = time.expand(z.shape[0], self._served, 1).reshape(rows, 1)
+        states = z.reshape(rows, -1)
+        if self.units is not None:
+            states = states / self.units
+        parts = [states, time]
+        if self.indices is not None:
+            parts.insert(1, self.indices.repeat(z.shape[0], 1))
+        output = self.network(torch.cat(parts, 1)).reshape(z.shape[0], -1)
         return Decision(self._admissible(t, z, output))
 
     def _admissible(self, t: Time, z: Tensor, output: Tensor) -> Tensor:

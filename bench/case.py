@@ -38,7 +38,7 @@ NETWORK_NAMES = ("dense", "shared", "indexed")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 #: what a policy without an inner problem has no use for
-_INNER_FIELDS = ("network", "map", "solver", "max_iterations", "tolerance", "step_size")
+_INNER_FIELDS = ("map", "solver", "max_iterations", "tolerance", "step_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Case:
     asked for, in units of the problem's gradient scale. `train_steps` optimiser steps give the
     record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
     map's. `compile` passes the time step through torch.compile. `network` "shared" gives all agents
-    one value network, "indexed" one that is told which agent it serves. `segment` checkpoints the
+    one network, "indexed" one that is told which agent it serves. `segment` checkpoints the
     rollout every so many time steps. `recipe` trains for `train_seconds` as `bench train` would, at
     `learning_rate` in place of its own if one is given. Raises ValueError or TypeError naming the
     field.
@@ -132,9 +132,9 @@ class Case:
         if self.variant != "default":
             parts.append(self.variant)
         parts += [f"n{self.n_agents}", self.gradient]
+        if self.network != "dense":
+            parts.append(self.network)
         if self.gradient != "direct":
-            if self.network != "dense":
-                parts.append(self.network)
             parts += [self.map, self.solver]
             if self.step_size is not None:
                 parts.append(f"a{self.step_size:g}")
@@ -171,4 +171,6 @@ class Case:
         if kept.get("gradient") == "direct":
             for name in _INNER_FIELDS:
                 kept.pop(name, None)
+            # Earlier records of direct policies have null: there was no other than the dense one.
+            kept["network"] = kept.get("network") or "dense"
         return cls(**kept)

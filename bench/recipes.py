@@ -52,14 +52,12 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
 
     One quadrotor's Hessian is diagonal plus rank one, so a Newton map costs what the scaled one
     does, and with it jfb's gradient is the exact one; gradients that track the solver's iteration
-    keep Picard on the scaled map. Identical agents share a network; bicycles have to part, and
-    theirs is told which agent it serves.
+    keep Picard on the scaled map. Identical agents share a network, a direct policy's too; bicycles
+    have to part, and theirs is told which agent it serves.
     """
     settings: dict[str, Any] = {"batch_size": DEFAULT_BATCH[problem]}
-    if gradient == "direct":
-        return settings
     if recipe == "released":
-        return settings | RELEASED_INNER
+        return settings if gradient == "direct" else settings | RELEASED_INNER
     if problem == "quadrotor" and gradient.split("-")[0] in _ANY_SOLVER:
         settings |= {"map": "newton", "solver": "newton"}
     if problem != "consumption" and n_agents > 1:

@@ -22,8 +22,9 @@ class SharedValueNetwork(nn.Module):
     the problem's `agent_share`, so that psi has the size of one agent's costs.
     """
 
-    #: numbers psi is told of an agent besides its state
+    #: numbers psi is told of an agent besides its state, and their standard deviation
     INDEX_DIM = 0
+    INDEX_SCALE = 0.0
 
     def __init__(self, agent_network: ValueNetwork, n_agents: int, share: float) -> None:
         super().__init__()

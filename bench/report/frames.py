@@ -172,12 +172,11 @@ def _finite(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ascent(row: Mapping[str, Any]) -> str | None:
-    if pd.isna(row["map"]):
-        return None
-    step = "" if pd.isna(row["step_size"]) else f", step {row['step_size']:g}"
     dense = pd.isna(row["network"]) or row["network"] == "dense"
-    network = "" if dense else f", {row['network']} network"
-    return f"{row['map']} map{step}{network}"
+    network = None if dense else f"{row['network']} network"
+    step = "" if pd.isna(row["step_size"]) else f", step {row['step_size']:g}"
+    own_map = None if pd.isna(row["map"]) else f"{row['map']} map{step}"
+    return ", ".join(part for part in (own_map, network) if part) or None
 
 
 def _execution(row: Mapping[str, Any]) -> str:

@@ -60,6 +60,7 @@ class TestId:
                 "quadrotor-n6-unrolled-scaled-picard-k5-b4-t8-float32-cpu",
             ),
             (DIRECT, "quadrotor-n6-direct-b4-t8-float32-cpu"),
+            (replace(DIRECT, network="shared"), "quadrotor-n6-direct-shared-b4-t8-float32-cpu"),
             (
                 Case(
                     problem="consumption",
@@ -157,6 +158,9 @@ class TestDictionary:
         found = case.to_dict(0)
         for name in ("map", "solver", "max_iterations", "tolerance", "step_size"):
             assert found[name] is None
+        assert found["network"] == "dense"
+        # Records from before direct policies had a choice of networks.
+        assert Case.from_dict(found | {"network": None}) == DIRECT
 
     def test_an_unknown_field_is_a_type_error_that_names_it(self):
         with pytest.raises(TypeError, match="momentum"):

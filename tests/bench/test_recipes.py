@@ -40,6 +40,9 @@ def test_the_recommended_quadrotor():
     assert (one.map, one.solver, one.network, one.batch_size) == ("newton", "newton", "dense", 50)
     many = case_of("--problem", "quadrotor", "--agents", "20")
     assert (many.network, many.batch_size) == ("shared", 10)
+    # The direct policy gets the same kind of network and the same batch.
+    direct = case_of("--problem", "quadrotor", "--agents", "20", "--gradient", "direct")
+    assert (direct.network, direct.batch_size) == ("shared", 10)
 
 
 def test_the_recommended_bicycles():

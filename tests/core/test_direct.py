@@ -1,0 +1,65 @@
+"""The direct policy on every kind of network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from baselines import DirectPolicy
+from jfbcore.problems import Bicycle, Consumption, Quadrotor
+from jfbcore.shared_network import IndexedValueNetwork, SharedValueNetwork
+
+PROBLEMS = [Quadrotor, Bicycle]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def policy_of(problem, network) -> DirectPolicy:
+    """With outputs of order one: the untrained ones are all near zero."""
+    policy = DirectPolicy(problem, generator=generator(), network=network)
+    with torch.no_grad():
+        for parameter in policy.network[-1].parameters():
+            parameter.mul_(100.0)
+    return policy
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_shared_one_is_a_single_agents_policy_for_each(problem):
+    many, one = problem(3, dtype=torch.float64), problem(1, dtype=torch.float64)
+    z = many.sample_initial_states(5, generator(1))
+    times = torch.linspace(0.0, 1.0, 5, dtype=torch.float64)
+    shared, single = policy_of(many, SharedValueNetwork), DirectPolicy(one, generator=generator())
+    single.load_state_dict(shared.state_dict())
+    for t in (0.3, times):
+        expected = [single(t, agent).control for agent in z.chunk(3, dim=1)]
+        torch.testing.assert_close(shared(t, z).control, torch.cat(expected, 1))
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_an_indexed_one_tells_agents_apart(problem):
+    many = problem(3)
+    z = many.sample_initial_states(1, generator(1))[:, : many.state_dim // 3].repeat(1, 3)
+    for network, alike in ((SharedValueNetwork, True), (IndexedValueNetwork, False)):
+        first, *others = policy_of(many, network)(0.0, z).control.chunk(3, dim=1)
+        assert all(torch.allclose(first, other) == alike for other in others)
+
+
+def test_an_indexed_one_sees_states_in_the_problems_units():
+    problem = Bicycle(2)
+    policy = policy_of(problem, IndexedValueNetwork)
+    assert policy.units.tolist() == pytest.approx(list(problem.agent_units))
+    with torch.no_grad():
+        z = problem.sample_initial_states(2, generator(1))
+        seen = []
+        policy.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        policy(0.25, z)
+    rows = z.view(4, 4) / torch.tensor(problem.agent_units)
+    expected = torch.cat((rows, policy.indices.repeat(2, 1), torch.full((4, 1), 0.25)), 1)
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_goods_are_not_identical_agents():
+    with pytest.raises(ValueError, match="no identical agents"):
+        DirectPolicy(Consumption(2), network=SharedValueNetwork)
