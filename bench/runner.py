@@ -270,7 +270,12 @@ def _finished(out: Path, case: Case, seed: int) -> bool:
     except ValueError as error:
         print(f"warning: {error}; measuring it again", file=sys.stderr)
         return False
-    return record["case"] == case.to_dict(seed)
+    try:
+        # Records from before a field existed are of cases with its usual value.
+        found = Case.from_dict(record["case"])
+    except (TypeError, ValueError):
+        return False
+    return (found, record["case"].get("seed")) == (case, seed)
 
 
 def _earlier_notes(out: Path) -> list[str]:

@@ -228,6 +228,22 @@ class TestResume:
         assert run_cases(list(CASES.values()), 1, settings(copied, resume=True)) == {}
         assert {p.name: stamp(p) for p in (copied / "records").iterdir()} == before
 
+    def test_a_record_from_before_a_field_existed_counts(self, copied, monkeypatch):
+        path = record_path(copied, FIXED, 0)
+        record = read_record(path)
+        del record["case"]["learning_rate"]
+        path.write_text(json.dumps(record), encoding="utf-8")
+        monkeypatch.setattr(runner, "_run_one", refuse)
+        assert run_cases([FIXED], 1, settings(copied, resume=True)) == {}
+
+    @pytest.mark.parametrize("change", [{"batch_size": 99}, {"seed": 5}, {"momentum": 0.9}])
+    def test_a_record_of_something_else_does_not(self, copied, change):
+        path = record_path(copied, FIXED, 0)
+        record = read_record(path)
+        record["case"] |= change
+        path.write_text(json.dumps(record), encoding="utf-8")
+        assert run_cases([FIXED], 1, settings(copied, resume=True)) == {"ok": 1}
+
     def test_exactly_what_is_missing_is_measured(self, copied):
         missing = record_path(copied, FIXED, 0)
         old = read_record(missing)
