@@ -13,13 +13,12 @@ GapFunction = Callable[[Sequence[float]], float | None]
 
 def gaps(problem: Problem) -> tuple[GapFunction, str | None]:
     """A function from held-out costs to the gap, and the reason when it can only say None."""
-    named = f"{problem.name} with {problem.n_agents} agents"
     try:
         reference = load_reference(problem, ROOT / "reports" / "references")
     except StaleReference:
-        return _none, f"the reference on file for {named} is for another discretisation"
+        return _none, "the reference optimum on file is for another discretisation"
     if reference is None:
-        return _none, f"no reference optimum on file for {named}"
+        return _none, "no reference optimum on file for this problem and size"
     return lambda costs: optimality_gap(costs, reference), None
 
 
