@@ -214,7 +214,8 @@ def released() -> Iterator[Case]:
 def targets() -> Iterator[Case]:
     """Training to a target: every gradient on the recommended recipe, then with its rate tuned.
 
-    Beside them what else there is to choose: jfb compiled, on the scaled map, and as released.
+    Beside them what else there is to choose: jfb compiled, on the scaled map, and as released, and
+    direct policies of swarms on one dense network.
     """
     for problem, n_agents, seconds in _TRAINED:
         for gradient in MAIN_GRADIENTS:
@@ -227,6 +228,10 @@ def targets() -> Iterator[Case]:
         _trained("released", problem, n_agents, "jfb", seconds),
         tolerance=RELEASED_TOLERANCE,  # one quadrotor's gradient scale is 1: absolute
     )
+    for problem, n_agents, seconds in _TRAINED:
+        direct = _trained("recommended", problem, n_agents, "direct", seconds)
+        if direct.network != "dense":
+            yield replace(direct, network="dense", batch_size=DEFAULT_BATCH[problem])
     for factor in _RATE_FACTORS:
         for problem, n_agents, seconds in _TUNED:
             rate = factor * RECOMMENDED[problem]["learning_rate"]
