@@ -109,7 +109,7 @@ def quick() -> Scope:
     )
     released = _released("quadrotor", 1, n_steps=16, train_steps=2)
     memory = tuple(
-        _case(problem, n, batch_size=2, n_steps=2)
+        _case(problem, n, batch_size=2, n_steps=1)
         for problem, n in (("quadrotor", 6), ("bicycle", 6), ("consumption", 5))
     )
     return Scope(
