@@ -61,15 +61,11 @@ class DirectPolicy(Policy):
                     parameter.copy_((2.0 * draw - 1.0) / n_in**0.5)
             layers += [layer, nn.Tanh()]
         self.network = nn.Sequential(*layers[:-1])
-        self.register_buffer("indices", None)
+        indices = None if shared is None else shared.draw_indices(problem, generator)
+        self.register_buffer("indices", indices)
         self.register_buffer("units", None, persistent=False)
-        if shared is not None and index_dim > 0:
-            shape = (problem.n_agents, index_dim)
-            draw = torch.randn(shape, generator=generator, dtype=torch.float64)
-            like = next(self.network.parameters())
-            self.indices = (shared.INDEX_SCALE * draw).to(like)
-            if problem.agent_units is not None:
-                self.units = like.new_tensor(problem.agent_units)
+        if indices is not None and problem.agent_units is not None:
+            self.units = indices.new_tensor(problem.agent_units)
         with torch.no_grad():
             # Start near zero output, where every problem's costs are finite.
             for parameter in layers[-2].parameters():

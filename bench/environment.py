@@ -59,6 +59,31 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processor() -> str:
+    """The CPU's name, and on x86 the family and model that tell generations apart.
+
+    A virtual machine may give processors of several generations, twice as fast as one another,
+    the same name.
+    """
+    found: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            found.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    name = found.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in found and "model" in found:
+        return f"{name} (family {found['cpu family']}, model {found['model']})"
+    return name
+
+
+def machine(device: str) -> dict[str, str | None]:
+    """What a case on `device` is measured on: {"cpu", "gpu"}, the latter null without one."""
+    gpu = _gpu() if device == "cuda" else None
+    return {"cpu": processor(), "gpu": None if gpu is None else gpu["name"]}
+
+
 def describe(preset: str | None, threads: int, started: str) -> dict[str, Any]:
     """The environment file of a run."""
     import psutil
@@ -66,7 +91,7 @@ def describe(preset: str | None, threads: int, started: str) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": processor(),
         "cores": default_threads(),
         "threads": threads,
         "memory_bytes": psutil.virtual_memory().total,
@@ -97,16 +122,6 @@ def limits(preset: str | None) -> list[str]:
             "everything runs and how memory grows, not how well anything trains.",
         )
     return found
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _gpu() -> dict[str, Any] | None:

@@ -59,8 +59,9 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
         "curve": None,
         "interventions": None,
         "final": {"loss": None, "evaluation_cost": None, "optimality_gap": None},
+        "machine": {"cpu": None, "gpu": None},
         "threads": None,
-        "null_reasons": {},
+        "null_reasons": {"machine.gpu": "a CPU case"} if case.device == "cpu" else {},
         "versions": {},
         "git": {"commit": None, "dirty": None},
     }

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.case import Case
-from bench.environment import ROOT, default_threads, describe, git_revision, versions
+from bench.environment import ROOT, default_threads, describe, git_revision, machine, versions
 from bench.nvml import Sampler
 from bench.records import (
     PREDICTED_FIELDS,
@@ -147,6 +147,7 @@ def _run_one(
     except ValueError:
         record = _record_of_the_dead(case, seed, outcome, code, log_path, oom_kills)
         record |= {"threads": threads, "git": git, "versions": versions()}
+        record["machine"] = machine(case.device)
         explain_nulls(record, f"status {record['status']}")
     else:
         if log_path.stat().st_size == 0:

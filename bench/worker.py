@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.case import Case
-from bench.environment import versions
+from bench.environment import machine, versions
 from bench.records import empty_record, explain_nulls, finite, write_json
 
 
@@ -36,6 +36,7 @@ def main() -> None:
         return
     record = empty_record(case, seed)
     record["threads"] = order["threads"]
+    record["machine"] = machine(case.device)
     record["versions"], record["git"] = versions(), order["git"]
     fill(record, case, seed)
     write_json(Path(order["path"]), record)

@@ -68,6 +68,14 @@ class SharedValueNetwork(nn.Module):
         assert problem.agent_share is not None
         return cls(agent_network, problem.n_agents, problem.agent_share)
 
+    @classmethod
+    def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor | None:
+        """What psi is told of each agent besides its state, (agents, INDEX_DIM); None for nothing.
+
+        A policy that outputs the control itself may be told the same.
+        """
+        return None
+
     @staticmethod
     def supports(problem: Problem) -> str | None:
         """None, or the reason why the problem's states are not those of identical agents."""
@@ -141,12 +149,16 @@ class IndexedValueNetwork(SharedValueNetwork):
     def _with(
         cls, agent_network: ValueNetwork, problem: Problem, generator: torch.Generator | None
     ) -> Self:
+        assert problem.agent_share is not None
+        indices = cls.draw_indices(problem, generator)
+        return cls(agent_network, problem.n_agents, problem.agent_share, indices)
+
+    @classmethod
+    def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor:
         # In float64 like the parameters: a seed means the same in every dtype.
         shape = (problem.n_agents, cls.INDEX_DIM)
         draw = torch.randn(shape, generator=generator, dtype=torch.float64)
-        indices = (cls.INDEX_SCALE * draw).to(dtype=problem.dtype, device=problem.device)
-        assert problem.agent_share is not None
-        return cls(agent_network, problem.n_agents, problem.agent_share, indices)
+        return (cls.INDEX_SCALE * draw).to(dtype=problem.dtype, device=problem.device)
 
     def _states(self, z: Tensor) -> Tensor:
         indices = self.indices.repeat(z.shape[0], 1)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,14 @@ from bench.report.figures.residuals import residual_figures
 from bench.report.figures.scaling import SAVED, predicted_rows
 from bench.report.fits import power_law_slope
 from bench.report.frames import WORKLOAD, case_frame, curve_frame
-from bench.report.header import not_run
+from bench.report.header import limitations, not_run
 from bench.report.load import Run, UnusableFile
-from bench.report.profile import median_with_misses, performance_profile, time_to_target
+from bench.report.profile import (
+    median_with_misses,
+    performance_profile,
+    steps_to_target,
+    time_to_target,
+)
 from bench.report.series import panels, series_of
 from bench.report.style import LOOKS, format_bytes, format_seconds, look, short
 from bench.report.summary import summary
@@ -345,8 +351,11 @@ def test_performance_profile_where_the_best_time_is_zero() -> None:
 
 def test_time_to_target_and_misses() -> None:
     curve = pd.DataFrame({"seconds": [0.0, 1.0, 2.0], "optimality_gap": [0.9, 0.2, 0.04]})
+    curve["step"] = [0, 7, 19]
     assert time_to_target(curve, 0.25) == 1.0
     assert time_to_target(curve, 0.01) == np.inf
+    assert steps_to_target(curve, 0.05) == 19
+    assert steps_to_target(curve, 0.01) == np.inf
     assert median_with_misses(pd.Series([1.0, np.inf, 3.0])) == 3.0
     assert median_with_misses(pd.Series([1.0, np.inf])) == np.inf
 
@@ -414,6 +423,34 @@ def test_records_of_several_commits_are_counted_by_commit(tmp_path: Path) -> Non
         record["git"] = {"commit": commit, "dirty": False}
     page = write_report([write_run(tmp_path / "run", records)], tmp_path / "report").read_text()
     assert "bbbbbbbbbbbb (2 records), aaaaaaaaaaaa (1 record)" in page
+
+
+def test_records_of_several_processors_are_told_apart(tmp_path: Path) -> None:
+    records = []
+    for gradient, cpu in (("jfb", "Fast CPU"), ("implicit", "Slow CPU"), ("unrolled", None)):
+        record = synthetic_record(gradient, 1, curve=synthetic_curve(1.0))
+        record["case"] |= {"train_steps": 0, "recipe": "recommended", "train_seconds": 5.0}
+        if cpu is not None:
+            record["machine"] = {"cpu": cpu, "gpu": None}
+        records.append(record)
+    runs = [load_run(write_run(tmp_path / "run", records))]
+    assert any(
+        text.startswith("The records of run were made on several processors: ")
+        for text in limitations(runs)
+    )
+    cases = case_frame(runs)
+    table = target_table(target_times(curve_frame(runs, cases), cases))
+    assert table is not None
+    below = {row[0].text.split("-")[2]: row[0].below for row in table.rows}
+    assert below == {
+        "jfb": "Fast CPU",
+        "implicit": "Slow CPU",
+        "unrolled": "processor not recorded",
+    }
+    # two steps of half a second to a quarter of the optimum
+    assert [(row[2].text, row[2].below) for row in table.rows] == [("1.00 s (1/1)", "2 steps")] * 3
+    alone = replace(runs[0], records=runs[0].records[:1])
+    assert not any("several processors" in text for text in limitations([alone]))
 
 
 def test_a_small_gap_is_not_written_as_none(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ FIELDS: dict[str, tuple[str, str]] = {
     "final_evaluation_cost": ("final.evaluation_cost", "float64"),
     "final_optimality_gap": ("final.optimality_gap", "float64"),
     "interventions": ("interventions", "Int64"),
+    "cpu": ("machine.cpu", "str"),
+    "gpu": ("machine.gpu", "str"),
     "threads": ("threads", "Int64"),
     "commit": ("git.commit", "str"),
     "dirty": ("git.dirty", "boolean"),

@@ -10,10 +10,10 @@ import pandas as pd
 
 from bench.case import Case
 from bench.presets import PRESETS
-from bench.report.frames import environment_letters
+from bench.report.frames import environment_letters, value_at
 from bench.report.load import Run
 from bench.report.style import format_bytes
-from bench.report.tables import Cell, Table
+from bench.report.tables import PROCESSOR_UNKNOWN, Cell, Table
 
 _UNKNOWN = "not recorded"
 
@@ -84,11 +84,27 @@ def limitations(runs: Sequence[Run]) -> list[str]:
     """The limitations the runs state about themselves, each once, and what they left out."""
     stated = [str(text) for run in runs for text in run.environment.get("limits") or ()]
     stated += [text for run in runs if (text := not_run(run))]
+    stated += [text for run in runs if (text := _several_processors(run))]
     if all(run.environment.get("gpu") is None for run in runs):
         stated.append("No GPU: device memory was not measured, and nothing here speaks for one.")
     if any((run.environment.get("git") or {}).get("dirty") for run in runs):
         stated.append("The code had uncommitted changes when a run was made.")
     return list(dict.fromkeys(stated))
+
+
+def _several_processors(run: Run) -> str:
+    """How many records each processor made, where a run holds those of several; or ""."""
+    made = Counter(value_at(record, "machine.cpu") or PROCESSOR_UNKNOWN for record in run.records)
+    if len(made) <= 1:
+        return ""
+    parts = ", ".join(
+        f"{name} ({count} {'record' if count == 1 else 'records'})"
+        for name, count in made.most_common()
+    )
+    return (
+        f"The records of {run.name} were made on several processors: {parts}. Seconds compare "
+        "within one of them only; bytes, iterations and training steps compare throughout."
+    )
 
 
 def not_run(run: Run) -> str:

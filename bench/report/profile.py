@@ -34,7 +34,16 @@ def performance_profile(times: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.n
 
 def time_to_target(curve: pd.DataFrame, target: float) -> float:
     """Seconds until the optimality gap of one curve is first at most `target`; inf for a miss."""
-    reached = curve.loc[curve["optimality_gap"] <= target, "seconds"]
+    return _first_at(curve, target, "seconds")
+
+
+def steps_to_target(curve: pd.DataFrame, target: float) -> float:
+    """The same in training steps, which do not depend on how fast the machine is."""
+    return _first_at(curve, target, "step")
+
+
+def _first_at(curve: pd.DataFrame, target: float, column: str) -> float:
+    reached = curve.loc[curve["optimality_gap"] <= target, column]
     return float(reached.min()) if len(reached) else math.inf
 
 

@@ -38,6 +38,9 @@ class Table:
     anchor: str = ""
 
 
+#: of records from before the processor was part of them
+PROCESSOR_UNKNOWN = "processor not recorded"
+
 _TARGET_COLUMNS = ("seeds", *(f"to a gap of {target:.0%}" for target in TARGETS), "best gap")
 #: heading, column of the case table, how its median over seeds is written
 _MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -93,7 +96,8 @@ def target_table(times: pd.DataFrame) -> Table | None:
         return None
     note = (
         "Median wall-clock over seeds until the mean cost on held-out initial states is within the "
-        "gap of the reference optimum; in brackets the seeds that got there. A miss is infinite."
+        "gap of the reference optimum; in brackets the seeds that got there, below it the training "
+        "steps it took, which do not depend on the machine. A miss is infinite."
     )
     rows = _target_rows(own_rate(times))
     return Table("Time to target", ["case", *_TARGET_COLUMNS], rows, [note], "targets")
@@ -117,16 +121,21 @@ def tuned_table(times: pd.DataFrame) -> Table | None:
 
 
 def _target_rows(times: pd.DataFrame) -> list[list[Cell]]:
+    several = times["cpus"].nunique() > 1
     rows = []
     for row in times.to_dict("records"):
-        cells = [Cell(row["id"], row["id"], kind="id"), Cell(str(row["seeds"]), row["seeds"])]
+        on = (" and ".join(row["cpus"]) or PROCESSOR_UNKNOWN) if several else ""
+        cells = [Cell(row["id"], row["id"], kind="id", below=on)]
+        cells.append(Cell(str(row["seeds"]), row["seeds"]))
         for target in TARGETS:
             seconds, reached = row[f"target_{target:g}"], row[f"reached_{target:g}"]
             words = f"{reached} of {row['seeds']} seeds reached it"
-            text = f"missed ({reached}/{row['seeds']})"
+            text, below = f"missed ({reached}/{row['seeds']})", ""
             if math.isfinite(seconds):
                 text = f"{format_seconds(seconds)} ({reached}/{row['seeds']})"
-            cells.append(Cell(text, seconds if math.isfinite(seconds) else 1e300, words))
+                below = f"{row[f'steps_{target:g}']:,.0f} steps"
+            sort = seconds if math.isfinite(seconds) else 1e300
+            cells.append(Cell(text, sort, words, below=below))
         gap = row["best_gap"]
         cells.append(
             Cell(DASH, 1e300, "no evaluation") if math.isnan(gap) else Cell(_percent(gap), gap)

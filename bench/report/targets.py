@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from bench.report.frames import WORKLOAD, trained
-from bench.report.profile import median_with_misses, time_to_target
+from bench.report.profile import median_with_misses, steps_to_target, time_to_target
 
 #: optimality gaps that count as reached
 TARGETS = (0.25, 0.10, 0.05)
@@ -52,7 +52,8 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     """One row per trained case of the problems whose optimum is known.
 
     Columns `target_0.25` … hold the median seconds over seeds (infinite where half of the seeds
-    or more miss it), `reached_0.25` … the number of seeds that reach it. A seed that failed
+    or more miss it), `steps_0.25` … the median training steps, `reached_0.25` … the number of
+    seeds that reach it; `cpus` what the seeds ran on, where it was recorded. A seed that failed
     without a curve is a miss like any other.
     """
     known = curves[curves["optimality_gap"].notna()]
@@ -66,11 +67,14 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         gaps = [seed["optimality_gap"].min() for seed in seeds if seed is not None]
         row["seeds"] = len(seeds)
         row["best_gap"] = min(gaps, default=math.nan)
+        row["cpus"] = tuple(sorted(case["cpu"].dropna().unique()))
         for target in TARGETS:
-            times = pd.Series(
-                [math.inf if seed is None else time_to_target(seed, target) for seed in seeds]
+            times, steps = (
+                pd.Series([math.inf if seed is None else measure(seed, target) for seed in seeds])
+                for measure in (time_to_target, steps_to_target)
             )
             row[f"target_{target:g}"] = median_with_misses(times)
+            row[f"steps_{target:g}"] = median_with_misses(steps)
             row[f"reached_{target:g}"] = int((times < math.inf).sum())
         rows.append(row)
     return pd.DataFrame(rows)

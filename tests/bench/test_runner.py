@@ -21,7 +21,7 @@ import torch
 
 from bench import runner, worker
 from bench.case import Case
-from bench.environment import ROOT, git_revision
+from bench.environment import ROOT, git_revision, processor
 from bench.records import (
     STATUSES,
     CorruptRecord,
@@ -166,6 +166,7 @@ class TestRecords:
         # torch alone is some 100 MB; nothing this small needs 8 GB
         assert 50e6 < record["peak_rss_bytes"] < 8e9
         assert record["threads"] == 1
+        assert record["machine"] == {"cpu": processor(), "gpu": None}
         assert record["versions"]["torch"] == metadata.version("torch")
         assert record["git"]["commit"] == git_revision()["commit"]
 
@@ -358,6 +359,7 @@ class TestOutcomes:
         assert unexplained_nulls(record) == set()
         assert stale_reasons(record) == set()
         assert record["threads"] == 1
+        assert record["machine"] == {"cpu": processor(), "gpu": None}
         assert record["versions"]["torch"]
         assert record_of(tmp_path, FIXED)["status"] == "ok"
 
