@@ -439,6 +439,8 @@ def test_records_of_several_processors_are_told_apart(tmp_path: Path) -> None:
         for text in limitations(runs)
     )
     cases = case_frame(runs)
+    # no figure and no profile draws them as one series
+    assert cases["environment"].tolist() == ["A", "B", "C"]
     table = target_table(target_times(curve_frame(runs, cases), cases))
     assert table is not None
     below = {row[0].text.split("-")[2]: row[0].below for row in table.rows}

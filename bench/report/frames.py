@@ -97,7 +97,7 @@ def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
             row = {column: value_at(record, place) for column, (place, _) in FIELDS.items()}
             reasons = record.get("null_reasons") or {}
             rows.append(
-                {"run": run.name, "environment": letters[run.name]}
+                {"run": run.name, "environment": letters[run.name, cpu_of(record)]}
                 | row
                 | {"null_reasons": json.dumps(reasons, sort_keys=True)}
             )
@@ -141,17 +141,27 @@ def iterates(cases: pd.DataFrame) -> pd.Series:
     return ~(cases["gradient"].isin(["direct", "closed-form"]) | (cases["solver"] == "closed-form"))
 
 
-def environment_letters(runs: Sequence[Run]) -> dict[str, str]:
-    """Run name -> a letter that two runs share only where machine and software are the same."""
+def environment_letters(runs: Sequence[Run]) -> dict[tuple[str, str | None], str]:
+    """(run name, processor) -> a letter, the same only where machine and software are.
+
+    The processor is the one a record names; None for records that name none, made on the run's.
+    """
     keys: list[str] = []
     letters = {}
     for run in runs:
-        compared = ("platform", "cpu", "cores", "threads", "gpu", "python", "versions", "git")
-        key = json.dumps([run.environment.get(name) for name in compared], sort_keys=True)
-        if key not in keys:
-            keys.append(key)
-        letters[run.name] = _letter(keys.index(key))
+        for cpu in dict.fromkeys(map(cpu_of, run.records)) or (None,):
+            own = dict(run.environment) if cpu is None else {**run.environment, "cpu": cpu}
+            compared = ("platform", "cpu", "cores", "threads", "gpu", "python", "versions", "git")
+            key = json.dumps([own.get(name) for name in compared], sort_keys=True)
+            if key not in keys:
+                keys.append(key)
+            letters[run.name, cpu] = _letter(keys.index(key))
     return letters
+
+
+def cpu_of(record: Mapping[str, Any]) -> str | None:
+    """The processor that a record was made on; None in records from before they said so."""
+    return value_at(record, "machine.cpu")
 
 
 def value_at(record: Mapping[str, Any], place: str) -> Any:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.case import Case
 from bench.presets import PRESETS
-from bench.report.frames import environment_letters, value_at
+from bench.report.frames import cpu_of, environment_letters
 from bench.report.load import Run
 from bench.report.style import format_bytes
 from bench.report.tables import PROCESSOR_UNKNOWN, Cell, Table
@@ -41,7 +41,7 @@ def environment_table(runs: Sequence[Run]) -> Table:
     """What each run was measured on, one column per run."""
     letters = environment_letters(runs)
     rows = [
-        [Cell("environment"), *(Cell(letters[run.name]) for run in runs)],
+        [Cell("environment"), *(Cell(_letters_of(run, letters)) for run in runs)],
         [Cell("records"), *(Cell(str(len(run.records))) for run in runs)],
     ]
     rows += [
@@ -92,9 +92,16 @@ def limitations(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(stated))
 
 
+def _letters_of(run: Run, letters: Mapping[tuple[str, str | None], str]) -> str:
+    own = {cpu: letter for (name, cpu), letter in letters.items() if name == run.name}
+    if len(own) == 1:
+        return next(iter(own.values()))
+    return ", ".join(f"{letter}: {cpu or PROCESSOR_UNKNOWN}" for cpu, letter in own.items())
+
+
 def _several_processors(run: Run) -> str:
     """How many records each processor made, where a run holds those of several; or ""."""
-    made = Counter(value_at(record, "machine.cpu") or PROCESSOR_UNKNOWN for record in run.records)
+    made = Counter(cpu_of(record) or PROCESSOR_UNKNOWN for record in run.records)
     if len(made) <= 1:
         return ""
     parts = ", ".join(
