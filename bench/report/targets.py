@@ -16,7 +16,7 @@ TARGETS = (0.25, 0.10, 0.05)
 #: how a gradient trains
 TARGET_INSTANCE = ("environment", "problem", "n_agents", "variant", "n_steps", "dtype", "device")
 
-_PROBLEM = ("environment", "problem", "n_agents")
+_PROBLEM = ("problem", "n_agents", "environment")
 _CASE = (
     *("run", *_PROBLEM, "id", "gradient", "ascent", "solver", "budget", *WORKLOAD),
     *("recipe", "learning_rate"),
