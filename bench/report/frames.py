@@ -97,7 +97,7 @@ def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
             row = {column: value_at(record, place) for column, (place, _) in FIELDS.items()}
             reasons = record.get("null_reasons") or {}
             rows.append(
-                {"run": run.name, "environment": letters[run.name, cpu_of(record)]}
+                {"run": run.name, "environment": letters[run.name, row["cpu"]]}
                 | row
                 | {"null_reasons": json.dumps(reasons, sort_keys=True)}
             )
@@ -146,12 +146,12 @@ def environment_letters(runs: Sequence[Run]) -> dict[tuple[str, str | None], str
 
     The processor is the one a record names; None for records that name none, made on the run's.
     """
+    compared = ("platform", "cpu", "cores", "threads", "gpu", "python", "versions", "git")
     keys: list[str] = []
     letters = {}
     for run in runs:
         for cpu in dict.fromkeys(map(cpu_of, run.records)) or (None,):
             own = dict(run.environment) if cpu is None else {**run.environment, "cpu": cpu}
-            compared = ("platform", "cpu", "cores", "threads", "gpu", "python", "versions", "git")
             key = json.dumps([own.get(name) for name in compared], sort_keys=True)
             if key not in keys:
                 keys.append(key)

@@ -104,13 +104,18 @@ def _several_processors(run: Run) -> str:
     made = Counter(cpu_of(record) or PROCESSOR_UNKNOWN for record in run.records)
     if len(made) <= 1:
         return ""
-    parts = ", ".join(
-        f"{name} ({count} {'record' if count == 1 else 'records'})"
-        for name, count in made.most_common()
-    )
     return (
-        f"The records of {run.name} were made on several processors: {parts}. Seconds compare "
-        "within one of them only; bytes, iterations and training steps compare throughout."
+        f"The records of {run.name} were made on several processors: {_counted(made)}. Seconds, "
+        "and the training steps taken in them, compare within one of them only; bytes and inner "
+        "iterations compare throughout."
+    )
+
+
+def _counted(records: Counter[str]) -> str:
+    """Each name and its number of records, most first."""
+    return ", ".join(
+        f"{name} ({count} {'record' if count == 1 else 'records'})"
+        for name, count in records.most_common()
     )
 
 
@@ -193,10 +198,7 @@ def _code_version(run: Run) -> str:
     commits = Counter(_git(record) for record in run.records)
     if len(commits) <= 1:
         return _git(run.environment)
-    return ", ".join(
-        f"{commit} ({count} {'record' if count == 1 else 'records'})"
-        for commit, count in commits.most_common()
-    )
+    return _counted(commits)
 
 
 def _git(measured: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ def time_to_target(curve: pd.DataFrame, target: float) -> float:
 
 
 def steps_to_target(curve: pd.DataFrame, target: float) -> float:
-    """The same in training steps, which do not depend on how fast the machine is."""
+    """The same in training steps."""
     return _first_at(curve, target, "step")
 
 

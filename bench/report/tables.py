@@ -97,7 +97,8 @@ def target_table(times: pd.DataFrame) -> Table | None:
     note = (
         "Median wall-clock over seeds until the mean cost on held-out initial states is within the "
         "gap of the reference optimum; in brackets the seeds that got there, below it the training "
-        "steps it took, which do not depend on the machine. A miss is infinite."
+        "steps it took. A recipe's stages are shares of its seconds, so that a faster machine "
+        "takes more steps, not only less time, to the same gap. A miss is infinite."
     )
     rows = _target_rows(own_rate(times))
     return Table("Time to target", ["case", *_TARGET_COLUMNS], rows, [note], "targets")
