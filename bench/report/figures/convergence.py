@@ -55,7 +55,7 @@ def convergence_figures(curves: pd.DataFrame, cases: pd.DataFrame) -> list[Drawi
 
 
 def _pages(curves: pd.DataFrame, failed: pd.DataFrame, metric: str) -> list[Drawing]:
-    rows = panels(curves, ("environment", "problem", "n_agents", *WORKLOAD))
+    rows = panels(curves, ("problem", "n_agents", "environment", *WORKLOAD))
     pages = [rows[start : start + _MOST_ROWS] for start in range(0, len(rows), _MOST_ROWS)]
     drawings = []
     for number, page in enumerate(pages, start=1):

@@ -18,7 +18,7 @@ from bench.report.style import Look, gradient_rank, look
 _MOST_ROWS = 30
 #: residuals below are drawn here: below the rounding of float64 they all mean the same
 _LEAST_RESIDUAL = 1e-16
-_SETTING = ("environment", "problem", "n_agents", "ascent", "solver", "budget", *WORKLOAD)
+_SETTING = ("problem", "n_agents", "environment", "ascent", "solver", "budget", *WORKLOAD)
 
 
 def residual_figures(cases: pd.DataFrame) -> list[Drawing]:
