@@ -12,11 +12,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
+#: the largest integer that torch takes for a seed, a size or a number of threads
+_LARGEST = 2**31 - 1
+
+
 def integer(text: str) -> int:
     try:
-        return int(text)
+        value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
+    if abs(value) > _LARGEST:
+        raise argparse.ArgumentTypeError(f"must be between -{_LARGEST} and {_LARGEST}, got {value}")
+    return value
 
 
 def number(text: str) -> float:

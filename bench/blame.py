@@ -87,10 +87,16 @@ def _first(
         again = compare(only, dict(head)).moves
         return any(other.worse and _same(move, other) for other in again)
 
-    if moved(commits[-1]) is not True:
-        return Blame(move=move, commit=None, reason="not in the range: the last commit lacks it")
-    if moved(commits[0]) is not False:
-        return Blame(move=move, commit=None, reason="older than the range: its start has it")
+    if move.case not in baseline["cases"]:
+        reason = "a field of the schema: look for it in the history of bench/records.py"
+        return Blame(move=move, commit=None, reason=reason)
+    ends = {-1: (True, "not in the range: the last commit lacks it"),
+            0: (False, "older than the range: its start has it")}  # fmt: skip
+    for end, (wanted, reason) in ends.items():
+        if (answer := moved(commits[end])) is not wanted:
+            if answer is None:
+                reason = f"cannot be told: commit {commits[end][:10]} does not run"
+            return Blame(move=move, commit=None, reason=reason)
     good, bad = 0, len(commits) - 1
     skipped: set[int] = set()
     while True:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bench.environment import ROOT
-from bench.reference import StaleReference, load_reference, optimality_gap
+from bench.reference import Reference, StaleReference, load_reference, optimality_gap
 from jfbcore.problems import Problem
 
-GapFunction = Callable[[Sequence[float]], float | None]
+
+@dataclass(frozen=True)
+class Gaps:
+    """Gaps against `reference`; where there is none, `reason` says why."""
+
+    reference: Reference | None
+    reason: str | None
+
+    def of(self, costs: Sequence[float]) -> float | None:
+        """The mean gap of the costs of the first held-out states, None without a reference."""
+        return None if self.reference is None else optimality_gap(costs, self.reference)
+
+    def states(self, costs: Sequence[float]) -> int | None:
+        """On how many of the states there is a reference, None without one."""
+        if self.reference is None:
+            return None
+        return sum(best is not None for best in self.reference.costs[: len(costs)])
 
 
-def gaps(problem: Problem) -> tuple[GapFunction, str | None]:
-    """A function from held-out costs to the gap, and the reason when it can only say None."""
+def gaps(problem: Problem) -> Gaps:
+    """The gaps of `problem`. A file that cannot be used is a reason, not an error."""
     try:
         reference = load_reference(problem, ROOT / "reports" / "references")
     except StaleReference:
-        return _none, "the reference optimum on file is for another discretisation"
+        return Gaps(None, "the reference optimum on file is for another discretisation")
+    except (OSError, ValueError) as error:
+        return Gaps(None, f"the reference optimum on file cannot be used: {error}")
     if reference is None:
-        return _none, "no reference optimum on file for this problem and size"
-    return lambda costs: optimality_gap(costs, reference), None
-
-
-def _none(costs: Sequence[float]) -> None:
-    return None
+        return Gaps(None, "no reference optimum on file for this problem and size")
+    return Gaps(reference, None)

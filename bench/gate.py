@@ -51,10 +51,10 @@ class Quantity:
     def read(self, record: dict[str, Any]) -> float | None:
         value: Any = record
         for key in self.path:
-            if value is None:
+            if not isinstance(value, dict):
                 return None
             value = value.get(key)
-        return value
+        return value if isinstance(value, int | float) else None
 
     def worse(self, base: float, head: float) -> bool:
         change = head - base if self.larger_is_worse else base - head
@@ -116,7 +116,7 @@ def summarise(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     for record in records:
         if record["case"]["seed"] != 0:
             continue
-        versions = record["versions"]
+        versions = record.get("versions") or {}
         fields = set(_fields(record))
         schema = fields if schema is None else schema & fields
         cases[record["case"]["id"]] = {
@@ -148,6 +148,17 @@ def read_baseline(path: Path) -> dict[str, Any]:
         raise ValueError(f"`baseline` {path} is not JSON: {error}") from error
     if not isinstance(baseline, dict) or baseline.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"`baseline` {path} is not a baseline of version {SCHEMA_VERSION}")
+    for name in ("versions", "cases"):
+        if not isinstance(baseline.get(name), dict):
+            raise ValueError(f"`baseline` {path} has no {name}; write one with --update")
+    gated = {"status", *(quantity.name for quantity in QUANTITIES)}
+    for case, found in baseline["cases"].items():
+        if not isinstance(found, dict) or not gated <= set(found):
+            lacking = gated - set(found) if isinstance(found, dict) else gated
+            raise ValueError(
+                f"`baseline` {path} lacks {', '.join(sorted(lacking))} of case {case}; write one "
+                "with --update"
+            )
     return baseline
 
 
@@ -165,9 +176,8 @@ def compare(baseline: dict[str, Any], head: dict[str, Any]) -> Comparison:
             continue
         compared += 1
         if found["status"] != base["status"]:
-            moves.append(
-                Move(case, f"status {base['status']} -> {found['status']}", None, None, True)
-            )
+            words = f"status {base['status']} -> {found['status']}"
+            moves.append(Move(case, words, None, None, found["status"] != "ok"))
             continue
         for quantity in QUANTITIES:
             a, b = base[quantity.name], found[quantity.name]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.build import Unsupported
 from bench.case import Case
 from bench.measure import Step, measure_memory
 
@@ -25,6 +26,7 @@ _CHECK = (24, 24, 60)
 
 #: the quantities of a record that are predicted
 QUANTITIES = ("peak_live_tensor_bytes", "saved_tensor_bytes")
+_PREDICTIONS = ("bytes_at_100", "bytes_at_500", "crossover_iterations", "model_error")
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,24 @@ class MemoryModel:
         self, batch_size: int, n_steps: int, iterations: int, quantity: str = QUANTITIES[0]
     ) -> float:
         """Predicted bytes of one training step: the peak of live tensors unless told otherwise."""
-        return float(_features(batch_size, n_steps, iterations) @ self.coefficients[quantity])
+        return max(
+            float(_features(batch_size, n_steps, iterations) @ self.coefficients[name])
+            for name in _bounds(quantity)
+        )
 
     def crossover(self, batch_size: int, n_steps: int, memory: float) -> float:
         """The iterations at which the peak reaches `memory` bytes; infinite where it never does."""
-        at_zero = self.predict(batch_size, n_steps, 0)
-        slope = self.predict(batch_size, n_steps, 1) - at_zero
-        if at_zero >= memory:
-            return 0.0
-        # A slope of less than a float per sample and step is rounding of the fit, not growth.
-        return float("inf") if slope < 4 * batch_size * n_steps else (memory - at_zero) / slope
+        found = float("inf")
+        for name in _bounds(QUANTITIES[0]):
+            at_zero, at_one = (
+                float(_features(batch_size, n_steps, k) @ self.coefficients[name]) for k in (0, 1)
+            )
+            if at_zero >= memory:
+                return 0.0
+            # A slope of less than a float per sample and step is rounding of the fit, not growth.
+            if (slope := at_one - at_zero) >= 4 * batch_size * n_steps:
+                found = min(found, (memory - at_zero) / slope)
+        return found
 
 
 def fit(case: Case, make_step: Callable[[Case], Step] = Step) -> MemoryModel:
@@ -92,7 +102,10 @@ def crossovers(
     n_steps: int,
     memory: float,
 ) -> Iterator[dict[str, Any]]:
-    """For each size and gradient: predicted bytes at K = 100 and 500, and K at `memory` bytes."""
+    """For each size and gradient: predicted bytes at K = 100 and 500, and K at `memory` bytes.
+
+    A gradient that cannot serve the problem gets a row of None with the `reason`.
+    """
     for n_agents in agents:
         for gradient in gradients:
             case = Case(
@@ -104,15 +117,27 @@ def crossovers(
                 batch_size=batch_size,
                 n_steps=n_steps,
             )
-            model = fit(case)
-            yield {
-                "n_agents": n_agents,
-                "gradient": gradient,
+            row: dict[str, Any] = {"n_agents": n_agents, "gradient": gradient}
+            try:
+                model = fit(case)
+            except Unsupported as unsupported:
+                yield row | dict.fromkeys(_PREDICTIONS) | {"reason": unsupported.reason}
+                continue
+            yield row | {
                 "bytes_at_100": model.predict(batch_size, n_steps, 100),
                 "bytes_at_500": model.predict(batch_size, n_steps, 500),
                 "crossover_iterations": model.crossover(batch_size, n_steps, memory),
                 "model_error": model.error,
+                "reason": None,
             }
+
+
+def _bounds(quantity: str) -> tuple[str, ...]:
+    """What a quantity is at least: whatever is saved for backward is alive when it begins.
+
+    That moment becomes the peak at large K where it is not yet the peak of the small sizes.
+    """
+    return QUANTITIES if quantity == QUANTITIES[0] else (quantity,)
 
 
 def _features(batch_size: int, n_steps: int, iterations: int) -> np.ndarray:

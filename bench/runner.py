@@ -73,8 +73,8 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
         environment["notes"] = list(dict.fromkeys(note for note in notes if note.strip()))
         environment["limits"] += environment["notes"]
         write_json(settings.out / "environment.json", environment)
-        git, uuid = git_revision(), _gpu_uuid(cases)
-        todo = [(*job, settings, threads, git, uuid) for job in jobs if job not in done]
+        git = git_revision()
+        todo = [(*job, settings, threads, git) for job in jobs if job not in done]
         counts: dict[str, int] = {}
         with tqdm(total=len(jobs), initial=len(done), unit="case", file=sys.stderr) as bar:
             for name, outcome in _outcomes(todo, settings):
@@ -104,15 +104,39 @@ def _outcomes(
         raise ValueError(
             f"`jobs` {settings.jobs} needs submitit; pip install jfbbench[cluster]"
         ) from error
-    executor = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=settings.jobs)
-    # Minutes; the case's own timeout acts first.
+    try:
+        executor = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=settings.jobs)
+    except RuntimeError as error:
+        raise ValueError(f"`jobs` {settings.jobs} cannot be used here: {error}") from error
+    # Minutes; the timeouts of the case and of its prediction act first.
     executor.update_parameters(
-        timeout_min=int(settings.timeout / 60) + 5, gpus_per_node=_gpus(todo)
+        timeout_min=2 * int(settings.timeout / 60) + 5, gpus_per_node=_gpus(todo)
     )
     with executor.batch():
-        submitted = [(job[0].id, executor.submit(_run_one, *job)) for job in todo]
-    for name, running in submitted:
-        yield name, running.result
+        submitted = [(job, executor.submit(_run_one, *job)) for job in todo]
+    for job, running in submitted:
+        yield job[0].id, functools.partial(_collect, running, *job)
+
+
+def _collect(
+    running: Any,
+    case: Case,
+    seed: int,
+    settings: RunSettings,
+    threads: int,
+    git: dict[str, Any],
+) -> dict[str, Any]:
+    """Wait for a submitted job. One that the cluster ended or lost becomes a record of its own."""
+    try:
+        return running.result()
+    except Exception as error:  # whatever submitit and the cluster have to say
+        record = empty_record(case, seed) | {"threads": threads, "git": git}
+        lines = str(error).strip().splitlines()
+        record["status"] = "crashed"
+        record["reason"] = f"the {settings.jobs} job failed: {lines[-1] if lines else repr(error)}"
+        explain_nulls(record, "status crashed")
+        write_json(record_path(settings.out, case, seed), record)
+        return record
 
 
 def _gpus(todo: list[tuple]) -> int:
@@ -125,25 +149,27 @@ def _run_one(
     settings: RunSettings,
     threads: int,
     git: dict[str, Any],
-    uuid: str | None,
 ) -> dict[str, Any]:
     path = record_path(settings.out, case, seed)
     log_path = settings.out / "logs" / f"{path.stem}.log"
     log_path.parent.mkdir(exist_ok=True)
+    # Not the record's own place: it is not finished before the prediction and the GPU's samples.
+    found_path = log_path.with_suffix(".record.json")
     order = {
         "case": case.to_dict(seed),
-        "path": str(path),
+        "path": str(found_path),
         "threads": threads,
         "memory_limit": settings.memory_limit,
         "git": git,
         "predict": False,
     }
     # What is found there afterwards must be this worker's.
-    path.unlink(missing_ok=True)
+    found_path.unlink(missing_ok=True)
     oom_kills = _oom_kill_count()
+    uuid = _gpu_uuid() if case.device == "cuda" else None
     outcome, code, sampled = _work(order, log_path, settings.timeout, uuid)
     try:
-        record = read_record(path)
+        record = read_record(found_path)
     except ValueError:
         record = _record_of_the_dead(case, seed, outcome, code, log_path, oom_kills)
         record |= {"threads": threads, "git": git, "versions": versions()}
@@ -161,6 +187,7 @@ def _run_one(
             if key not in {f"cuda.{name}" for name, value in sampled.items() if value is not None}
         }
     write_json(path, record)
+    found_path.unlink(missing_ok=True)
     return record
 
 
@@ -287,9 +314,8 @@ def _earlier_notes(out: Path) -> list[str]:
     return [str(note) for note in found.get("notes") or ()]
 
 
-def _gpu_uuid(cases: list[Case]) -> str | None:
-    if not any(case.device == "cuda" for case in cases):
-        return None
+@functools.cache
+def _gpu_uuid() -> str:
     import torch
 
     return str(torch.cuda.get_device_properties(0).uuid)

@@ -16,9 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--filter",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="keep cases whose field KEY is VALUE (or one of VALUE,VALUE,…)",
+        help="keep cases whose field KEY is VALUE (or one of VALUE,VALUE,…); all of several hold",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="override the preset's device")
 

@@ -55,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
     found = []
     total = len(args.agents) * len(args.gradients)
     for row in tqdm(rows, total=total, unit="case", file=sys.stderr):
+        if row["reason"] is not None:
+            print(f"{row['n_agents']:6d} {row['gradient']:20s} unsupported: {row['reason']}")
+            found.append(row)
+            continue
         crossover = row["crossover_iterations"]
         fits = crossover == float("inf")
         print(

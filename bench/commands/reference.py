@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-NAME = "reference"
 HELP = "solve for the optimal cost on the held-out initial states and cache it"
 
 _PROBLEMS = ("quadrotor", "bicycle", "consumption")

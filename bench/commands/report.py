@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-NAME = "report"
 HELP = "turn run directories into one HTML page, tidy CSV and figures"
 
 
@@ -22,14 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="where to write (default: the run directory; required with several)",
+        help="where to write (default: the first run directory)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and print the page's path; ValueError where there is nothing to report."""
-    if args.out is None and len(args.directories) > 1:
-        raise ValueError("--out is required with several run directories")
     # pandas, seaborn and matplotlib take seconds to import: only once the arguments are good
     from bench.report import write_report
 

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         if args.time_limit is None
         else _validate.positive("time-limit", args.time_limit),
     )
-    if any(case.device == "cuda" for case in cases):
+    # The machine that submits to a cluster need not be one that measures.
+    if args.jobs == "local" and any(case.device == "cuda" for case in cases):
         from bench.build import check_device
 
         check_device("cuda")

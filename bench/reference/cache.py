@@ -120,12 +120,18 @@ def save_reference(
 def load_reference(problem: Problem, directory: Path | str = DIRECTORY) -> Reference | None:
     """The cached reference of `problem`; None without a file.
 
-    Raises StaleReference when the file belongs to other parameters or another schema.
+    Raises StaleReference when the file belongs to other parameters or another schema, ValueError
+    when it is damaged.
     """
     path = reference_path(problem, directory)
     if not path.exists():
         return None
-    content = json.loads(path.read_text())
+    try:
+        content = dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a reference: {error}; delete it or make it anew"
+        ) from error
     checks = (
         ("schema version", content.pop("schema_version", None), SCHEMA_VERSION),
         ("discretisation hash", content.get("discretisation"), discretisation_hash(problem)),
@@ -137,9 +143,12 @@ def load_reference(problem: Problem, directory: Path | str = DIRECTORY) -> Refer
                 f"with `python -m bench reference --problem {problem.name} "
                 f"--agents {problem.n_agents}`"
             )
-    for name in ("costs", "statuses", "seconds"):
-        content[name] = tuple(content[name])
-    return Reference(**content)
+    try:
+        for name in ("costs", "statuses", "seconds"):
+            content[name] = tuple(content[name])
+        return Reference(**content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is incomplete: {error}; delete it or make it anew") from error
 
 
 def optimality_gap(policy_costs: Tensor | Sequence[float], reference: Reference) -> float:

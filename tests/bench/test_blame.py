@@ -121,3 +121,21 @@ def test_the_verb_names_the_commit_in_a_repository(tmp_path, capsys, monkeypatch
     out = capsys.readouterr().out
     assert f"blame  {CASE.id}  saved bytes  {commits[3][:7]}" in out
     assert "revision 3 (or one of the 1 before it, which do not run)" in out
+
+
+@pytest.mark.parametrize("silent", [0, 11])
+def test_an_end_that_does_not_run_is_said(silent):
+    measure, _ = history(lambda i: None if i == silent else 108 if i >= 3 else 100)
+    (found,) = blame(moves_of(summary(saved_tensor_bytes=108)), BASELINE, COMMITS, measure)
+    assert found.commit is None
+    assert found.reason == f"cannot be told: commit {COMMITS[silent]} does not run"
+
+
+def test_a_field_of_the_schema_belongs_to_no_case():
+    measure, log = history(lambda i: 100)
+    head = summary(saved_tensor_bytes=100)
+    head["record_fields"] = [name for name in head["record_fields"] if name != "residual"]
+    (found,) = blame(moves_of(head), BASELINE, COMMITS, measure)
+    assert found.commit is None
+    assert "bench/records.py" in found.reason
+    assert log == []

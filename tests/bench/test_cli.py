@@ -147,7 +147,8 @@ BAD = [
         (tiny(checkpoint="/nowhere/at/all.pt"), ["checkpoint", "/nowhere/at/all.pt"]),
         (["report"], ["DIR", "required"]),
         (["report", "/nowhere"], ["/nowhere", "not a directory"]),
-        (["report", "/nowhere", "/nor/here"], ["--out", "required"]),
+        (["report", "/nowhere", "/nor/here"], ["/nowhere", "not a directory"]),
+        (tiny(seed=str(10**20)), ["seed", "between", str(10**20)]),
         (["reference"], ["--problem", "required"]),
         (["reference", "--problem", "pendulum"], ["problem", "'pendulum'", "quadrotor"]),
         (["reference", "--problem", "bicycle", "--agents", "0"], ["agents", "0", ">= 1"]),
@@ -274,6 +275,14 @@ class TestList:
         )
         assert done.stdout.count("\n") == 1
         assert done.stderr == ""
+
+    def test_a_filter_may_be_given_again(self, capsys):
+        _, together, _ = run_cli(capsys, "list", "--filter", "n_agents=1", "gradient=jfb")
+        again = ("--filter", "n_agents=1", "--filter", "gradient=jfb")
+        code, out, _ = run_cli(capsys, "list", *again)
+        assert code == 0
+        assert out == together
+        assert len(out.splitlines()) > 1
 
     def test_the_device_of_the_cases_can_be_overridden(self, capsys):
         code, out, _ = run_cli(capsys, "list", "--device", "cuda", "--filter", "n_agents=100")

@@ -10,7 +10,7 @@ from bench.case import Case
 from bench.cli import main
 from bench.gate import Outcome, compare, summarise, table
 from bench.measure import Step, measure_memory
-from bench.predict import fit
+from bench.predict import QUANTITIES, fit
 from bench.records import empty_record, write_json
 
 CASE = Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
@@ -93,6 +93,71 @@ def test_exit_codes(tmp_path, capsys):
     assert main(["gate", "--baseline", str(tmp_path / "none.json"), good]) == 2
     baseline.write_text("{")
     assert main([*gate, good]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"schema_version": 1}, "has no versions"),
+        ({"schema_version": 1, "versions": {}, "cases": []}, "has no cases"),
+        (make_record(), "has no cases"),
+        (
+            {"schema_version": 1, "versions": {}, "cases": {CASE.id: {"status": "ok"}}},
+            f"lacks gradient cosine, mean iterations, peak live bytes, residual, saved bytes of "
+            f"case {CASE.id}",
+        ),
+    ],
+)
+def test_what_is_no_baseline_is_bad_input_and_no_regression(content, words, tmp_path, capsys):
+    good = write_run(tmp_path / "good", make_record())
+    baseline = tmp_path / "baseline.json"
+    write_json(baseline, content)
+    assert main(["gate", "--baseline", str(baseline), good]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_record_without_a_seed_is_missing_data(tmp_path):
+    write_json(tmp_path / "baseline.json", BASE)
+    record = make_record()
+    del record["case"]["seed"]
+    directory = write_run(tmp_path / "run", record)
+    assert main(["gate", "--baseline", str(tmp_path / "baseline.json"), directory]) == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "outcome"),
+    [
+        ("timeout", "ok", Outcome.PASS),
+        ("unsupported", "ok", Outcome.PASS),
+        ("unsupported", "crashed", Outcome.REGRESSION),
+        ("ok", "unsupported", Outcome.REGRESSION),
+    ],
+)
+def test_a_status_that_becomes_ok_is_better(before, now, outcome):
+    moved = compare(summarise([make_record(status=before)]), summarise([make_record(status=now)]))
+    assert moved.outcome is outcome
+    assert f"status {before} -> {now}" in table(moved)
+
+
+def test_predictions_of_what_a_gradient_cannot_serve_have_the_reason(capsys):
+    arguments = ["--problem", "bicycle", "--agents", "1", "--gradients", "cvxpylayers"]
+    assert main(["predict", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "unsupported: the bicycle Hamiltonian is not concave" in out
+    (row,) = json.loads(out.splitlines()[-1])["rows"]
+    assert row["bytes_at_100"] is None
+
+
+def test_predicted_peak_is_never_below_what_is_saved():
+    """Where another moment is the peak at the small sizes than at the large one."""
+    case = Case(problem="quadrotor", n_agents=6, gradient="unrolled", tolerance=None,
+                max_iterations=1, batch_size=1, n_steps=1)  # fmt: skip
+    model = fit(case)
+    peak, saved = (model.predict(32, 40, 500, name) for name in QUANTITIES)
+    assert peak >= saved
+    assert model.predict(32, 40, model.crossover(32, 40, 2**31)) == pytest.approx(2**31)
 
 
 @pytest.mark.parametrize("gradient", ["jfb", "unrolled"])

@@ -170,6 +170,34 @@ class TestRecords:
         assert record["versions"]["torch"] == metadata.version("torch")
         assert record["git"]["commit"] == git_revision()["commit"]
 
+    def test_evaluation_says_what_the_final_costs_rest_on(self, measured):
+        record = record_of(measured, TRAINED)
+        found = record["evaluation"]
+        assert found["states"] == 64
+        assert found["reference_states"] is None  # three time steps have no reference
+        assert "discretisation" in record["null_reasons"]["evaluation.reference_states"]
+        # after three steps another residual than that of the parameters that were timed
+        assert 0 < found["residual"]["max"] <= 1e-4
+        assert found["residual"] != record["residual"]
+        assert found["iterations"]["mean"] >= 1
+        assert found["tolerance_reached"] is True
+        untrained = record_of(measured, FIXED)
+        assert set(untrained["evaluation"].values()) == {None}
+
+    def test_a_runner_that_ends_before_its_record_is_complete_leaves_none(
+        self, tmp_path, monkeypatch
+    ):
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "_predict", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run_cases([FIXED], 1, settings(tmp_path))
+        assert list((tmp_path / "records").iterdir()) == []
+        assert run_cases([FIXED], 1, settings(tmp_path, resume=True)) == {"ok": 1}
+        assert [path.name for path in (tmp_path / "logs").iterdir()] == []
+
     def test_curve_and_final(self, measured):
         record = record_of(measured, TRAINED)
         curve = record["curve"]
@@ -487,6 +515,33 @@ class TestCluster:
         monkeypatch.setitem(sys.modules, "submitit", None)
         with pytest.raises(ValueError, match="`jobs` slurm needs submitit; pip install"):
             run_cases([OK], 1, settings(tmp_path, jobs="slurm"))
+
+    def test_without_a_cluster_it_says_so(self, tmp_path, monkeypatch):
+        submitit = pytest.importorskip("submitit")
+
+        def refuse(**_: object) -> None:
+            raise RuntimeError('Could not detect "srun"')
+
+        monkeypatch.setattr(submitit, "AutoExecutor", refuse)
+        with pytest.raises(ValueError, match="`jobs` slurm cannot be used here: Could not detect"):
+            run_cases([OK], 1, settings(tmp_path, jobs="slurm"))
+
+    def test_a_job_that_the_cluster_ended_leaves_a_record(self, tmp_path, monkeypatch):
+        pytest.importorskip("submitit")
+        monkeypatch.setattr(runner, "_run_one", run_ended)
+        assert run_cases([OK, FIXED], 1, settings(tmp_path, jobs="debug")) == {
+            "crashed": 1,
+            "ok": 1,
+        }
+        record = read_record(record_path(tmp_path, OK, 0))
+        assert record["reason"].startswith("the debug job failed")
+        assert record["null_reasons"]["residual"] == "status crashed"
+
+
+def run_ended(case: Case, *_: object) -> dict:
+    if case == OK:
+        raise RuntimeError("the node went away")
+    return made_up(case)
 
 
 def run_made_up(case: Case, *_: object) -> dict:
