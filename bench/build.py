@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from baselines import GRADIENTS, build_policy
+from baselines import GRADIENTS, DenseLU, Implicit, build_policy
 from bench.case import Case
 from jfbcore.compiled import CompiledStep, compilation_reason
 from jfbcore.maps import MAPS, FixedPointMap, PlainMap
@@ -75,6 +75,11 @@ def build_advance(case: Case, policy: Policy) -> Callable[..., Step]:
     if (reason := compilation_reason(policy)) is not None:
         raise Unsupported(reason, "compile")
     return CompiledStep(policy)
+
+
+def exact_estimator(case: Case) -> Implicit:
+    """What counts as the true gradient: implicit differentiation, dense where H is not concave."""
+    return Implicit(DenseLU()) if case.problem == "bicycle" else Implicit()
 
 
 def build(case: Case, seed: int) -> Policy:

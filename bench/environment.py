@@ -110,8 +110,8 @@ def limits(preset: str | None) -> list[str]:
     found = [
         "Rows compare only where the achieved inner residual does; a row that missed its "
         "tolerance is marked, not dropped.",
-        "Times are medians within one process on an otherwise idle machine and compare within "
-        "one run only. Byte counts are exact and repeat on any machine.",
+        "Times are medians within one process and compare within one run on one processor only. "
+        "Byte counts are exact and repeat on any machine.",
         "CVXPYLayers solves on the CPU in float64, one sample at a time.",
         "No iterative row uses the closed form; it is a row of its own, named so.",
     ]

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines import Implicit
 from bench import recipes
-from bench.build import build, build_advance
+from bench.build import build, build_advance, exact_estimator
 from bench.case import Case
+from bench.gap import Gaps
 from bench.memory import LiveTensorTracker, SavedTensorCounter
 from jfbcore.diagnostics import policy_gradient
-from jfbcore.policy import HamiltonianPolicy
+from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout, rollout
-from jfbcore.train import TrainingConfig
+from jfbcore.train import Evaluation, TrainingConfig
 
 #: timed repeats, and how many untimed ones come before
 REPEATS = 10
@@ -200,18 +200,30 @@ def gradient_cosine(step: Step) -> float | None:
     if not isinstance(step.policy, HamiltonianPolicy):
         return None
     own = policy_gradient(step.policy, step.states)
-    exact = policy_gradient(step.policy, step.states, Implicit())
+    exact = policy_gradient(step.policy, step.states, exact_estimator(step.case))
     step.clear()
     cosine = torch.nn.functional.cosine_similarity(own, exact, dim=0).item()
     return cosine if math.isfinite(cosine) else None
 
 
-def tolerance_reached(step: Step, residual: dict[str, float] | None) -> bool | None:
+def tolerance_reached(policy: Policy, residual: dict[str, float] | None) -> bool | None:
     """Whether the largest inner residual met the tolerance; None where none was asked for."""
-    solver = getattr(step.policy, "solver", None)
+    solver = getattr(policy, "solver", None)
     if residual is None or solver is None or solver.tolerance is None:
         return None
     return math.isfinite(residual["max"]) and residual["max"] <= solver.tolerance
+
+
+def evaluation(policy: Policy, point: Evaluation, gaps: Gaps) -> dict[str, Any]:
+    """What the costs of a point of the curve rest on: the `evaluation` part of a record."""
+    residual = point.inner["residual"] if point.inner else None
+    return {
+        "states": len(point.costs),
+        "reference_states": gaps.states(point.costs),
+        "iterations": point.inner["iterations"] if point.inner else None,
+        "residual": residual,
+        "tolerance_reached": tolerance_reached(policy, residual),
+    }
 
 
 def training_config(case: Case, seed: int) -> TrainingConfig:
@@ -229,7 +241,6 @@ def training_config(case: Case, seed: int) -> TrainingConfig:
         steps=case.train_steps,
         batch_size=case.batch_size,
         evaluations=2 if case.train_steps < 100 else 10,
-        held_out=8 if case.train_steps < 100 else 64,
         seed=seed,
     )
 

@@ -30,6 +30,11 @@ _CUDA_FIELDS = (
     "nvml_source",
     "samples",
 )
+#: what the final costs rest on: held-out states, those with a reference, the inner solves there
+_EVALUATION_FIELDS = (
+    *("states", "reference_states"),
+    *("iterations", "residual", "tolerance_reached"),
+)
 
 
 class CorruptRecord(UserWarning):
@@ -59,6 +64,7 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
         "curve": None,
         "interventions": None,
         "final": {"loss": None, "evaluation_cost": None, "optimality_gap": None},
+        "evaluation": dict.fromkeys(_EVALUATION_FIELDS),
         "machine": {"cpu": None, "gpu": None},
         "threads": None,
         "null_reasons": {"machine.gpu": "a CPU case"} if case.device == "cpu" else {},
@@ -130,8 +136,8 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: schema version {record.get('schema_version')!r}, need {SCHEMA_VERSION}"
         )
-    if record.get("status") not in STATUSES or "id" not in record["case"]:
-        raise ValueError(f"{path}: no known status or no case id")
+    if record.get("status") not in STATUSES or not {"id", "seed"} <= set(record["case"]):
+        raise ValueError(f"{path}: no known status, or a case without id or seed")
     return record
 
 

@@ -110,7 +110,7 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
     found = measure.measure_memory(step)
     finite = found.pop("finite")
     record |= found
-    record["tolerance_reached"] = measure.tolerance_reached(step, record["residual"])
+    record["tolerance_reached"] = measure.tolerance_reached(step.policy, record["residual"])
     record["gradient_cosine"] = measure.gradient_cosine(step)
     record["status"] = "ok"
     if not finite:
@@ -120,8 +120,9 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
     else:
         for name in ("curve", "interventions"):
             reasons[name] = "a case without training"
-        for name in record["final"]:
-            reasons[f"final.{name}"] = "a case without training"
+        for part in ("final", "evaluation"):
+            for name in record[part]:
+                reasons[f"{part}.{name}"] = "a case without training"
 
 
 def _train(record: dict[str, Any], case: Case, seed: int) -> None:
@@ -130,26 +131,32 @@ def _train(record: dict[str, Any], case: Case, seed: int) -> None:
     from bench.gap import gaps
     from jfbcore.train import Training
 
+    reasons = record["null_reasons"]
     policy = build(case, seed)
     training = Training(
         policy, measure.training_config(case, seed), advance=build_advance(case, policy)
     )
     result = training.run()
-    gap_of, why_not = gaps(policy.problem)
+    gap = gaps(policy.problem)
     record["curve"] = [
         {
             "seconds": point.seconds,
             "step": point.step,
             "loss": point.loss,
             "evaluation_cost": point.evaluation_cost,
-            "optimality_gap": gap_of(point.costs),
+            "optimality_gap": gap.of(point.costs),
         }
         for point in result.curve
     ]
     last = record["curve"][-1]
     record["final"] = {name: last[name] for name in record["final"]}
-    if why_not is not None:
-        record["null_reasons"] |= {f"{part}.optimality_gap": why_not for part in ("final", "curve")}
+    record["evaluation"] = evaluation = measure.evaluation(policy, result.curve[-1], gap)
+    if gap.reason is not None:
+        names = ("final.optimality_gap", "curve.optimality_gap", "evaluation.reference_states")
+        reasons |= dict.fromkeys(names, gap.reason)
+    for name in ("iterations", "residual", "tolerance_reached"):
+        if evaluation[name] is None and name in reasons:
+            reasons[f"evaluation.{name}"] = reasons[name]
     record["interventions"] = len(result.interventions)
     if result.status != "ok":
         record["status"], record["reason"] = result.status, result.reason

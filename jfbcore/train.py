@@ -19,7 +19,7 @@ from jfbcore.compiled import CompiledStep
 from jfbcore.guard import Guard, GuardSettings, Intervention
 from jfbcore.held_out import held_out_states
 from jfbcore.optimizers import OPTIMIZERS, build_optimizer
-from jfbcore.policy import Policy
+from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout, Step, advance, rollout
 
 CHECKPOINT_VERSION = 4
@@ -106,7 +106,11 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A point of the curve: `loss` on the last minibatch, the costs on the held-out states."""
+    """A point of the curve: `loss` on the last minibatch, the costs on the held-out states.
+
+    `inner`: iterations and residuals of the inner solves on the held-out states, as
+    `InnerStatistics.summary` gives them; None for a policy without an inner problem.
+    """
 
     step: int
     seconds: float
@@ -115,6 +119,7 @@ class Evaluation:
     terminal_cost: float
     evaluation_cost: float
     costs: tuple[float, ...] = field(repr=False, default=())
+    inner: dict[str, dict[str, float]] | None = field(repr=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -324,6 +329,7 @@ class Training:
             terminal_cost=result.terminal_cost.double().mean().item(),
             evaluation_cost=cost.mean().item(),
             costs=tuple(cost.tolist()),
+            inner=result.inner.summary(),
         )
         self.curve.append(point)
         return point
@@ -411,4 +417,7 @@ class Training:
 def _describe(policy: Policy) -> str:
     problem = policy.problem
     shapes = ", ".join(str(tuple(p.shape)) for p in policy.parameters())
-    return f"{type(policy).__name__} on {problem.name} n={problem.n_agents} with {shapes}"
+    method = ""
+    if isinstance(policy, HamiltonianPolicy):
+        method = f" by {policy.gradient}, {policy.fixed_point_map}, {policy.solver}"
+    return f"{type(policy).__name__} on {problem.name} n={problem.n_agents}{method} with {shapes}"

@@ -603,8 +603,32 @@ def test_command_without_records_is_one_clear_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="not a directory"):
         command.run(arguments(str(tmp_path / "nowhere")))
-    with pytest.raises(ValueError, match="--out"):
-        command.run(arguments(str(tmp_path), str(tmp_path)))
+
+
+def test_several_runs_are_reported_in_the_first_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, gradient in (("one", "jfb"), ("two", "implicit")):
+        write_run(tmp_path / name, [synthetic_record(gradient, 1)])
+    assert command.run(arguments(str(tmp_path / "one"), str(tmp_path / "two"))) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "one" / "index.html")
+    assert set(pd.read_csv(tmp_path / "one" / "cases.csv")["gradient"]) == {"jfb", "implicit"}
+
+
+def test_rows_that_missed_their_tolerance_in_training_or_have_few_repeats_are_marked(
+    tmp_path: Path,
+) -> None:
+    record = synthetic_record("jfb", 1, tolerance=1e-4, curve=synthetic_curve(1.0))
+    record["step_seconds"]["repeats"] = 4
+    late = {"residual": {"mean": 1.0, "max": 2.0}, "tolerance_reached": False}
+    record["evaluation"] = {"states": 64, "reference_states": 8, "iterations": None} | late
+    directory = write_run(tmp_path / "run", [record])
+    page = write_report([directory], directory).read_text()
+    assert "ok, residual not reached after training" in page
+    assert "4 repeats" in page
+    (row,) = pd.read_csv(directory / "cases.csv").to_dict("records")
+    assert (row["evaluation_states"], row["reference_states"]) == (64, 8)
+    assert row["trained_residual_max"] == 2.0
 
 
 def test_command_joins_runs_that_share_a_name(

@@ -134,7 +134,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     from bench.build import Unsupported, build, build_advance
     from bench.environment import default_threads
     from bench.gap import gaps
-    from bench.measure import peak_rss_bytes
+    from bench.measure import evaluation, peak_rss_bytes
     from bench.recipes import training_config
     from bench.records import finite
     from jfbcore import _validate
@@ -175,9 +175,9 @@ def _train(args: argparse.Namespace, case: Any) -> int:
             bar.set_postfix_str(line)
 
         result = training.run(progress)
-    gap_of, why_not = gaps(policy.problem)
-    if why_not is not None:
-        print(f"no optimality gap: {why_not}", file=sys.stderr)
+    gap = gaps(policy.problem)
+    if gap.reason is not None:
+        print(f"no optimality gap: {gap.reason}", file=sys.stderr)
 
     def describe(point: Any) -> dict[str, float | None]:
         return {
@@ -185,13 +185,20 @@ def _train(args: argparse.Namespace, case: Any) -> int:
             "running_cost": point.running_cost,
             "terminal_cost": point.terminal_cost,
             "evaluation_cost": point.evaluation_cost,
-            "optimality_gap": gap_of(point.costs),
+            "optimality_gap": gap.of(point.costs),
         }
 
     for intervention in result.interventions:
         print(f"rejected step {intervention.step}: {intervention.reason}", file=sys.stderr)
     if result.status != "ok":
         print(f"{result.status}: {result.reason}", file=sys.stderr)
+    found = evaluation(policy, result.curve[-1], gap)
+    if found["tolerance_reached"] is False:
+        print(
+            f"inner tolerance missed: after training the residual is up to "
+            f"{found['residual']['max']:.3g} on the held-out states",
+            file=sys.stderr,
+        )
     answer = {
         "final": describe(result.curve[-1]),
         "first": describe(result.curve[0]),
@@ -203,6 +210,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         "status": result.status,
         "reason": result.reason,
         "interventions": len(result.interventions),
+        "evaluation": found,
     }
     print(json.dumps(finite(answer), allow_nan=False))
     return 0

@@ -25,9 +25,13 @@ _TIMEOUT = 600.0
 @functools.lru_cache(maxsize=1)
 def _step(case: str) -> Step:
     """The step of a case, built once per process: asv calls `setup` before every sample."""
+    import torch
+
     from bench.build import Unsupported
+    from bench.environment import default_threads
     from bench.measure import Step
 
+    torch.set_num_threads(default_threads())
     try:
         return Step(CASES[case])
     except Unsupported as unsupported:
@@ -69,8 +73,8 @@ class Times:
     warmup_time = 0.2
     number = 1
     rounds = 2
-    #: at least 4, at most 10 samples a round, in no more than 2 seconds where they suffice
-    repeat = (4, 10, 2.0)
+    #: at least 5, at most 10 samples a round, in no more than 2 seconds where they suffice
+    repeat = (5, 10, 2.0)
 
     def setup(self, case: str) -> None:
         self.step = _step(case)

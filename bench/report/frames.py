@@ -64,6 +64,11 @@ FIELDS: dict[str, tuple[str, str]] = {
     "final_loss": ("final.loss", "float64"),
     "final_evaluation_cost": ("final.evaluation_cost", "float64"),
     "final_optimality_gap": ("final.optimality_gap", "float64"),
+    "evaluation_states": ("evaluation.states", "Int64"),
+    "reference_states": ("evaluation.reference_states", "Int64"),
+    "trained_iterations_mean": ("evaluation.iterations.mean", "float64"),
+    "trained_residual_max": ("evaluation.residual.max", "float64"),
+    "trained_tolerance_reached": ("evaluation.tolerance_reached", "boolean"),
     "interventions": ("interventions", "Int64"),
     "cpu": ("machine.cpu", "str"),
     "gpu": ("machine.gpu", "str"),
@@ -126,6 +131,11 @@ def curve_frame(runs: Sequence[Run], cases: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=[*_CURVE_KEYS, *_CURVE_VALUES])
     dtypes = {key: dtype for key, (_, dtype) in FIELDS.items() if key in _CURVE_KEYS}
     return _finite(frame.astype(dtypes | dict.fromkeys(_CURVE_VALUES, "float64")))
+
+
+def missed(rows: pd.DataFrame, column: str = "tolerance_reached") -> pd.Series:
+    """Rows that were asked for a tolerance and did not reach it; `column` says when."""
+    return rows[column].eq(False).fillna(False).astype(bool)
 
 
 def trained(cases: pd.DataFrame) -> pd.Series:

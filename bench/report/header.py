@@ -32,7 +32,7 @@ READING = (
 #: what holds for a page of claims alone
 CLAIMS_READING = (
     "A verdict says whether the claim held in the runs listed, at their sizes and lengths: "
-    "reproduced where it held in all of them, partly where in some, not reproduced where in none.",
+    "reproduced where it held in all of them, partly where in some, not where in none.",
     "A missing value is unknown, never zero.",
 )
 

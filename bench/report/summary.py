@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.report.fits import power_law_slope
-from bench.report.frames import WORKLOAD, iterates
+from bench.report.frames import WORKLOAD, iterates, missed
 from bench.report.style import FAILURES, format_bytes, format_seconds, gradient_rank
 
 _SIZE = ("environment", "problem", "n_agents", *WORKLOAD, "ascent", "solver")
@@ -121,9 +121,8 @@ def _step_time(cases: pd.DataFrame) -> str:
 
 def _comparable(cases: pd.DataFrame) -> pd.DataFrame:
     """Timed rows with an inner solve that came down to the tolerance they were asked for."""
-    missed = cases["tolerance_reached"].eq(False).fillna(False).astype(bool)
     timed = (cases["status"] == "ok") & cases["step_seconds"].notna()
-    return cases[timed & ~missed & iterates(cases)]
+    return cases[timed & ~missed(cases) & iterates(cases)]
 
 
 def _growth(cases: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.frames import FIELDS
+from bench.report.frames import FIELDS, missed
 from bench.report.style import DASH, format_bytes, format_number, format_seconds
 from bench.report.targets import TARGETS, own_rate, tuned
 
@@ -38,6 +38,8 @@ class Table:
     anchor: str = ""
 
 
+#: timed repeats of a step, `bench.measure.REPEATS` without importing torch
+USUAL_REPEATS = 10
 #: of records from before the processor was part of them
 PROCESSOR_UNKNOWN = "processor not recorded"
 
@@ -85,7 +87,8 @@ def case_table(cases: pd.DataFrame) -> Table:
         f"over a {DASH} for why it is missing. Click a heading to sort. Printed, only the leading "
         "columns appear; cases.csv has every record and column.",
         "“residual not reached”: the row did not come down to the tolerance it was asked for and "
-        "is not comparable with rows that did.",
+        "is not comparable with rows that did; “after training” on the held-out states.",
+        f"A step time rests on {USUAL_REPEATS} repeats unless fewer are named below it.",
     ]
     return Table("All cases", headings, rows, notes, "cases")
 
@@ -192,11 +195,16 @@ def _status(group: pd.DataFrame) -> Cell:
     status = str(group["status"].iloc[0])
     reason = "; ".join(str(text) for text in group["reason"].dropna().unique())
     words = status.replace("_", " ")
-    missed = int(group["tolerance_reached"].eq(False).fillna(False).sum())
-    if not missed:
-        return Cell(words, status, kind=status, below=reason)
-    share = "" if missed == len(group) else f" ({missed} of {len(group)} seeds)"
-    return Cell(f"{words}, residual not reached{share}", status, kind="missed", below=reason)
+    marks = []
+    for column, when in (
+        ("tolerance_reached", ""),
+        ("trained_tolerance_reached", " after training"),
+    ):
+        count = int(missed(group, column).sum())
+        share = "" if count == len(group) else f" ({count} of {len(group)} seeds)"
+        marks += [f"residual not reached{when}{share}"] if count else []
+    text = ", ".join([words, *marks])
+    return Cell(text, status, kind="missed" if marks else status, below=reason)
 
 
 def _seeds(group: pd.DataFrame) -> Cell:
@@ -213,7 +221,15 @@ def _measure(group: pd.DataFrame, column: str, write: Callable[[float], str]) ->
         parts += _quartiles(group)
     if column.endswith("_bytes"):
         parts.append(f"{values.median():,.0f} bytes")
-    return Cell(write(values.median()), float(values.median()), "; ".join(parts))
+    below = _few_repeats(group) if column == "step_seconds" else ""
+    return Cell(write(values.median()), float(values.median()), "; ".join(parts), below=below)
+
+
+def _few_repeats(group: pd.DataFrame) -> str:
+    """How few repeats a time rests on, where a slow step left no time for the usual number."""
+    repeats = group["step_repeats"].dropna()
+    few = repeats[repeats < USUAL_REPEATS]
+    return "" if few.empty else f"{few.min()} repeats"
 
 
 def _quartiles(group: pd.DataFrame) -> list[str]:

@@ -73,10 +73,10 @@ def race(case: Case, seconds: float, seed: int) -> list[Row]:
         return [head | {"seconds": None, "cost": None, "reason": unsupported.reason}]
     config = replace(training_config(case, time_limit=seconds, seed=seed), held_out=16)
     result = Training(policy, config).run()
-    gap_of, _ = gaps(policy.problem)
+    gap = gaps(policy.problem)
     return [
         head | {"seconds": p.seconds, "step": p.step, "cost": p.evaluation_cost,
-                "gap": gap_of(p.costs), "reason": result.reason}
+                "gap": gap.of(p.costs), "reason": result.reason}
         for p in result.curve
     ]  # fmt: skip
 

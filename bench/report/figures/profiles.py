@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from bench.report.figures.canvas import Drawing, grid, handle, legend_right, line_style
-from bench.report.frames import WORKLOAD, iterates
+from bench.report.frames import WORKLOAD, iterates, missed
 from bench.report.profile import median_with_misses, performance_profile
 from bench.report.series import panels
 from bench.report.style import gradient_rank, look
@@ -75,8 +75,7 @@ def step_times(cases: pd.DataFrame) -> pd.DataFrame:
     # measured without a time: a memory-only case, not a miss
     untimed = (cases["status"] == "ok") & cases["step_seconds"].isna()
     timed = cases[iterates(cases) & ~untimed].copy()
-    missed = timed["tolerance_reached"].eq(False).fillna(False).astype(bool)
-    usable = (timed["status"] == "ok") & ~missed
+    usable = (timed["status"] == "ok") & ~missed(timed)
     timed["seconds"] = timed["step_seconds"].where(usable, math.inf)
     if timed["tolerance"].notna().any():
         timed = timed[timed["tolerance"].notna() | timed["budget"].isna()]

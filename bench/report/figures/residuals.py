@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 
 from bench.case import DEFAULT_STEPS, PROBLEM_NAMES, Case
 from bench.report.figures.canvas import Drawing, grid, handle, seeds_in_words
-from bench.report.frames import WORKLOAD
+from bench.report.frames import WORKLOAD, missed
 from bench.report.series import describe
-from bench.report.style import Look, gradient_rank, look
+from bench.report.style import MISSED_COLOR, Look, gradient_rank, look
 
 _MOST_ROWS = 30
 #: residuals below are drawn here: below the rounding of float64 they all mean the same
@@ -60,14 +60,14 @@ def _page(rows: pd.DataFrame, order: list[str], number: int | None) -> Drawing:
     residual.sharey(iterations)
     residual.tick_params(labelleft=False)
     _tolerances(residual, rows, order)
-    missed = _missed(rows)
-    _ring(residual, rows[missed], order, gradients)
+    late = missed(rows)
+    _ring(residual, rows[late], order, gradients)
     handles = [handle(look(name), name) for name in gradients]
     asked = handle(Look("#222222", "|", ""), "tolerance asked")
     asked.set(markersize=9, markeredgecolor="#222222", markeredgewidth=1.2)
     handles.append(asked)
-    if missed.any():
-        handles.append(handle(Look("#C00000", "o", ""), "residual not reached", hollow=True))
+    if late.any():
+        handles.append(handle(Look(MISSED_COLOR, "o", ""), "residual not reached", hollow=True))
     for entry in handles:
         entry.set_linestyle("none")
     figure.legend(
@@ -162,10 +162,6 @@ def _gradient_scale(problem: str, variant: str, n_agents: int) -> float:
     return build_problem(case).gradient_scale
 
 
-def _missed(rows: pd.DataFrame) -> pd.Series:
-    return rows["tolerance_reached"].eq(False).fillna(False).astype(bool)
-
-
 def _ring(ax: Axes, rows: pd.DataFrame, order: list[str], gradients: list[str]) -> None:
     ax.plot(
         rows["residual_max"],
@@ -174,6 +170,6 @@ def _ring(ax: Axes, rows: pd.DataFrame, order: list[str], gradients: list[str]) 
         marker="o",
         markersize=9.5,
         markerfacecolor="none",
-        markeredgecolor="#C00000",
+        markeredgecolor=MISSED_COLOR,
         markeredgewidth=1.1,
     )

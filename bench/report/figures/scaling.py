@@ -25,9 +25,9 @@ from bench.report.figures.canvas import (
 )
 from bench.report.figures.cells import Cell, Metric, select_cells
 from bench.report.fits import power_law_slope
-from bench.report.frames import WORKLOAD
+from bench.report.frames import WORKLOAD, missed
 from bench.report.series import Panel, Series, constant_settings, describe, panels, title
-from bench.report.style import FAILURES, Look
+from bench.report.style import FAILURES, MISSED_COLOR, Look
 
 _COLUMNS = 2
 _MOST_CELLS = 8
@@ -126,7 +126,7 @@ def _draw(
     log_counts(ax, every, _goods(axis_name, panel))
     shift = np.exp(np.linspace(-0.5, 0.5, max(len(drawn), 2)) * _SPREAD * np.log(np.ptp(every) + 1))
     lanes, handles, values, points = [], [], [], []
-    hollow = False
+    hollow = ringed = False
     for series, factor in zip(drawn, shift, strict=False):
         failed = series.rows[series.rows["status"].isin(list(FAILURES))]
         # a run that diverged later may well have been measured before
@@ -139,6 +139,10 @@ def _draw(
             if failed[column].isin(measured[column]).any():
                 words += " (some seeds)"
             lanes.append(Lane(series.look, places, words))
+        late = measured[missed(measured)]
+        if len(late):
+            ringed = True
+            _ring(ax, late[column].astype(float) * factor, late[metric.column].astype(float))
         if len(predicted):
             hollow = True
             _hollow(ax, predicted[column].astype(float) * factor, predicted["bytes"], series)
@@ -174,6 +178,8 @@ def _draw(
     failure_strip(ax, lanes)
     if hollow:
         handles.append(_predicted_handle())
+    if ringed:
+        handles.append(_missed_handle())
     legend_right(ax, handles)
     ax.set_xlabel(_goods(axis_name, panel))
     ax.set_ylabel(metric.name)
@@ -204,6 +210,27 @@ def _hollow(ax: Axes, x: pd.Series, y: pd.Series, series: Series) -> None:
 
 def _predicted_handle() -> Line2D:
     entry = handle(_GREY, "predicted, did not finish", hollow=True)
+    entry.set_linestyle("none")
+    return entry
+
+
+def _ring(ax: Axes, x: pd.Series, y: pd.Series) -> None:
+    """Mark rows that stopped above the tolerance asked: not comparable with the others."""
+    ax.plot(
+        x,
+        y,
+        linestyle="none",
+        marker="o",
+        markersize=9.5,
+        markerfacecolor="none",
+        markeredgecolor=MISSED_COLOR,
+        markeredgewidth=1.1,
+        zorder=4,
+    )
+
+
+def _missed_handle() -> Line2D:
+    entry = handle(Look(MISSED_COLOR, "o", ""), "residual not reached", hollow=True)
     entry.set_linestyle("none")
     return entry
 
