@@ -64,6 +64,10 @@ class Trace:
 
     def measure(self, policy: HamiltonianPolicy) -> dict[str, float]:
         """All quantities at the policy's present parameters."""
+        return {**self.measure_gradients(policy), **self.measure_map(policy)}
+
+    def measure_gradients(self, policy: HamiltonianPolicy) -> dict[str, float]:
+        """What minibatch gradients are compared for; not a number where one is not finite."""
         jfb, true = (
             minibatch_gradients(policy, self.states, self.minibatch_size, estimator, self.n_steps)
             for estimator in (None, self.exact)
@@ -77,9 +81,11 @@ class Trace:
             "norm_ratio": (mean_jfb.norm() / mean_true.norm()).item(),
             "true_gradient_norm": mean_true.norm().item(),
             "relative_variance": relative_variance(jfb),
-            **self._parameter_sensitivity(policy),
-            **self._along_rollout(policy),
         }
+
+    def measure_map(self, policy: HamiltonianPolicy) -> dict[str, float]:
+        """What the map is along a rollout; torch.linalg.LinAlgError where it is not finite."""
+        return {**self._parameter_sensitivity(policy), **self._along_rollout(policy)}
 
     def _parameter_sensitivity(self, policy: HamiltonianPolicy) -> dict[str, float]:
         """Singular values of dT/d(theta) at the first state, NaN where it is too large."""

@@ -15,6 +15,7 @@ from bench.verify.claim import (
     seeds_of,
     share,
     spread,
+    unfinished,
     verdict,
     worst,
 )
@@ -25,10 +26,12 @@ _LENGTH = 1.5
 
 
 def alignment(data: Tables) -> Claim:
-    table = data["traces"].dropna(subset=["rate_max"])
-    angles = worst(table, "angle_max")
+    every = data["traces"]
+    table = every.dropna(subset=["angle_max", "rate_max"], how="all")
+    angles = worst(every, "angle_max")
     undefined = table["angle_max"].isna().groupby(table["run"], sort=False).any()
-    holds = (angles < 90.0) & ~undefined.reindex(angles.index)
+    undefined = undefined.reindex(angles.index, fill_value=True)
+    holds = (angles < 90.0) & ~undefined & ~unfinished(every)
     within = table[~missed_tolerance(table)]["angle_max"]
     beyond = _beyond(table)
     return Claim(
@@ -42,8 +45,8 @@ def alignment(data: Tables) -> Claim:
         "along training, on a minibatch and of the gradients averaged over minibatches",
         "figures/claim-2-alignment.png",
         "Largest angle between JFB and exact gradient over minibatches against training steps. "
-        "Median and range over the seeds.",
-        (*_misaligned(beyond), *_lengths(table)),
+        "Median and quartiles over the seeds.",
+        (*_misaligned(beyond), *_ended(every), *_lengths(table)),
         (*_tables(table), *([_beyond_table(beyond)] if len(beyond) else [])),
     )
 
@@ -111,6 +114,15 @@ def _beyond_table(beyond: pd.DataFrame) -> Numbers:
             for row in beyond.itertuples()
         ),
     )  # fmt: skip
+
+
+def _ended(table: pd.DataFrame) -> list[str]:
+    """Runs that did not last, which count as not aligned."""
+    broken = table.dropna(subset=["reason"])
+    runs = [f"{name}, seed {seed}" for name, seed in broken.groupby(["run", "seed"]).groups]
+    if not runs:
+        return []
+    return [f"Not aligned to the end, because the run was not finite there: {'; '.join(runs)}."]
 
 
 def _lengths(table: pd.DataFrame) -> list[str]:

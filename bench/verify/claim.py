@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-REPRODUCED, PARTLY, NOT = "reproduced", "partly", "not reproduced"
+REPRODUCED, PARTLY, NOT = "reproduced", "partly", "not"
 NOT_MEASURED = "not measured"
 
 Tables = dict[str, pd.DataFrame]
@@ -66,6 +66,11 @@ def verdict(holds: Iterable[bool]) -> str:
 def worst(table: pd.DataFrame, column: str, by: str = "run") -> pd.Series:
     """The largest value per run; not a number where there is none at all."""
     return table.groupby(by, sort=False)[column].max()
+
+
+def unfinished(table: pd.DataFrame) -> pd.Series:
+    """Which runs have a row that could not be measured, or a seed that diverged."""
+    return table["reason"].notna().groupby(table["run"], sort=False).any()
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -143,7 +143,3 @@ def _crossovers(data: Tables) -> list[Numbers]:
             rows,
         )
     ]
-
-
-def _count(k: float) -> str:
-    return "never" if pd.isna(k) else f"{k:,.0f}"

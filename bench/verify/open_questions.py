@@ -45,7 +45,7 @@ def local_maximisers(data: Tables) -> Claim:
         "from a cold and from a warm start",
         "figures/beyond-local-maximisers.png",
         "Largest |kappa| over states and bicycles against time along held-out rollouts. Shaded: "
-        "where local maximisers exist. Median and range over the seeds.",
+        "where local maximisers exist. Median and quartiles over the seeds.",
         (*_unconverged(trained), *_costs(trained)),
         (
             Numbers.of(

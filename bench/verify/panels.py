@@ -46,15 +46,15 @@ def _title(keys: list[str], key: tuple) -> str:
 
 
 def band(axes: Axes, part: pd.DataFrame, x: str, y: str, style: Look) -> None:
-    """Median and range over the seeds at each x."""
+    """Median and quartiles over the seeds at each x."""
     # A value that is not finite leaves a gap in the line.
     grouped = part.groupby(x)[y]
     middle = grouped.median()
     axes.plot(middle.index, middle, color=style.color, marker=style.marker, markersize=4.5,
               linestyle=line_style(style), linewidth=1.4)  # fmt: skip
     if part["seed"].nunique() > 1:
-        axes.fill_between(middle.index, grouped.min(), grouped.max(), color=style.color,
-                          alpha=0.15, linewidth=0)  # fmt: skip
+        low, high = grouped.quantile(0.25), grouped.quantile(0.75)
+        axes.fill_between(middle.index, low, high, color=style.color, alpha=0.15, linewidth=0)
 
 
 def readable_log(axes: Axes) -> None:

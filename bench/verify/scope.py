@@ -156,12 +156,12 @@ FULL_SIZES: dict[tuple[str, int], dict[str, float]] = {
 
 
 def full() -> Scope:
-    """The report's figures: the problems' own horizons, sizes up to 100, three seeds."""
+    """The report's figures: the problems' own horizons, sizes up to 100, five seeds."""
     traces = []
     for (problem, n), seconds in FULL_SIZES.items():
         large = n >= 100
         common: dict[str, Any] = {
-            "seeds": 3,
+            "seeds": 5,
             "states": 8,
             "minibatch": 4 if large else 2,
             "map_every": DEFAULT_STEPS[problem] // 10 if large else DEFAULT_STEPS[problem] // 20,
@@ -193,7 +193,7 @@ def full() -> Scope:
             )
         ),
         descent_steps=100,
-        descent_seeds=3,
+        descent_seeds=5,
         memory=tuple(_case(problem, n, batch_size=2, n_steps=4) for problem, n in FULL_SIZES),
         iterations=(5, 50, 100, 500),
         crossovers=tuple(_case(problem, n) for problem, n in FULL_SIZES),
@@ -210,18 +210,18 @@ def full() -> Scope:
             for gradient in ("jfb", "implicit", "unrolled", *others, "direct")
         ),
         race_seconds=12.0,
-        race_seeds=3,
+        race_seeds=5,
         scale=tuple(
             (_trained(problem, 100, batch_size=16, train_steps=60), seconds)
             for problem, seconds in (("quadrotor", 60.0), ("bicycle", 30.0), ("consumption", 30.0))
         ),
-        scale_seeds=3,
+        scale_seeds=5,
         derivatives=tuple(
             (_case(problem, n, dtype="float64", train_steps=50), seconds)
             for (problem, n), seconds in zip(small, (110.0, 50.0, 70.0), strict=True)
         ),
         derivative_counts=(1, 2, 3, 5, 8, 12, 20, 35, 60, 100),
-        derivative_seeds=3,
+        derivative_seeds=5,
         maximisers=tuple(
             run
             for run in traces

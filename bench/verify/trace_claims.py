@@ -5,18 +5,31 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.verify.claim import Claim, Numbers, Tables, by_variant, number, seeds_of, verdict
+from bench.verify.claim import (
+    Claim,
+    Numbers,
+    Tables,
+    by_variant,
+    number,
+    seeds_of,
+    unfinished,
+    verdict,
+)
 
 #: relative variance grows where it ends beyond 1 and beyond this multiple of its first value
 _GROWTH = 10.0
 #: a gradient with less than this of its first norm is near a stationary point
 _NEARLY_STATIONARY = 0.1
+#: JFB-SGD may leave this much more of the gradient norm than exact SGD
+_SLOWER = 1.25
 
 
 def variance(data: Tables) -> Claim:
-    table = data["traces"].dropna(subset=["rate_max"])
-    finite = np.isfinite(table["relative_variance"].astype(float))
-    holds = finite.groupby(table["run"], sort=False).all()
+    every = data["traces"]
+    table = every.dropna(subset=["relative_variance", "rate_max"], how="all")
+    finite = np.isfinite(every["relative_variance"].astype(float))
+    # a run that ended before its last measurement has none there
+    holds = finite.groupby(every["run"], sort=False).all() & ~unfinished(every)
     peaks = _peaks(table)
     return Claim(
         3,
@@ -24,12 +37,13 @@ def variance(data: Tables) -> Claim:
         "E|g - Eg|^2/|Eg|^2 is finite in "
         f"{int(holds.sum())} of {len(holds)} runs; largest: {by_variant(peaks, 'peak')}",
         verdict(holds),
-        f"{seeds_of(table)}; over minibatches of the held-out states. A finite run can refute a "
-        "bound, not prove one: the verdict says only that every value is finite",
+        f"{seeds_of(table)}; over {_minibatches(table)} of the held-out states, so that the ratio "
+        "is a rough one where |Eg| is small. A finite run can refute a bound, not prove one: the "
+        "verdict says only that every value is finite",
         "figures/claim-3-variance.png",
-        "Relative variance of JFB's minibatch gradient against training steps. Median and range "
-        "over the seeds.",
-        tuple(_growths(peaks)),
+        "Relative variance of JFB's minibatch gradient against training steps. Median and "
+        "quartiles over the seeds.",
+        (*_growths(peaks), *_ended(every)),
         (
             Numbers.of(
                 "E|g - Eg|^2/|Eg|^2",
@@ -42,6 +56,13 @@ def variance(data: Tables) -> Claim:
             ),
         ),
     )  # fmt: skip
+
+
+def _minibatches(table: pd.DataFrame) -> str:
+    if "minibatches" not in table:
+        return "minibatches"
+    kinds = table[["minibatches", "minibatch_size"]].drop_duplicates().sort_values("minibatches")
+    return " or ".join(f"{n:.0f} minibatches of {size:.0f}" for n, size in kinds.to_numpy())
 
 
 def _peaks(table: pd.DataFrame) -> pd.DataFrame:
@@ -82,6 +103,14 @@ def _growths(peaks: pd.DataFrame) -> list[str]:
     ]
 
 
+def _ended(table: pd.DataFrame) -> list[str]:
+    broken = table.dropna(subset=["reason"])
+    runs = [f"{name}, seed {seed}" for name, seed in broken.groupby(["run", "seed"]).groups]
+    return (
+        [f"No value at the end, where the run was not finite: {'; '.join(runs)}."] if runs else []
+    )
+
+
 def convergence(data: Tables) -> Claim:
     table = data["descent"]
     falls: dict[str, float] = {}
@@ -98,7 +127,7 @@ def convergence(data: Tables) -> Claim:
         f"{name.removesuffix(' jfb')}: JFB-SGD leaves {number(fall)} of the first norm, exact SGD "
         f"{number(falls[name.removesuffix('jfb') + 'exact'])}."
         for name, fall in jfb.items()
-        if not fall <= 1.25 * falls[name.removesuffix("jfb") + "exact"]
+        if not fall <= _SLOWER * falls[name.removesuffix("jfb") + "exact"]
     ]
     broken = table.dropna(subset=["reason"])
     stopped = [
@@ -113,13 +142,17 @@ def convergence(data: Tables) -> Claim:
         "JFB-SGD leaves "
         f"{number(min(jfb.values()))} to {number(max(jfb.values()))} of the first true gradient "
         "norm",
-        verdict(fall < 0.5 for fall in jfb.values()),
+        verdict(
+            fall < 0.5 and fall <= _SLOWER * falls[name.removesuffix("jfb") + "exact"]
+            for name, fall in jfb.items()
+        ),
         "scaled map; same initial parameters, minibatches and step sizes for both, median over "
-        f"{seeds} seed{'s' if seeds > 1 else ''}; reproduced where the norm at least halves. The "
-        "exponent is that of the smallest norm so far in the number of steps",
+        f"{seeds} seed{'s' if seeds > 1 else ''}; reproduced where the norm at least halves and is "
+        f"left at {_SLOWER:g} times that of exact SGD or less. Both norms are the smallest up to "
+        "the last step, and the exponent is theirs in the number of steps",
         "figures/claim-4-convergence.png",
-        "True gradient norm along SGD with JFB and with exact gradients. Median and range over the "
-        "seeds.",
+        "True gradient norm along SGD with JFB and with exact gradients. Median and quartiles "
+        "over the seeds.",
         (*slower, *stopped),
         (
             Numbers.of(

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines import DenseLU, Implicit, Unrolled
-from bench.build import build
+from baselines import Unrolled
+from bench.build import build, exact_estimator
 from bench.case import Case
 from bench.recipes import training_config
 from bench.verify.scope import Run
@@ -21,15 +21,10 @@ from jfbcore.train import Training, TrainingConfig
 Row = dict[str, Any]
 
 
-def exact_estimator(case: Case) -> Implicit:
-    """Implicit differentiation; dense where H may be indefinite and m is small."""
-    return Implicit(DenseLU()) if case.problem == "bicycle" else Implicit()
-
-
 def trace(run: Run, seed: int) -> list[Row]:
     """Rows of `jfbcore.trace.Trace` along one run, the first before any step.
 
-    A run that diverges, or parameters at which nothing can be measured, leave a row with the
+    A run that diverges, or parameters at which the map cannot be measured, leave a row with the
     reason and nulls.
     """
     case = run.case
@@ -45,14 +40,14 @@ def trace(run: Run, seed: int) -> list[Row]:
     truncated = run.recipe == "released"
 
     def record(step: int) -> None:
+        row: Row = {"step": step, **watcher.measure_gradients(policy), "reason": None}
+        if truncated:
+            row |= _against_applied(policy, watcher.states[: run.minibatch])
         try:
-            row = {"step": step, **watcher.measure(policy), "reason": None}
-            if truncated:
-                row |= _against_applied(policy, watcher.states[: run.minibatch])
-            rows.append(row)
+            row |= watcher.measure_map(policy)
         except torch.linalg.LinAlgError as error:  # a decomposition of what is not finite
-            line = str(error).splitlines()[0]
-            rows.append({"step": step, "reason": f"not measurable: {line}"})
+            row["reason"] = f"the map cannot be measured: {str(error).splitlines()[0]}"
+        rows.append(row)
 
     def watch(training: Training) -> None:
         if training.step % run.interval == 0:
@@ -72,6 +67,8 @@ def trace(run: Run, seed: int) -> list[Row]:
         "step_size": case.step_size,
         "tolerance": policy.solver.tolerance,
         "max_iterations": case.max_iterations,
+        "minibatches": run.states // run.minibatch,
+        "minibatch_size": run.minibatch,
         "seed": seed,
     }
     rejected = len(result.interventions)

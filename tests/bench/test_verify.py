@@ -307,9 +307,32 @@ class TestVerdicts:
             "step": 7,
             "reason": "diverged: made up",
         }
-        claim = contractivity({"traces": pd.concat([table, pd.DataFrame([broken])])})
-        assert claim.verdict == REPRODUCED
+        data = {"traces": pd.concat([table, pd.DataFrame([broken])])}
+        claim = contractivity(data)
         assert claim.findings == ("quadrotor n=1, scaled, seed 0, step 7: diverged: made up.",)
+        assert claim.verdict == PARTLY
+        assert claim.value.startswith("below 1 in 2 of 3 runs")
+        for judged, words in ((alignment, "in 2 of 3 runs"), (variance, "finite in 2 of 3 runs")):
+            claim = judged(data)
+            assert claim.verdict == PARTLY
+            assert words in claim.value
+            (finding,) = claim.findings
+            assert "quadrotor n=1, scaled, seed 0" in finding
+
+    def test_a_cost_that_is_not_finite_at_the_end_is_no_descent(self):
+        table = traces_table(rate_max=2.94, cost=math.nan)
+        (finding,) = contractivity({"traces": table}).findings
+        assert "JFB does not descend: held-out cost 100 to not finite" in finding
+
+    def test_gradients_count_where_the_map_cannot_be_measured(self):
+        """A step at which the eigensolver gives up still has an angle and a variance, or none."""
+        lost = dict.fromkeys(("rate_max", "cost", "residual_max"), math.nan)
+        wide = {"angle_max": 120.0, "relative_variance": math.inf, "reason": "made up"}
+        table = traces_table(**lost, **wide)
+        assert "largest angle [deg]: scaled 120" in alignment({"traces": table}).value
+        claim = variance({"traces": table})
+        assert "finite in 2 of 3 runs" in claim.value
+        assert claim.verdict == PARTLY
 
     def test_memory_splits_method_and_implementation(self):
         fits = memory_fits(memory_table()).set_index("gradient")
