@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,8 @@ class DirectPolicy(Policy):
     ) -> None:
         super().__init__()
         self.problem = problem
-        width = _validate.positive_int("width", width or problem.network_width)
-        depth = _validate.positive_int("depth", depth or problem.network_depth)
+        width = problem.network_width if width is None else _validate.positive_int("width", width)
+        depth = problem.network_depth if depth is None else _validate.positive_int("depth", depth)
         shared = network if issubclass(network, SharedValueNetwork) else None
         if shared is not None and (reason := shared.supports(problem)) is not None:
             raise ValueError(reason)
@@ -88,6 +89,8 @@ class DirectPolicy(Policy):
     def _admissible(self, t: Time, z: Tensor, output: Tensor) -> Tensor:
         problem = self.problem
         if isinstance(problem, Consumption):
-            return z[:, 1:] + problem.nominal_excess * output.clamp(-20.0, 20.0).exp()
+            nominal = problem.nominal_excess
+            least, most = (math.log(x / nominal) for x in (problem.min_excess, problem.max_excess))
+            return z[:, 1:] + nominal * output.clamp(least, most).exp()
         # The projection does not depend on the costate.
         return problem.hamiltonian(t, z, torch.zeros_like(z)).project(output)

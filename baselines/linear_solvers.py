@@ -21,6 +21,8 @@ Operator = Callable[[Tensor], Tensor]
 
 
 class LinearSolver(abc.ABC):
+    """Solves a batch of systems; what is not solved to tolerance comes back as it is."""
+
     @abc.abstractmethod
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         """Solve A x = b, all (batch, m); `preconditioner` applies an approximate inverse of A."""
@@ -52,7 +54,8 @@ class ConjugateGradient(LinearSolver):
     """Preconditioned conjugate gradients; the default. Needs A positive definite.
 
     Stops when every sample's residual is below `tolerance` times its right-hand side. A sample
-    that meets non-positive curvature stops where it is.
+    that meets non-positive curvature takes no step there and starts again from the preconditioned
+    residual.
     """
 
     tolerance: float = 1e-6
@@ -148,7 +151,11 @@ class GMRES(LinearSolver):
             hessenberg[:, j + 1, j] = torch.where(broken, 0.0, norm)
             basis.append(torch.where(broken, 0.0, 1.0 / norm).unsqueeze(-1) * w)
             block = hessenberg[:, : j + 2, : j + 1]
-            weights = torch.linalg.pinv(block) @ target[:, : j + 2]
+            # Of a sample with infinite or undefined numbers no pseudoinverse exists; its answer
+            # is undefined, and the other samples' are not touched.
+            usable = block.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+            inverse = torch.linalg.pinv(torch.where(usable, block, 0.0))
+            weights = torch.where(usable, inverse, torch.nan) @ target[:, : j + 2]
             misfit = torch.linalg.vector_norm(block @ weights - target[:, : j + 2], dim=(1, 2))
             if not bool((misfit > self.tolerance * beta).any()):
                 break

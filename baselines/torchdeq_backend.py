@@ -24,7 +24,7 @@ class TorchDEQ(GradientEstimator):
     """torchdeq 0.1.0 as an independent implementation of the same gradients.
 
     `mode`: "phantom" (`tracked` applications of T; 1 is JFB) or "implicit" (its own fixed-point
-    solve of the adjoint system, to `backward_tolerance`). torchdeq stops on |T(u) - u|; this
+    solve of the transposed system, to `backward_tolerance`). torchdeq stops on |T(u) - u|; this
     adapter tightens that tolerance until the suite's own residual is met, so that rows compare.
     Every option is passed explicitly: its defaults are loose and unknown names vanish.
     """

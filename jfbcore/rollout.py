@@ -133,7 +133,8 @@ def rollout(
     if segment is not None:
         _validate.positive_int("segment", segment)
     problem = policy.problem
-    n_steps = problem.n_steps if n_steps is None else n_steps
+    problem.check(initial_states=initial_states)
+    n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
     h, z = problem.t_final / n_steps, initial_states
     running = z.new_zeros(z.shape[0])
     hjb = z.new_zeros(z.shape[0]) if penalties else None

@@ -177,6 +177,19 @@ class Problem(abc.ABC):
     def initial_control(self, t: Time, z: Tensor) -> Tensor:
         """Where the inner iteration starts, (batch, m), without a graph."""
 
+    def check(self, **tensors: Tensor) -> None:
+        """Raise ValueError unless controls `u` are (batch, m) and all other tensors (batch, n).
+
+        A wrong width would otherwise broadcast, or be reshaped, into a wrong number.
+        """
+        for name, tensor in tensors.items():
+            width = self.control_dim if name == "u" else self.state_dim
+            if tensor.dim() != 2 or tensor.shape[1] != width:
+                raise ValueError(
+                    f"`{name}` must have shape (batch, {width}) for {self.name} with "
+                    f"{self.n_agents} agents, got {tuple(tensor.shape)}"
+                )
+
     def constant(self, value: float, like: Tensor) -> Tensor | float:
         """`value` as a 0-d tensor on `like`'s dtype and device, made once.
 
@@ -217,6 +230,8 @@ class Problem(abc.ABC):
         # Drawn in float64 on the generator's device and cast, so that float32 and float64 runs,
         # on any device, start from the same states.
         _validate.positive_int("batch", batch)
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"`generator` must be a torch.Generator, got {generator!r}")
         draw = sampler(
             batch, width, generator=generator, dtype=torch.float64, device=generator.device
         )

@@ -70,6 +70,7 @@ class Bicycle(Problem):
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 4 N), (batch, 2 N) -> (batch, 4 N)."""
+        self.check(z=z, u=u)
         heading, speed = self._agents(z)[..., 2:].unbind(-1)
         steering, acceleration = self._controls(u)
         rate = (
@@ -82,6 +83,7 @@ class Bicycle(Problem):
 
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = |u|^2 / 2 + interaction_weight * Q: -> (batch,)."""
+        self.check(z=z, u=u)
         cost = 0.5 * torch.linalg.vecdot(u, u)
         if self.interaction_weight == 0 or self.n_agents == 1:
             return cost
@@ -90,10 +92,12 @@ class Bicycle(Problem):
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G = terminal_weight * sum over agents |position - target|^2: (batch, 4 N) -> (batch,)."""
+        self.check(z=z)
         miss = self._agents(z)[..., :2] - z.new_tensor(self.target_position)
         return self.terminal_weight * miss.square().sum((1, 2))
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
+        self.check(z=z, p=p)
         return _BicycleHamiltonian(self, t, z, p)
 
     def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:

@@ -95,6 +95,7 @@ class Consumption(Problem):
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 1 + m), (batch, m) -> (batch, 1 + m); needs u > 0."""
+        self.check(z=z, u=u)
         wealth, habits = z[:, :1], z[:, 1:]
         growth = self.r * wealth - u.sum(1, keepdim=True)
         drift = u.pow(self.eta) - habits.clamp_min(_HABIT_FLOOR).pow(self.theta)
@@ -102,16 +103,19 @@ class Consumption(Problem):
 
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = -exp(-delta t) sum (u - h)^(1 - gamma) / (1 - gamma): -> (batch,); needs u > h."""
+        self.check(z=z, u=u)
         return -self._discount(t) * self._utility(u - z[:, 1:]).sum(1)
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G = -epsilon x^(1 - gamma) / (1 - gamma), its tangent below the floor: -> (batch,)."""
+        self.check(z=z)
         wealth, floor = z[:, 0], self.wealth_floor
         shortfall = (floor - wealth).clamp_min(0.0)
         bequest = self._utility(wealth.clamp_min(floor)) - floor**-self.gamma * shortfall
         return -self.epsilon * bequest
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
+        self.check(z=z, p=p)
         return _ConsumptionHamiltonian(self, t, z, p)
 
     def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:
@@ -199,7 +203,7 @@ class _ConsumptionHamiltonian(Hamiltonian):
     def curvature_scaling(self, u: Tensor) -> Tensor:
         # Chosen so that u + D grad(u) = h + (a e^(delta t))^(-1/gamma), the excess at which the
         # marginal utility meets the present price: contracts at a rate of at most
-        # (1 - eta)/gamma while the price is positive. Where the price is not positive any finite
+        # (1 - eta)/gamma while p_x <= 0 <= p_h. Where the price is not positive any finite
         # excess is too small, and the price at the largest excess stands in for it.
         with torch.no_grad():
             problem = self.problem

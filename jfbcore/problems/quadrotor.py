@@ -58,12 +58,14 @@ class Quadrotor(Problem):
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 12 N), (batch, 4 N) -> (batch, 12 N)."""
+        self.check(z=z, u=u)
         if plain_formula_required():
             return _plain_dynamics(z, u, self.mass, self.g)
         return _Dynamics.apply(z, u, _attitude(z), self.mass, self.g)
 
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = exp(|u|^2 / 2N) + interaction_weight * Q: -> (batch,)."""
+        self.check(z=z, u=u)
         cost = torch.linalg.vecdot(u, u).mul(0.5 / self.n_agents).exp()
         if self.interaction_weight == 0 or self.n_agents == 1:
             return cost
@@ -71,6 +73,7 @@ class Quadrotor(Problem):
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G = terminal_weight / (4N) |z - z_target|^2: (batch, 12 N) -> (batch,)."""
+        self.check(z=z)
         miss = z - self.target_state(z)
         return torch.linalg.vecdot(miss, miss).mul(0.25 * self.terminal_weight / self.n_agents)
 
@@ -81,6 +84,7 @@ class Quadrotor(Problem):
         return one.repeat(self.n_agents)
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
+        self.check(z=z, p=p)
         return _QuadrotorHamiltonian(self, t, z, p)
 
     def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:
@@ -125,7 +129,8 @@ class _QuadrotorHamiltonian(Hamiltonian):
         Remembered for the last `u` asked about: an inner iteration needs them three times (a
         compiler sees that by itself).
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or u.is_inference():
+            # A tensor of inference mode has no version to tell a change by.
             s = torch.linalg.vecdot(u, u).unsqueeze(-1) * (0.5 / self._n)
             return s, s.exp()
         # Grad mode matters only where the control itself carries a graph.

@@ -35,6 +35,10 @@ class ClosedForm(Solver):
     def supports(self, problem: Problem) -> str | None:
         z = problem.sample_initial_states(1, torch.Generator().manual_seed(0))
         p = problem.initial_costate().expand_as(z)
-        if problem.hamiltonian(0.0, z, p).closed_form() is None:
+        try:
+            control = problem.hamiltonian(0.0, z, p).closed_form()
+        except ModuleNotFoundError as error:
+            return f"the closed form needs {error.name}, which is not installed"
+        if control is None:
             return f"the maximiser of the {problem.name} Hamiltonian has no closed form"
         return None

@@ -95,6 +95,17 @@ def test_costs_against_a_loop_on_floats(name, gradient):
 
 
 @every_problem
+def test_bad_arguments_are_named(name):
+    policy = make(name)
+    x = policy.problem.sample_initial_states(BATCH, generator())
+    for n_steps in (0, -1):
+        with pytest.raises(ValueError, match=rf"`n_steps` must be >= 1, got {n_steps}"):
+            rollout(policy, x, n_steps=n_steps)
+    with pytest.raises(ValueError, match=r"`initial_states` must have shape \(batch, "):
+        rollout(policy, x[:, :-1])
+
+
+@every_problem
 def test_gradient_mode_changes_no_control(name):
     """Tracked or not, the same controls to the solver's tolerance: here 1e-12."""
     policy = make(name)

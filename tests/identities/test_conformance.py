@@ -394,6 +394,17 @@ def test_linear_solvers_on_indefinite_matrices(linear_solver):
     torch.testing.assert_close(product(a, x), b, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@every_linear_solver
+def test_a_sample_that_is_not_finite_is_undefined_and_leaves_the_others_alone(linear_solver, bad):
+    a = spd(4, 3, condition=5.0)
+    b = torch.randn(3, 4, generator=generator(1), dtype=F64)
+    a[1, 2, 2] = bad
+    x = LINEAR_SOLVERS[linear_solver].solve(lambda w: product(a, w), lambda r: r / 5.0, b)
+    assert not x[1].isfinite().all()
+    torch.testing.assert_close(product(a[::2], x[::2]), b[::2], rtol=1e-8, atol=1e-9)
+
+
 def test_conjugate_gradient_stops_at_negative_curvature():
     a = torch.diag(torch.tensor([1.0, -1.0], dtype=F64)).expand(2, 2, 2)
     b = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=F64)

@@ -49,6 +49,40 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@every_problem
+def test_wrong_shapes_are_named(name):
+    problem = PROBLEMS[name](n_agents=2, dtype=F64)
+    z = problem.sample_initial_states(BATCH, generator())
+    u = problem.initial_control(0.0, z)
+    width = problem.state_dim
+    for call in (
+        lambda: problem.dynamics(0.0, z[:, :-1], u),
+        lambda: problem.running_cost(0.0, z[:, :-1], u),
+        lambda: problem.terminal_cost(z[:, :-1]),
+        lambda: problem.hamiltonian(0.0, z[:, :-1], z),
+    ):
+        with pytest.raises(ValueError, match=rf"`z` must have shape \(batch, {width}\)"):
+            call()
+    for call in (problem.dynamics, problem.running_cost):
+        with pytest.raises(ValueError, match=rf"`u` .*{name} with 2 agents, got \(4, "):
+            call(0.0, z, torch.cat([u, u], 1))
+    with pytest.raises(ValueError, match=r"`p` must have shape"):
+        problem.hamiltonian(0.0, z, z[0])
+    with pytest.raises(TypeError, match="`generator` must be"):
+        problem.sample_initial_states(BATCH, None)
+
+
+@every_problem
+def test_inference_mode_changes_nothing(name):
+    point = draw_point(name, 3)
+    expected = [f(point.u) for f in (point.hamiltonian().value, point.hamiltonian().grad)]
+    with torch.inference_mode():
+        u = point.u.clone()
+        hamiltonian = point.hamiltonian()
+        for f, value in zip((hamiltonian.value, hamiltonian.grad), expected, strict=True):
+            torch.testing.assert_close(f(u), value, **ROUNDING)
+
+
 def draw_point(name: str, n_agents: int, *, batch: int = BATCH, seed: int = 0) -> Point:
     problem = PROBLEMS[name](n_agents=n_agents, dtype=F64)
     random = generator(seed)
