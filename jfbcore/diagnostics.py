@@ -35,6 +35,7 @@ def spectral_norm(
     `product` and `transposed` map (batch, m) to (batch, m). Lanczos on A^T A with full
     reorthogonalisation: unlike plain power iteration it does not stall where singular values
     cluster, as they do for a map near a multiple of the identity; exact once `steps` >= m.
+    Raises torch.linalg.LinAlgError where a product is not finite.
     """
     _validate.positive_int("steps", steps)
     draw = torch.randn(like.shape, generator=generator, dtype=torch.float64)

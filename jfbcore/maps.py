@@ -27,6 +27,7 @@ class FixedPointMap(abc.ABC):
         """alpha D r at `u`, (batch, m), linear in `r`; carries a graph through `r` only."""
 
     def bind(self, hamiltonian: Hamiltonian) -> BoundMap:
+        """T for one batch of (t, z, p): a function of the control alone."""
         return BoundMap(self, hamiltonian)
 
 

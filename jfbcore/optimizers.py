@@ -20,22 +20,27 @@ class ScheduledOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all parts, as torch optimisers have them."""
         return [group for optimizer, _ in self._parts for group in optimizer.param_groups]
 
     def zero_grad(self) -> None:
+        """Drop the gradients of all parameters."""
         for optimizer, _ in self._parts:
             optimizer.zero_grad()
 
     def step(self, learning_rate: float) -> None:
+        """Step every part at its multiple of `learning_rate`."""
         for optimizer, multiple in self._parts:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * multiple
             optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` continues from."""
         return {"parts": [optimizer.state_dict() for optimizer, _ in self._parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the state of an optimiser of the same parts."""
         for (optimizer, _), part in zip(self._parts, state["parts"], strict=True):
             optimizer.load_state_dict(part)
 

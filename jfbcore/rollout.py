@@ -62,6 +62,7 @@ class Rollout:
 
     @property
     def cost(self) -> Tensor:
+        """Running plus terminal cost, (batch,)."""
         return self.running_cost + self.terminal_cost
 
 

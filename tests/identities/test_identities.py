@@ -49,27 +49,10 @@ from tests.problems.test_conformance import (
     generator,
 )
 
-_problems: list[Problem] = []
-
-
-def _kept(build: Callable[..., Problem], **fixed) -> Callable[..., Problem]:
-    """`build`, whose problems live as long as this module.
-
-    CvxpyLayer remembers formulations by the problem's id, which a later problem may inherit.
-    """
-
-    @functools.wraps(build)
-    def wrapped(*arguments, **keywords):
-        _problems.append(build(*arguments, **fixed, **keywords))
-        return _problems[-1]
-
-    return wrapped
-
-
 #: every registered problem, and the variant that has a convex formulation and a closed form
 CASES: dict[str, Callable[..., Problem]] = {
-    **{name: _kept(problem) for name, problem in PROBLEMS.items()},
-    "consumption-concave": _kept(Consumption, eta=1.0),
+    **PROBLEMS,
+    "consumption-concave": functools.partial(Consumption, eta=1.0),
 }
 #: the registry's estimators, copied: nothing that other tests left in their caches
 ESTIMATORS: dict[str, GradientEstimator] = {
