@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -203,6 +203,23 @@ class Neumann(LinearSolver):
             if not bool(active(r)):
                 break
             x = x + preconditioner(r)
+        return x
+
+
+@dataclass(frozen=True)
+class Watched(LinearSolver):
+    """`solver`, which leaves the relative residuals |b - A x| / |b| of its solves in `residuals`.
+
+    One (batch,) per solve; 0 where b is. For diagnostics: it costs one product more.
+    """
+
+    solver: LinearSolver
+    residuals: list[Tensor] = field(default_factory=list, compare=False)
+
+    def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        x = self.solver.solve(operator, preconditioner, b)
+        left, size = (torch.linalg.vector_norm(v, dim=-1) for v in (b - operator(x), b))
+        self.residuals.append(torch.where(size > 0, left / size, left))
         return x
 
 

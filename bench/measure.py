@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baselines import Implicit
+from baselines.linear_solvers import Watched
 from bench import recipes
 from bench.build import build, build_advance, exact_estimator
 from bench.case import Case
@@ -204,6 +206,21 @@ def gradient_cosine(step: Step) -> float | None:
     step.clear()
     cosine = torch.nn.functional.cosine_similarity(own, exact, dim=0).item()
     return cosine if math.isfinite(cosine) else None
+
+
+def linear_residual(step: Step) -> dict[str, float] | None:
+    """{mean, max} over time steps and samples of the relative residuals of implicit
+    differentiation's linear solves in one step; None for gradients without one."""
+    if not isinstance(step.policy, HamiltonianPolicy):
+        return None
+    gradient = step.policy.gradient
+    if not isinstance(gradient, Implicit):
+        return None
+    watched = Watched(gradient.linear_solver)
+    policy_gradient(step.policy, step.states, replace(gradient, linear_solver=watched))
+    step.clear()
+    found = torch.stack(watched.residuals)
+    return {"mean": found.mean().item(), "max": found.max().item()}
 
 
 def tolerance_reached(policy: Policy, residual: dict[str, float] | None) -> bool | None:

@@ -112,6 +112,9 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
     record |= found
     record["tolerance_reached"] = measure.tolerance_reached(step.policy, record["residual"])
     record["gradient_cosine"] = measure.gradient_cosine(step)
+    record["linear_residual"] = measure.linear_residual(step)
+    if record["linear_residual"] is None:
+        reasons["linear_residual"] = "the gradient solves no linear system"
     record["status"] = "ok"
     if not finite:
         record["status"], record["reason"] = "diverged", "the rollout's cost is not finite"

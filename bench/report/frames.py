@@ -51,6 +51,8 @@ FIELDS: dict[str, tuple[str, str]] = {
     "residual_mean": ("residual.mean", "float64"),
     "residual_max": ("residual.max", "float64"),
     "tolerance_reached": ("tolerance_reached", "boolean"),
+    "gradient_cosine": ("gradient_cosine", "float64"),
+    "linear_residual_max": ("linear_residual.max", "float64"),
     "peak_live_tensor_bytes": ("peak_live_tensor_bytes", "Int64"),
     "saved_tensor_bytes": ("saved_tensor_bytes", "Int64"),
     "peak_rss_bytes": ("peak_rss_bytes", "Int64"),

@@ -62,6 +62,8 @@ _MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("NVML process", "cuda_nvml_process_bytes", format_bytes),
     ("iterations max", "iterations_max", format_number),
     ("residual mean", "residual_mean", format_number),
+    ("gradient cosine", "gradient_cosine", format_number),
+    ("linear residual", "linear_residual_max", format_number),
     ("final loss", "final_loss", format_number),
     ("interventions", "interventions", format_number),
 )

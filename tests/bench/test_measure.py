@@ -12,10 +12,18 @@ import pytest
 import torch
 
 import bench.build as build_module
+from baselines import ConjugateGradient, Implicit
 from bench import measure, worker
 from bench.build import Unsupported
 from bench.case import Case
-from bench.measure import Step, measure_memory, measure_time, summarise, tolerance_reached
+from bench.measure import (
+    Step,
+    linear_residual,
+    measure_memory,
+    measure_time,
+    summarise,
+    tolerance_reached,
+)
 from bench.records import empty_record
 from jfbcore.compiled import CompiledStep
 
@@ -224,6 +232,23 @@ class TestMemory:
     def test_a_cost_that_is_not_finite_is_reported(self):
         case = replace(CASE, map="plain", step_size=1e6, max_iterations=50)
         assert measure_memory(Step(case))["finite"] is False
+
+
+class TestLinearResidual:
+    def test_is_that_of_the_linear_solver(self):
+        case = replace(CASE, gradient="implicit")
+        # conjugate gradients to 1e-6 in float32: what rounding adds is of the same order
+        found = linear_residual(Step(case))
+        assert 0 <= found["mean"] <= found["max"] < 1e-5
+        step = Step(case)
+        step.policy.gradient = Implicit(ConjugateGradient(max_iterations=1))
+        rough = linear_residual(step)
+        assert rough["max"] > 1e-4
+        assert step.policy.gradient == Implicit(ConjugateGradient(max_iterations=1))
+
+    @pytest.mark.parametrize("gradient", ["jfb", "unrolled", "direct"])
+    def test_is_none_without_a_linear_system(self, gradient):
+        assert linear_residual(Step(replace(CASE, gradient=gradient))) is None
 
 
 class TestTolerance:
