@@ -91,17 +91,18 @@ class ConjugateGradient(LinearSolver):
             # The same loop as an operator of the graph, which may not test on the host.
             count = torch.zeros((), dtype=torch.int64, device=b.device)
             start = (count, *(tensor.clone() for tensor in state))
-            _, x, *_ = while_loop(
+            _, x, r, *_ = while_loop(
                 lambda i, x, r, p, rz: (i < self.max_iterations) & active(r).any(),
                 lambda i, x, r, p, rz: (i + 1, *step(x, r, p, rz)),
                 start,
             )
-            return x
+            return torch.add(x, r, alpha=0.0)
         for _ in range(self.max_iterations):
             if not bool(active(state.residual).any()):
                 break
             state = step(*state)
-        return state.solution
+        # Nothing to a residual that is a number; one that is none is the answer too.
+        return torch.add(state.solution, state.residual, alpha=0.0)
 
 
 class _Search(NamedTuple):
@@ -192,16 +193,17 @@ class Neumann(LinearSolver):
                 return count + 1, x, b - operator(x)
 
             count = torch.ones((), dtype=torch.int64, device=b.device)
-            _, x, _ = while_loop(
+            _, x, r = while_loop(
                 lambda count, x, r: (count < self.terms) & active(r),
                 add_term,
                 (count, x.clone(), b - operator(x)),
             )
-            return x
+            return torch.add(x, r, alpha=0.0)
         for _ in range(self.terms - 1):
             r = b - operator(x)
             if not bool(active(r)):
-                break
+                # A residual that is no number is no reason to go on, and the answer too.
+                return torch.add(x, r, alpha=0.0)
             x = x + preconditioner(r)
         return x
 

@@ -36,6 +36,9 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+_SOURCE = ("bench", "jfbcore", "baselines", "pyproject.toml", "constraints.txt")
+
+
 def git_revision() -> dict[str, Any]:
     """{"commit", "dirty"} of the source tree; nulls outside a repository."""
 
@@ -49,8 +52,8 @@ def git_revision() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    # Reports and records are what a run writes: they do not make its source dirty.
-    status = git("status", "--porcelain", "--", ".", ":(exclude)reports")
+    # What a run can import or install, not what lies beside it.
+    status = git("status", "--porcelain", "--", *_SOURCE)
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 

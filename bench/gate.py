@@ -134,7 +134,7 @@ def summarise(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def _fields(record: dict[str, Any]) -> Iterator[str]:
     """The fields of the record schema: names at the top, and in the objects always there."""
     yield from record
-    for part in ("case", "cuda", "final"):
+    for part in ("case", "cuda", "evaluation", "final", "machine", "predicted"):
         yield from (f"{part}.{name}" for name in record.get(part) or ())
 
 

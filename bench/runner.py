@@ -130,13 +130,22 @@ def _collect(
     try:
         return running.result()
     except Exception as error:  # whatever submitit and the cluster have to say
+        if _finished(settings.out, case, seed):  # before it was lost
+            return read_record(record_path(settings.out, case, seed))
         record = empty_record(case, seed) | {"threads": threads, "git": git}
-        lines = str(error).strip().splitlines()
         record["status"] = "crashed"
-        record["reason"] = f"the {settings.jobs} job failed: {lines[-1] if lines else repr(error)}"
+        record["reason"] = f"the {settings.jobs} job failed: {_cause(error)}"
         explain_nulls(record, "status crashed")
         write_json(record_path(settings.out, case, seed), record)
         return record
+
+
+def _cause(error: Exception) -> str:
+    """The line that says why; after a job's traceback submitit says where its logs are."""
+    text = str(error).split("\n-----")
+    traces = [part for part in text if "Traceback" in part] or text
+    lines = [line.strip() for line in traces[-1].splitlines() if line.strip(" -")]
+    return lines[-1] if lines else repr(error)
 
 
 def _gpus(todo: list[tuple]) -> int:

@@ -114,7 +114,7 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
     record["gradient_cosine"] = measure.gradient_cosine(step)
     record["linear_residual"] = measure.linear_residual(step)
     if record["linear_residual"] is None:
-        reasons["linear_residual"] = "the gradient solves no linear system"
+        reasons["linear_residual"] = "not implicit differentiation by the suite's own solvers"
     record["status"] = "ok"
     if not finite:
         record["status"], record["reason"] = "diverged", "the rollout's cost is not finite"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.commands import reference as command
+from bench.gap import gaps
 from bench.reference.cache import (
     StaleReference,
     discretisation_hash,
@@ -193,6 +194,33 @@ def test_cache_round_trip_and_staleness(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(StaleReference, match="schema version is 0"):
         load_reference(problem, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda content: "{", "is not a reference"),
+        (lambda content: "[1]", "is not a reference"),
+        (lambda content: json.dumps({**content, "costs": 3.0}), "is incomplete"),
+        (lambda content: json.dumps({**content, "costs": ["much"]}), "is incomplete"),
+        (lambda content: json.dumps({**content, "costs": [None]}), "no costs to compare with"),
+        (lambda content: json.dumps({**content, "costs": [0.0]}), "no costs to compare with"),
+        (lambda content: json.dumps({**content, "surprise": 1}), "is incomplete"),
+    ],
+)
+def test_a_damaged_file_is_named_and_a_reason_for_no_gap(damage, words, tmp_path, monkeypatch):
+    problem = Quadrotor(2)
+    saved = make_reference(problem, "transcription", [solution(2.0)])
+    folder = tmp_path / "reports" / "references"
+    path = save_reference(saved, problem, folder)
+    monkeypatch.setattr("bench.gap.ROOT", tmp_path)
+    assert gaps(problem).of([3.0]) == pytest.approx(0.5)
+    path.write_text(damage(json.loads(path.read_text())))
+    with pytest.raises(ValueError, match=words):
+        load_reference(problem, folder)
+    found = gaps(problem)
+    assert found.of([3.0]) is found.states([3.0]) is None
+    assert words in found.reason
 
 
 def test_optimality_gap_uses_the_solved_prefix():

@@ -129,12 +129,12 @@ def _time(args: argparse.Namespace) -> int:
 
 def _deterministic(args: argparse.Namespace) -> int:
     from bench.environment import ROOT
-    from bench.gate import Outcome, compare, read_baseline, summarise, table, write_baseline
+    from bench.gate import Outcome, compare, summarise, table, write_baseline
     from bench.records import read_records
 
     path = args.baseline or ROOT / "reports" / "baseline.json"
     # Read first: a bad baseline or range should not cost a measurement.
-    baseline = None if args.update and not path.exists() else read_baseline(path)
+    baseline = _baseline(path, args.update)
     commits = _commits(args)
     if args.directory is not None and not args.directory.is_dir():
         raise ValueError(f"`DIR` {args.directory} is not a directory; pass one `bench run` wrote")
@@ -162,6 +162,21 @@ def _deterministic(args: argparse.Namespace) -> int:
         print(f"wrote {path}: {len(head['cases'])} cases")
         return Outcome.PASS
     return outcome
+
+
+def _baseline(path: Path, update: bool) -> dict[str, Any] | None:
+    """The baseline in `path`. One that --update replaces may be missing or of another form."""
+    from bench.gate import read_baseline
+
+    if not update:
+        return read_baseline(path)
+    if not path.exists():
+        return None
+    try:
+        return read_baseline(path)
+    except ValueError as error:
+        print(f"warning: nothing to compare with: {error}", file=sys.stderr)
+        return None
 
 
 def _commits(args: argparse.Namespace) -> list[str]:

@@ -69,7 +69,7 @@ class Times:
     params = (list(CASES),)
     param_names = ("case",)
     timeout = _TIMEOUT
-    version = "2"
+    version = "3"
     warmup_time = 0.2
     number = 1
     rounds = 2

@@ -146,9 +146,13 @@ def load_reference(problem: Problem, directory: Path | str = DIRECTORY) -> Refer
     try:
         for name in ("costs", "statuses", "seconds"):
             content[name] = tuple(content[name])
-        return Reference(**content)
-    except (KeyError, TypeError) as error:
+        reference = Reference(**content)
+        usable = [abs(float(cost)) for cost in reference.solved]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is incomplete: {error}; delete it or make it anew") from error
+    if not usable or not all(0 < cost < math.inf for cost in usable):
+        raise ValueError(f"{path} has no costs to compare with; delete it or make it anew")
+    return reference
 
 
 def optimality_gap(policy_costs: Tensor | Sequence[float], reference: Reference) -> float:

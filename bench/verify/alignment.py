@@ -11,6 +11,7 @@ from bench.verify.claim import (
     Numbers,
     Tables,
     by_variant,
+    endings,
     number,
     seeds_of,
     share,
@@ -31,7 +32,7 @@ def alignment(data: Tables) -> Claim:
     angles = worst(every, "angle_max")
     undefined = table["angle_max"].isna().groupby(table["run"], sort=False).any()
     undefined = undefined.reindex(angles.index, fill_value=True)
-    holds = (angles < 90.0) & ~undefined & ~unfinished(every)
+    holds = (angles < 90.0) & ~undefined & ~unfinished(every, "angle_max")
     within = table[~missed_tolerance(table)]["angle_max"]
     beyond = _beyond(table)
     return Claim(
@@ -46,7 +47,7 @@ def alignment(data: Tables) -> Claim:
         "figures/claim-2-alignment.png",
         "Largest angle between JFB and exact gradient over minibatches against training steps. "
         "Median and quartiles over the seeds.",
-        (*_misaligned(beyond), *_ended(every), *_lengths(table)),
+        (*_misaligned(beyond), *endings(every, "angle_max"), *_lengths(table)),
         (*_tables(table), *([_beyond_table(beyond)] if len(beyond) else [])),
     )
 
@@ -114,15 +115,6 @@ def _beyond_table(beyond: pd.DataFrame) -> Numbers:
             for row in beyond.itertuples()
         ),
     )  # fmt: skip
-
-
-def _ended(table: pd.DataFrame) -> list[str]:
-    """Runs that did not last, which count as not aligned."""
-    broken = table.dropna(subset=["reason"])
-    runs = [f"{name}, seed {seed}" for name, seed in broken.groupby(["run", "seed"]).groups]
-    if not runs:
-        return []
-    return [f"Not aligned to the end, because the run was not finite there: {'; '.join(runs)}."]
 
 
 def _lengths(table: pd.DataFrame) -> list[str]:

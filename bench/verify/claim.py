@@ -68,9 +68,24 @@ def worst(table: pd.DataFrame, column: str, by: str = "run") -> pd.Series:
     return table.groupby(by, sort=False)[column].max()
 
 
-def unfinished(table: pd.DataFrame) -> pd.Series:
-    """Which runs have a row that could not be measured, or a seed that diverged."""
-    return table["reason"].notna().groupby(table["run"], sort=False).any()
+def lost(table: pd.DataFrame, column: str) -> pd.Series:
+    """Which rows have a reason in place of `column`: a run that diverged, a map beyond measure."""
+    return table["reason"].notna() & table[column].isna()
+
+
+def unfinished(table: pd.DataFrame, column: str) -> pd.Series:
+    """Which runs have such a row."""
+    return lost(table, column).groupby(table["run"], sort=False).any()
+
+
+def endings(table: pd.DataFrame, column: str) -> list[str]:
+    """One sentence on the runs with such rows, the reasons with them; or none."""
+    rows = table[lost(table, column)].drop_duplicates(["run", "seed"])
+    named = [
+        f"{row['run']}, seed {row['seed']}, step {row['step']} ({row['reason'].rstrip('.')})"
+        for _, row in rows.iterrows()
+    ]
+    return [f"Not measured to the end: {'; '.join(named)}."] if named else []
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -17,7 +17,7 @@ from bench.verify.scope import Scope
 
 Row = dict[str, Any]
 
-JOB_VERSION = 1
+JOB_VERSION = 2
 #: initial states of the derivative's error; every one of them is unrolled in float64
 _DERIVATIVE_STATES = 4
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.case import DEFAULT_STEPS, Case
@@ -21,7 +21,8 @@ class Run:
 
     case: Case
     interval: int
-    seeds: int
+    #: not part of what a job is kept under: more seeds leave those that are done
+    seeds: int = field(repr=False)
     recipe: str = "recommended"
     states: int = 16
     minibatch: int = 4

@@ -10,6 +10,7 @@ from bench.verify.claim import (
     Numbers,
     Tables,
     by_variant,
+    endings,
     number,
     seeds_of,
     unfinished,
@@ -29,7 +30,7 @@ def variance(data: Tables) -> Claim:
     table = every.dropna(subset=["relative_variance", "rate_max"], how="all")
     finite = np.isfinite(every["relative_variance"].astype(float))
     # a run that ended before its last measurement has none there
-    holds = finite.groupby(every["run"], sort=False).all() & ~unfinished(every)
+    holds = finite.groupby(every["run"], sort=False).all() & ~unfinished(every, "relative_variance")
     peaks = _peaks(table)
     return Claim(
         3,
@@ -43,7 +44,7 @@ def variance(data: Tables) -> Claim:
         "figures/claim-3-variance.png",
         "Relative variance of JFB's minibatch gradient against training steps. Median and "
         "quartiles over the seeds.",
-        (*_growths(peaks), *_ended(every)),
+        (*_growths(peaks), *endings(every, "relative_variance")),
         (
             Numbers.of(
                 "E|g - Eg|^2/|Eg|^2",
@@ -101,14 +102,6 @@ def _growths(peaks: pd.DataFrame) -> list[str]:
         for mask, why in groups
         if mask.any()
     ]
-
-
-def _ended(table: pd.DataFrame) -> list[str]:
-    broken = table.dropna(subset=["reason"])
-    runs = [f"{name}, seed {seed}" for name, seed in broken.groupby(["run", "seed"]).groups]
-    return (
-        [f"No value at the end, where the run was not finite: {'; '.join(runs)}."] if runs else []
-    )
 
 
 def convergence(data: Tables) -> Claim:

@@ -202,9 +202,10 @@ class Problem(abc.ABC):
         key = (value, like.dtype, like.device)
         found = self._constants.get(key)
         if found is None:
-            found = self._constants[key] = torch.full(
-                (), value, dtype=like.dtype, device=like.device
-            )
+            # One made in inference mode could not take part in a graph later.
+            with torch.inference_mode(False):
+                found = torch.full((), value, dtype=like.dtype, device=like.device)
+            self._constants[key] = found
         return found
 
     @property

@@ -129,8 +129,8 @@ class _QuadrotorHamiltonian(Hamiltonian):
         Remembered for the last `u` asked about: an inner iteration needs them three times (a
         compiler sees that by itself).
         """
-        if torch.compiler.is_compiling() or u.is_inference():
-            # A tensor of inference mode has no version to tell a change by.
+        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or u.is_inference():
+            # A tensor of inference mode has no version to tell a change by, and fits no graph.
             s = torch.linalg.vecdot(u, u).unsqueeze(-1) * (0.5 / self._n)
             return s, s.exp()
         # Grad mode matters only where the control itself carries a graph.

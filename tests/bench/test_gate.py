@@ -118,6 +118,25 @@ def test_what_is_no_baseline_is_bad_input_and_no_regression(content, words, tmp_
     assert error.count("\n") == 1
 
 
+def test_update_replaces_a_baseline_of_another_form(tmp_path, capsys):
+    good = write_run(tmp_path / "good", make_record())
+    baseline = tmp_path / "baseline.json"
+    write_json(baseline, {"schema_version": 1, "versions": {}, "cases": {CASE.id: {}}})
+    gate = ["gate", "--baseline", str(baseline)]
+    assert main([*gate, "--update", good]) == 0
+    assert "nothing to compare with" in capsys.readouterr().err
+    assert main([*gate, good]) == 0
+
+
+def test_parts_of_the_schema_are_watched():
+    for part in ("evaluation", "machine", "predicted"):
+        record = make_record()
+        field = next(iter(record[part]))
+        del record[part][field]
+        (move,) = compare(BASE, summarise([record])).moves
+        assert (move.worse, move.quantity) == (True, f"field {part}.{field} vanished")
+
+
 def test_a_record_without_a_seed_is_missing_data(tmp_path):
     write_json(tmp_path / "baseline.json", BASE)
     record = make_record()

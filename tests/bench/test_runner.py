@@ -526,22 +526,42 @@ class TestCluster:
         with pytest.raises(ValueError, match="`jobs` slurm cannot be used here: Could not detect"):
             run_cases([OK], 1, settings(tmp_path, jobs="slurm"))
 
-    def test_a_job_that_the_cluster_ended_leaves_a_record(self, tmp_path, monkeypatch):
-        pytest.importorskip("submitit")
-        monkeypatch.setattr(runner, "_run_one", run_ended)
-        assert run_cases([OK, FIXED], 1, settings(tmp_path, jobs="debug")) == {
-            "crashed": 1,
-            "ok": 1,
-        }
+    @pytest.mark.parametrize(
+        ("text", "cause"),
+        [
+            (
+                "Job (task=0) failed during processing with trace:\n----------------------\n"
+                "Traceback (most recent call last):\n  File somewhere\n"
+                "RuntimeError: the node went away\n\n----------------------\n"
+                "You can check full logs with 'job.stderr(0)' and 'job.stdout(0)'or at paths:\n"
+                "  - a_log.err\n  - a_log.out",
+                "RuntimeError: the node went away",
+            ),
+            ("Job 7 (task: 0) has not produced any output\n", "not produced any output"),
+            ("", "RuntimeError"),
+        ],
+    )
+    def test_a_job_that_the_cluster_ended_leaves_a_record(self, text, cause, tmp_path):
+        class Ended:
+            def result(self) -> dict:
+                raise RuntimeError(text)
+
+        found = runner._collect(Ended(), OK, 0, settings(tmp_path, jobs="slurm"), 1, {})
         record = read_record(record_path(tmp_path, OK, 0))
-        assert record["reason"].startswith("the debug job failed")
+        assert record["status"] == found["status"] == "crashed"
+        assert record["reason"].startswith("the slurm job failed: ")
+        assert cause in record["reason"]
         assert record["null_reasons"]["residual"] == "status crashed"
 
+    def test_a_job_that_is_lost_after_its_record_keeps_it(self, tmp_path, monkeypatch):
+        class Lost:
+            def result(self) -> dict:
+                raise RuntimeError("no result file")
 
-def run_ended(case: Case, *_: object) -> dict:
-    if case == OK:
-        raise RuntimeError("the node went away")
-    return made_up(case)
+        found = made_up(OK)
+        write_json(record_path(tmp_path, OK, 0), found)
+        kept = runner._collect(Lost(), OK, 0, settings(tmp_path, jobs="slurm"), 1, {})
+        assert kept == read_record(record_path(tmp_path, OK, 0)) == found
 
 
 def run_made_up(case: Case, *_: object) -> dict:

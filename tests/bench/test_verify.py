@@ -317,7 +317,10 @@ class TestVerdicts:
             assert claim.verdict == PARTLY
             assert words in claim.value
             (finding,) = claim.findings
-            assert "quadrotor n=1, scaled, seed 0" in finding
+            assert finding == (
+                "Not measured to the end: "
+                "quadrotor n=1, scaled, seed 0, step 7 (diverged: made up)."
+            )
 
     def test_a_cost_that_is_not_finite_at_the_end_is_no_descent(self):
         table = traces_table(rate_max=2.94, cost=math.nan)
@@ -327,12 +330,23 @@ class TestVerdicts:
     def test_gradients_count_where_the_map_cannot_be_measured(self):
         """A step at which the eigensolver gives up still has an angle and a variance, or none."""
         lost = dict.fromkeys(("rate_max", "cost", "residual_max"), math.nan)
-        wide = {"angle_max": 120.0, "relative_variance": math.inf, "reason": "made up"}
-        table = traces_table(**lost, **wide)
-        assert "largest angle [deg]: scaled 120" in alignment({"traces": table}).value
-        claim = variance({"traces": table})
-        assert "finite in 2 of 3 runs" in claim.value
-        assert claim.verdict == PARTLY
+        beyond = traces_table(**lost, angle_max=120.0, relative_variance=math.inf, reason="made up")
+        claim = alignment({"traces": beyond})
+        assert (
+            "largest angle [deg]: scaled 120; where the inner tolerance was reached 5"
+            in claim.value
+        )
+        assert "although the inner tolerance" not in " ".join(claim.findings)
+        assert claim.verdict == variance({"traces": beyond}).verdict == PARTLY
+        within = {"traces": traces_table(**lost, reason="made up")}
+        for judged in (alignment, variance):
+            assert judged(within).verdict == REPRODUCED
+            assert judged(within).findings == ()
+        assert contractivity(within).verdict == PARTLY
+
+    def test_a_residual_that_is_not_a_number_is_not_reached(self):
+        table = traces_table(residual_max=math.nan, angle_max=80.0)
+        assert "reached 5 over 5 measurements" in alignment({"traces": table}).value
 
     def test_memory_splits_method_and_implementation(self):
         fits = memory_fits(memory_table()).set_index("gradient")

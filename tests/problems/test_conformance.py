@@ -81,6 +81,15 @@ def test_inference_mode_changes_nothing(name):
         hamiltonian = point.hamiltonian()
         for f, value in zip((hamiltonian.value, hamiltonian.grad), expected, strict=True):
             torch.testing.assert_close(f(u), value, **ROUNDING)
+    # What a problem first made there, for a control from outside, must not be in a graph's way.
+    problem = PROBLEMS[name](n_agents=3, dtype=F64)
+    with torch.inference_mode():
+        problem.hamiltonian(point.t, point.z, point.p).grad(point.u)
+    u = point.u.clone().requires_grad_()
+    hamiltonian = problem.hamiltonian(point.t, point.z, point.p)
+    hamiltonian.grad(u).sum().backward()
+    expected = -hamiltonian.hvp(point.u, torch.ones_like(point.u))
+    torch.testing.assert_close(-u.grad, expected, **ROUNDING)
 
 
 def draw_point(name: str, n_agents: int, *, batch: int = BATCH, seed: int = 0) -> Point:
