@@ -168,6 +168,8 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     )
     if args.resume and args.checkpoint.exists():
         training.load(args.checkpoint)
+    # What the recipe made of what was not asked for: map, solver, network and batch.
+    print(f"training {case.id}", file=sys.stderr)
     with tqdm(total=1.0, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:
 
         def progress(fraction: float, line: str) -> None:
