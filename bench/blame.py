@@ -90,12 +90,14 @@ def _first(
     if move.case not in baseline["cases"]:
         reason = "a field of the schema: look for it in the history of bench/records.py"
         return Blame(move=move, commit=None, reason=reason)
-    ends = {-1: (True, "not in the range: the last commit lacks it"),
-            0: (False, "older than the range: its start has it")}  # fmt: skip
-    for end, (wanted, reason) in ends.items():
-        if (answer := moved(commits[end])) is not wanted:
-            if answer is None:
-                reason = f"cannot be told: commit {commits[end][:10]} does not run"
+    for commit, wanted, reason in (
+        (commits[-1], True, "not in the range: the last commit lacks it"),
+        (commits[0], False, "older than the range: its start has it"),
+    ):
+        answer = moved(commit)
+        if answer is None:
+            reason = f"cannot be told: commit {commit[:10]} does not run"
+        if answer is not wanted:
             return Blame(move=move, commit=None, reason=reason)
     good, bad = 0, len(commits) - 1
     skipped: set[int] = set()

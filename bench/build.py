@@ -10,6 +10,7 @@ import torch
 
 from baselines import GRADIENTS, DenseLU, Implicit, build_policy
 from bench.case import Case
+from bench.recipes import RELEASED_TOLERANCE
 from jfbcore.compiled import CompiledStep, compilation_reason
 from jfbcore.maps import MAPS, FixedPointMap, PlainMap
 from jfbcore.network import ValueNetwork
@@ -61,6 +62,11 @@ def build_map(case: Case) -> FixedPointMap:
     if case.step_size is not None:
         return PlainMap(case.step_size)
     return MAPS[case.map]
+
+
+def released_tolerance(case: Case) -> float:
+    """The released code's absolute tolerance in the unit of a case: the gradient scale."""
+    return RELEASED_TOLERANCE / build_problem(case).gradient_scale
 
 
 def build_solver(case: Case, problem: Problem) -> Solver:

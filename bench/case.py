@@ -12,6 +12,8 @@ from jfbcore import _validate
 DEFAULT_STEPS = {"quadrotor": 160, "bicycle": 60, "consumption": 100}
 DEFAULT_BATCH = {"quadrotor": 50, "bicycle": 100, "consumption": 128}
 PROBLEM_NAMES = tuple(DEFAULT_STEPS)
+#: timed repeats of a step
+REPEATS = 10
 #: "concave" is consumption with eta = 1; "released" its released parameters
 VARIANTS = ("default", "concave", "released")
 MAP_NAMES = ("plain", "scaled", "newton")

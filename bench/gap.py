@@ -19,9 +19,9 @@ class Gaps:
 
     def of(self, costs: Sequence[float]) -> float | None:
         """The mean gap of the costs of the first held-out states, None without a reference."""
-        return (
-            optimality_gap(costs, self.reference) if self.reference and self.states(costs) else None
-        )
+        if self.reference is None or not self.states(costs):
+            return None
+        return optimality_gap(costs, self.reference)
 
     def states(self, costs: Sequence[float]) -> int | None:
         """On how many of the states there is a reference, None without one."""

@@ -153,8 +153,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
             raise ValueError(f"`baseline` {path} has no {name}; write one with --update")
     gated = {"status", *(quantity.name for quantity in QUANTITIES)}
     for case, found in baseline["cases"].items():
-        if not isinstance(found, dict) or not gated <= set(found):
-            lacking = gated - set(found) if isinstance(found, dict) else gated
+        if lacking := gated - set(found if isinstance(found, dict) else ()):
             raise ValueError(
                 f"`baseline` {path} lacks {', '.join(sorted(lacking))} of case {case}; write one "
                 "with --update"

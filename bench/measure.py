@@ -20,7 +20,7 @@ from baselines import Implicit
 from baselines.linear_solvers import Watched
 from bench import recipes
 from bench.build import build, build_advance, exact_estimator
-from bench.case import Case
+from bench.case import REPEATS, Case
 from bench.gap import Gaps
 from bench.memory import LiveTensorTracker, SavedTensorCounter
 from jfbcore.diagnostics import policy_gradient
@@ -28,8 +28,7 @@ from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout, rollout
 from jfbcore.train import Evaluation, TrainingConfig
 
-#: timed repeats, and how many untimed ones come before
-REPEATS = 10
+#: untimed repeats of a step before the timed ones
 WARM_UP = 2
 #: evaluations of a run whose time to target is read off its curve
 _TARGET_EVALUATIONS = 30

@@ -46,17 +46,17 @@ class MemoryModel:
     ) -> float:
         """Predicted bytes of one training step: the peak of live tensors unless told otherwise."""
         return max(
-            float(_features(batch_size, n_steps, iterations) @ self.coefficients[name])
-            for name in _bounds(quantity)
+            self._affine(batch_size, n_steps, iterations, name) for name in _bounds(quantity)
         )
+
+    def _affine(self, batch_size: int, n_steps: int, iterations: int, quantity: str) -> float:
+        return float(_features(batch_size, n_steps, iterations) @ self.coefficients[quantity])
 
     def crossover(self, batch_size: int, n_steps: int, memory: float) -> float:
         """The iterations at which the peak reaches `memory` bytes; infinite where it never does."""
         found = float("inf")
         for name in _bounds(QUANTITIES[0]):
-            at_zero, at_one = (
-                float(_features(batch_size, n_steps, k) @ self.coefficients[name]) for k in (0, 1)
-            )
+            at_zero, at_one = (self._affine(batch_size, n_steps, k, name) for k in (0, 1))
             if at_zero >= memory:
                 return 0.0
             # A slope of less than a float per sample and step is rounding of the fit, not growth.

@@ -196,7 +196,7 @@ def released() -> Iterator[Case]:
     That tolerance is absolute, a case's is in units of the problem's gradient scale.
     """
     # Here, so that listing the other presets does not import torch.
-    from bench.build import build_problem
+    from bench.build import released_tolerance
 
     for problem in DEFAULT_STEPS:
         for n_agents in (1, 6, 20, 100):
@@ -216,7 +216,7 @@ def released() -> Iterator[Case]:
                         map="plain",
                         step_size=1e-4,
                         max_iterations=499,
-                        tolerance=RELEASED_TOLERANCE / build_problem(case).gradient_scale,
+                        tolerance=released_tolerance(case),
                     )
                 yield case
 

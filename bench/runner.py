@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from bench.case import Case
 from bench.environment import ROOT, default_threads, describe, git_revision, machine, versions
@@ -48,6 +48,16 @@ class RunSettings:
     notes: tuple[str, ...] = ()
 
 
+class _Job(NamedTuple):
+    """One case and seed of a sweep: the arguments of `_run_one`."""
+
+    case: Case
+    seed: int
+    settings: RunSettings
+    threads: int
+    git: dict[str, Any]
+
+
 def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str, int]:
     """Measure every case and seed that has no record yet; how many ended in each status.
 
@@ -74,7 +84,7 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
         environment["limits"] += environment["notes"]
         write_json(settings.out / "environment.json", environment)
         git = git_revision()
-        todo = [(*job, settings, threads, git) for job in jobs if job not in done]
+        todo = [_Job(*job, settings, threads, git) for job in jobs if job not in done]
         counts: dict[str, int] = {}
         with tqdm(total=len(jobs), initial=len(done), unit="case", file=sys.stderr) as bar:
             for name, outcome in _outcomes(todo, settings):
@@ -88,7 +98,7 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
 
 
 def _outcomes(
-    todo: list[tuple], settings: RunSettings
+    todo: list[_Job], settings: RunSettings
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """The jobs' names and what waits for their records, in order."""
     if settings.jobs == "local":
@@ -96,7 +106,7 @@ def _outcomes(
         for job in todo:
             if settings.time_limit is not None and time.monotonic() - began > settings.time_limit:
                 return
-            yield job[0].id, functools.partial(_run_one, *job)
+            yield job.case.id, functools.partial(_run_one, *job)
         return
     try:
         import submitit
@@ -115,28 +125,22 @@ def _outcomes(
     with executor.batch():
         submitted = [(job, executor.submit(_run_one, *job)) for job in todo]
     for job, running in submitted:
-        yield job[0].id, functools.partial(_collect, running, *job)
+        yield job.case.id, functools.partial(_collect, running, job)
 
 
-def _collect(
-    running: Any,
-    case: Case,
-    seed: int,
-    settings: RunSettings,
-    threads: int,
-    git: dict[str, Any],
-) -> dict[str, Any]:
+def _collect(running: Any, job: _Job) -> dict[str, Any]:
     """Wait for a submitted job. One that the cluster ended or lost becomes a record of its own."""
     try:
         return running.result()
     except Exception as error:  # whatever submitit and the cluster have to say
-        if _finished(settings.out, case, seed):  # before it was lost
-            return read_record(record_path(settings.out, case, seed))
-        record = empty_record(case, seed) | {"threads": threads, "git": git}
+        path = record_path(job.settings.out, job.case, job.seed)
+        if _finished(job.settings.out, job.case, job.seed):  # before it was lost
+            return read_record(path)
+        record = empty_record(job.case, job.seed) | {"threads": job.threads, "git": job.git}
         record["status"] = "crashed"
-        record["reason"] = f"the {settings.jobs} job failed: {_cause(error)}"
+        record["reason"] = f"the {job.settings.jobs} job failed: {_cause(error)}"
         explain_nulls(record, "status crashed")
-        write_json(record_path(settings.out, case, seed), record)
+        write_json(path, record)
         return record
 
 
@@ -148,8 +152,8 @@ def _cause(error: Exception) -> str:
     return lines[-1] if lines else repr(error)
 
 
-def _gpus(todo: list[tuple]) -> int:
-    return int(any(job[0].device == "cuda" for job in todo))
+def _gpus(todo: list[_Job]) -> int:
+    return int(any(job.case.device == "cuda" for job in todo))
 
 
 def _run_one(

@@ -10,7 +10,7 @@ import math
 
 import pytest
 
-from bench.case import Case
+from bench.case import REPEATS, Case
 from bench.presets import smoke
 
 CASES = [case for case in smoke() if case.timed]
@@ -44,5 +44,5 @@ def test_smoke(benchmark, case: Case) -> None:
             "peak_live_tensor_bytes": found["peak_live_tensor_bytes"],
             "saved_tensor_bytes": found["saved_tensor_bytes"],
         }
-    cost = benchmark.pedantic(step, rounds=measure.REPEATS, warmup_rounds=measure.WARM_UP)
+    cost = benchmark.pedantic(step, rounds=REPEATS, warmup_rounds=measure.WARM_UP)
     assert math.isfinite(cost), f"the rollout's cost is {cost}"

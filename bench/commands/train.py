@@ -88,9 +88,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _case(args: argparse.Namespace) -> Any:
     """The case: what was asked for, and the recipe's word where nothing was."""
-    from bench.build import build_problem
+    from bench.build import released_tolerance
     from bench.case import DEFAULT_STEPS, RECIPES, Case
-    from bench.recipes import RELEASED_TOLERANCE, case_settings
+    from bench.recipes import case_settings
     from jfbcore import _validate
 
     _validate.one_of("recipe", args.recipe, RECIPES)
@@ -123,7 +123,7 @@ def _case(args: argparse.Namespace) -> Any:
     if args.tolerance is not None:
         return replace(case, tolerance=args.tolerance)
     if args.recipe == "released":
-        return replace(case, tolerance=RELEASED_TOLERANCE / build_problem(case).gradient_scale)
+        return replace(case, tolerance=released_tolerance(case))
     return case
 
 

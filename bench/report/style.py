@@ -44,9 +44,6 @@ _SPARE_COLORS = ("#4B6584", "#7F6A00", "#A23B3B", "#3D7A7A", "#6D4C9F")
 _SPARE_MARKERS = ("8", "P", "d", ">", "<", "p")
 _SPARE_DASHES = ((6, 2), (2, 1), (6, 1.5, 1.5, 1.5))
 
-#: rings around points whose inner solve stopped above the tolerance asked
-MISSED_COLOR = "#C00000"
-
 #: statuses drawn at the top edge of a figure, and the words they are drawn with
 FAILURES: dict[str, str] = {
     "out_of_memory": "out of memory",

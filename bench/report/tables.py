@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.case import REPEATS
 from bench.report.frames import FIELDS, missed
 from bench.report.style import DASH, format_bytes, format_number, format_seconds
 from bench.report.targets import TARGETS, own_rate, tuned
@@ -38,8 +39,6 @@ class Table:
     anchor: str = ""
 
 
-#: timed repeats of a step, `bench.measure.REPEATS` without importing torch
-USUAL_REPEATS = 10
 #: of records from before the processor was part of them
 PROCESSOR_UNKNOWN = "processor not recorded"
 
@@ -90,7 +89,7 @@ def case_table(cases: pd.DataFrame) -> Table:
         "columns appear; cases.csv has every record and column.",
         "“residual not reached”: the row did not come down to the tolerance it was asked for and "
         "is not comparable with rows that did; “after training” on the held-out states.",
-        f"A step time rests on {USUAL_REPEATS} repeats unless fewer are named below it.",
+        f"A step time rests on {REPEATS} repeats unless fewer are named below it.",
     ]
     return Table("All cases", headings, rows, notes, "cases")
 
@@ -230,7 +229,7 @@ def _measure(group: pd.DataFrame, column: str, write: Callable[[float], str]) ->
 def _few_repeats(group: pd.DataFrame) -> str:
     """How few repeats a time rests on, where a slow step left no time for the usual number."""
     repeats = group["step_repeats"].dropna()
-    few = repeats[repeats < USUAL_REPEATS]
+    few = repeats[repeats < REPEATS]
     return "" if few.empty else f"{few.min()} repeats"
 
 

@@ -12,9 +12,8 @@ import torch
 from tqdm import tqdm
 
 from bench.build import DTYPES, Unsupported
-from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
+from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, REPEATS, Case
 from bench.environment import describe
-from bench.measure import REPEATS
 from bench.roofline.case import profile_case
 from bench.roofline.parts import PARTS
 from bench.roofline.rates import machine_rates

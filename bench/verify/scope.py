@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bench.build import released_tolerance
 from bench.case import DEFAULT_STEPS, Case
-from bench.recipes import RELEASED_INNER, RELEASED_TOLERANCE, case_settings
-from jfbcore.problems import PROBLEMS
+from bench.recipes import RELEASED_INNER, case_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +87,8 @@ def _trained(problem: str, n_agents: int, **changes: Any) -> Case:
 
 
 def _released(problem: str, n_agents: int, **changes: Any) -> Case:
-    # A case's tolerance is relative to the problem's gradient scale, the released one absolute.
-    scale = PROBLEMS[problem](n_agents).gradient_scale
-    return _case(
-        problem, n_agents, tolerance=RELEASED_TOLERANCE / scale, **(RELEASED_INNER | changes)
-    )
+    case = _case(problem, n_agents, **(RELEASED_INNER | changes))
+    return replace(case, tolerance=released_tolerance(case))
 
 
 def quick() -> Scope:

@@ -116,11 +116,13 @@ def convergence(data: Tables) -> Claim:
         slopes[name] = float(np.polyfit(np.log(later.index), np.log(later), 1)[0])
     rows = [(name, number(fall), number(slopes[name])) for name, fall in falls.items()]
     jfb = {name: fall for name, fall in falls.items() if name.endswith("jfb")}
+    exact = {name: falls[name.removesuffix("jfb") + "exact"] for name in jfb}
+    level = {name: bool(fall <= _SLOWER * exact[name]) for name, fall in jfb.items()}
     slower = [
         f"{name.removesuffix(' jfb')}: JFB-SGD leaves {number(fall)} of the first norm, exact SGD "
-        f"{number(falls[name.removesuffix('jfb') + 'exact'])}."
+        f"{number(exact[name])}."
         for name, fall in jfb.items()
-        if not fall <= _SLOWER * falls[name.removesuffix("jfb") + "exact"]
+        if not level[name]
     ]
     broken = table.dropna(subset=["reason"])
     stopped = [
@@ -135,10 +137,7 @@ def convergence(data: Tables) -> Claim:
         "JFB-SGD leaves "
         f"{number(min(jfb.values()))} to {number(max(jfb.values()))} of the first true gradient "
         "norm",
-        verdict(
-            fall < 0.5 and fall <= _SLOWER * falls[name.removesuffix("jfb") + "exact"]
-            for name, fall in jfb.items()
-        ),
+        verdict(fall < 0.5 and level[name] for name, fall in jfb.items()),
         "scaled map; same initial parameters, minibatches and step sizes for both, median over "
         f"{seeds} seed{'s' if seeds > 1 else ''}; reproduced where the norm at least halves and is "
         f"left at {_SLOWER:g} times that of exact SGD or less. Both norms are the smallest up to "

@@ -546,7 +546,9 @@ class TestCluster:
             def result(self) -> dict:
                 raise RuntimeError(text)
 
-        found = runner._collect(Ended(), OK, 0, settings(tmp_path, jobs="slurm"), 1, {})
+        found = runner._collect(
+            Ended(), runner._Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {})
+        )
         record = read_record(record_path(tmp_path, OK, 0))
         assert record["status"] == found["status"] == "crashed"
         assert record["reason"].startswith("the slurm job failed: ")
@@ -560,7 +562,7 @@ class TestCluster:
 
         found = made_up(OK)
         write_json(record_path(tmp_path, OK, 0), found)
-        kept = runner._collect(Lost(), OK, 0, settings(tmp_path, jobs="slurm"), 1, {})
+        kept = runner._collect(Lost(), runner._Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
         assert kept == read_record(record_path(tmp_path, OK, 0)) == found
 
 

@@ -27,6 +27,8 @@ from bench.report.style import (
     short,
 )
 
+#: rings around points whose inner solve stopped above the tolerance asked
+_MISSED = "#C00000"
 #: width of a figure [in]; the page shows it at its full width
 WIDTH = 11.0
 
@@ -202,6 +204,28 @@ def handle(look: Look, label: str, hollow: bool = False) -> Line2D:
         linewidth=1.5,
         label=label,
     )
+
+
+def ring(ax: Axes, x: pd.Series, y: pd.Series) -> None:
+    """Mark rows that stopped above the tolerance asked: not comparable with the others."""
+    ax.plot(
+        x,
+        y,
+        linestyle="none",
+        marker="o",
+        markersize=9.5,
+        markerfacecolor="none",
+        markeredgecolor=_MISSED,
+        markeredgewidth=1.1,
+        zorder=4,
+    )
+
+
+def ring_handle() -> Line2D:
+    """The legend entry of `ring`."""
+    entry = handle(Look(_MISSED, "o", ""), "residual not reached", hollow=True)
+    entry.set_linestyle("none")
+    return entry
 
 
 def line_style(look: Look) -> Any:

@@ -10,10 +10,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from bench.case import DEFAULT_STEPS, PROBLEM_NAMES, Case
-from bench.report.figures.canvas import Drawing, grid, handle, seeds_in_words
+from bench.report.figures.canvas import Drawing, grid, handle, ring, ring_handle, seeds_in_words
 from bench.report.frames import WORKLOAD, missed
 from bench.report.series import describe
-from bench.report.style import MISSED_COLOR, Look, gradient_rank, look
+from bench.report.style import Look, gradient_rank, look
 
 _MOST_ROWS = 30
 #: residuals below are drawn here: below the rounding of float64 they all mean the same
@@ -61,13 +61,13 @@ def _page(rows: pd.DataFrame, order: list[str], number: int | None) -> Drawing:
     residual.tick_params(labelleft=False)
     _tolerances(residual, rows, order)
     late = missed(rows)
-    _ring(residual, rows[late], order, gradients)
+    ring(residual, rows.loc[late, "residual_max"], _positions(rows[late], order, gradients))
     handles = [handle(look(name), name) for name in gradients]
     asked = handle(Look("#222222", "|", ""), "tolerance asked")
     asked.set(markersize=9, markeredgecolor="#222222", markeredgewidth=1.2)
     handles.append(asked)
     if late.any():
-        handles.append(handle(Look(MISSED_COLOR, "o", ""), "residual not reached", hollow=True))
+        handles.append(ring_handle())
     for entry in handles:
         entry.set_linestyle("none")
     figure.legend(
@@ -160,16 +160,3 @@ def _gradient_scale(problem: str, variant: str, n_agents: int) -> float:
         n_steps=DEFAULT_STEPS[problem],
     )
     return build_problem(case).gradient_scale
-
-
-def _ring(ax: Axes, rows: pd.DataFrame, order: list[str], gradients: list[str]) -> None:
-    ax.plot(
-        rows["residual_max"],
-        _positions(rows, order, gradients),
-        linestyle="none",
-        marker="o",
-        markersize=9.5,
-        markerfacecolor="none",
-        markeredgecolor=MISSED_COLOR,
-        markeredgewidth=1.1,
-    )

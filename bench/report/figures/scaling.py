@@ -20,6 +20,8 @@ from bench.report.figures.canvas import (
     handle,
     legend_right,
     log_counts,
+    ring,
+    ring_handle,
     scale_axis,
     spread_in_words,
 )
@@ -27,7 +29,7 @@ from bench.report.figures.cells import Cell, Metric, select_cells
 from bench.report.fits import power_law_slope
 from bench.report.frames import WORKLOAD, missed
 from bench.report.series import Panel, Series, constant_settings, describe, panels, title
-from bench.report.style import FAILURES, MISSED_COLOR, Look
+from bench.report.style import FAILURES, Look
 
 _COLUMNS = 2
 _MOST_CELLS = 8
@@ -142,7 +144,7 @@ def _draw(
         late = measured[missed(measured)]
         if len(late):
             ringed = True
-            _ring(ax, late[column].astype(float) * factor, late[metric.column].astype(float))
+            ring(ax, late[column].astype(float) * factor, late[metric.column].astype(float))
         if len(predicted):
             hollow = True
             _hollow(ax, predicted[column].astype(float) * factor, predicted["bytes"], series)
@@ -179,7 +181,7 @@ def _draw(
     if hollow:
         handles.append(_predicted_handle())
     if ringed:
-        handles.append(_missed_handle())
+        handles.append(ring_handle())
     legend_right(ax, handles)
     ax.set_xlabel(_goods(axis_name, panel))
     ax.set_ylabel(metric.name)
@@ -210,27 +212,6 @@ def _hollow(ax: Axes, x: pd.Series, y: pd.Series, series: Series) -> None:
 
 def _predicted_handle() -> Line2D:
     entry = handle(_GREY, "predicted, did not finish", hollow=True)
-    entry.set_linestyle("none")
-    return entry
-
-
-def _ring(ax: Axes, x: pd.Series, y: pd.Series) -> None:
-    """Mark rows that stopped above the tolerance asked: not comparable with the others."""
-    ax.plot(
-        x,
-        y,
-        linestyle="none",
-        marker="o",
-        markersize=9.5,
-        markerfacecolor="none",
-        markeredgecolor=MISSED_COLOR,
-        markeredgewidth=1.1,
-        zorder=4,
-    )
-
-
-def _missed_handle() -> Line2D:
-    entry = handle(Look(MISSED_COLOR, "o", ""), "residual not reached", hollow=True)
     entry.set_linestyle("none")
     return entry
 
