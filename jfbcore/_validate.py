@@ -50,6 +50,17 @@ def point(name: str, value: object, dimension: int) -> tuple[float, ...]:
     return tuple(finite(name, x) for x in value)
 
 
+def matrix(name: str, value: object, size: int) -> tuple[tuple[float, ...], ...]:
+    """Return `value`, nested sequences, an array or a tensor, as `size` rows of finite numbers."""
+    rows = value.tolist() if hasattr(value, "tolist") else value
+    wanted = f"`{name}` must be a {size} x {size} matrix of numbers"
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        raise TypeError(f"{wanted}, got {value!r}")
+    if len(rows) != size:
+        raise ValueError(f"{wanted}, got {len(rows)} rows")
+    return tuple(point(f"{name}[{i}]", row, size) for i, row in enumerate(rows))
+
+
 def one_of(name: str, value: object, allowed) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:

@@ -35,6 +35,10 @@ SMALL = [
     pytest.param(Consumption(5, n_steps=40), id="consumption-5"),
     pytest.param(Consumption(2, n_steps=40, eta=1.0, theta=1.0), id="consumption-convex"),
     pytest.param(Consumption.released(2, n_steps=40), id="consumption-released"),
+    pytest.param(
+        Consumption(2, n_steps=40, A=[[0.8, 0.1], [0.3, 0.8]], B=[[1.0, -0.1], [0.0, 0.9]]),
+        id="consumption-coupled",
+    ),
 ]
 
 

@@ -145,11 +145,15 @@ def _consumption(problem: Consumption) -> Stage:
     utility = ca.sum1((u - habits) ** (1 - gamma)) / (1 - gamma)
     bequest = problem.epsilon * wealth ** (1 - gamma) / (1 - gamma)
     growth = problem.r * wealth - ca.sum1(u)
-    drift = u**problem.eta - habits**problem.theta
+    formed, worn = u**problem.eta, habits**problem.theta
+    if problem.A is not None:
+        formed = ca.mtimes(ca.DM(problem.A), formed)
+    if problem.B is not None:
+        worn = ca.mtimes(ca.DM(problem.B), worn)
     return Stage(
         # The admissible controls are a box around the habit; in the excess the box is fixed.
         control=ca.Function("control", [z, excess], [habits + excess]),
-        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(growth, drift)]),
+        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(growth, formed - worn)]),
         running_cost=ca.Function(
             "running", [t, z, u, lifted], [-ca.exp(-problem.delta * t) * utility]
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,10 +18,12 @@ class Consumption(Problem):
     """Spread wealth over m goods and time when utility counts consumption above a habit.
 
     State, (batch, 1 + m): wealth x [money], habits h_1..h_m [money/time]. Control, (batch, m):
-    consumption rates u_i > h_i [money/time]. Dynamics x' = r x - sum(u), h' = u^eta - h^theta
-    componentwise. Minimises the negative of discounted CRRA utility of the excess u - h plus
-    bequest utility of the final wealth. With eta < 1 the maximiser of H has no closed form and
-    H is not concave everywhere; with eta = 1 both change.
+    consumption rates u_i > h_i [money/time]. Dynamics x' = r x - sum(u), h' = A u^eta - B h^theta
+    with componentwise powers; `A` and `B`, (m, m), say which consumption forms which habit and
+    which habit wears off which, and are the identity unless given. Minimises the negative of
+    discounted CRRA utility of the excess u - h plus bequest utility of the final wealth. With
+    eta < 1 the maximiser of H has no closed form and H is not concave everywhere; with eta = 1
+    both change.
 
     CRRA utility is -infinity (or undefined) at and below zero. Wealth below `wealth_floor` is
     given the tangent of the bequest there, so that debt stays ever more costly and finite; the
@@ -43,6 +46,8 @@ class Consumption(Problem):
         epsilon: float = 5.0,
         eta: float = 0.9,
         theta: float = 0.9,
+        A: Tensor | Sequence[Sequence[float]] | None = None,
+        B: Tensor | Sequence[Sequence[float]] | None = None,
         initial_wealth: float = 25.0,
         initial_habit: float = 0.01,
         initial_scale: float = 0.1,
@@ -74,6 +79,8 @@ class Consumption(Problem):
         if self.eta > 1.0:
             raise ValueError(f"`eta` must be in (0, 1], got {eta}")
         self.theta = _validate.positive("theta", theta)
+        self.A = None if A is None else _validate.matrix("A", A, self.n_goods)
+        self.B = None if B is None else _validate.matrix("B", B, self.n_goods)
         self.initial_wealth = _validate.positive("initial_wealth", initial_wealth)
         self.initial_habit = _validate.positive("initial_habit", initial_habit)
         self.initial_scale = _validate.non_negative("initial_scale", initial_scale)
@@ -98,8 +105,10 @@ class Consumption(Problem):
         self.check(z=z, u=u)
         wealth, habits = z[:, :1], z[:, 1:]
         growth = self.r * wealth - u.sum(1, keepdim=True)
-        drift = u.pow(self.eta) - habits.clamp_min(_HABIT_FLOOR).pow(self.theta)
-        return torch.cat((growth, drift), 1)
+        formed = u.pow(self.eta)
+        if self.A is not None:
+            formed = formed @ self._matrix("A", u).T
+        return torch.cat((growth, formed - self.habit_decay(habits)), 1)
 
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = -exp(-delta t) sum (u - h)^(1 - gamma) / (1 - gamma): -> (batch,); needs u > h."""
@@ -155,6 +164,27 @@ class Consumption(Problem):
         even = 0.4 * self.initial_wealth / (self.t_final * self.n_goods)
         return min(max(even, self.min_excess), self.max_excess)
 
+    def habit_decay(self, habits: Tensor) -> Tensor:
+        """B h^theta, (batch, m)."""
+        worn = habits.clamp_min(_HABIT_FLOOR).pow(self.theta)
+        return worn if self.B is None else worn @ self._matrix("B", worn).T
+
+    def habit_costate(self, p_habits: Tensor) -> Tensor:
+        """A^T p_h, (batch, m): what the habits' costates are to the goods that form them."""
+        return p_habits if self.A is None else p_habits @ self._matrix("A", p_habits)
+
+    def _matrix(self, name: str, like: Tensor) -> Tensor:
+        """`A` or `B` on `like`'s dtype and device, made once."""
+        if torch.compiler.is_compiling():
+            return torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
+        key = (name, like.dtype, like.device)
+        if key not in self._constants:
+            # One made in inference mode could not take part in a graph later.
+            with torch.inference_mode(False):
+                rows = torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
+            self._constants[key] = rows
+        return self._constants[key]
+
     def _utility(self, excess: Tensor) -> Tensor:
         return excess.pow(1.0 - self.gamma) / (1.0 - self.gamma)
 
@@ -168,7 +198,8 @@ class _ConsumptionHamiltonian(Hamiltonian):
     """H = sum(p_x u - p_h u^eta) + exp(-delta t) sum w^(1-gamma)/(1-gamma) + ..., w = u - h.
 
     The gradient is e^(-delta t) w^(-gamma) - a(u) with the marginal price
-    a(u) = -p_x + eta p_h u^(eta-1) of consuming one unit more.
+    a(u) = -p_x + eta p_h u^(eta-1) of consuming one unit more. Where habits form each other's,
+    p_h stands for A^T p_h in all of this: H is separable over goods whatever A is.
     """
 
     constrained = True
@@ -179,7 +210,8 @@ class _ConsumptionHamiltonian(Hamiltonian):
         self.problem, self._t, self._z, self._p = problem, t, z, p
         self.discount = problem._discount(time_column(t))
         self.habits = _part(z, slice(1, None))
-        self._p_wealth, self._p_habits = _part(p, slice(1)), _part(p, slice(1, None))
+        self._p_wealth, self._habit_costates = _part(p, slice(1)), _part(p, slice(1, None))
+        self._p_habits = problem.habit_costate(self._habit_costates)
         # Half the inverse curvature of the utility at the nominal excess.
         self.plain_step_size = 0.5 * problem.nominal_excess ** (problem.gamma + 1.0) / problem.gamma
 
@@ -189,9 +221,9 @@ class _ConsumptionHamiltonian(Hamiltonian):
         return (self._p_wealth * u - self._p_habits * u.pow(problem.eta) + utility).sum(1)
 
     def constant_part(self) -> Tensor:
-        wealth, habits = self._z[:, 0], self.habits.clamp_min(_HABIT_FLOOR)
-        decay = torch.linalg.vecdot(self._p_habits, habits.pow(self.problem.theta))
-        return decay - self.problem.r * self._p_wealth.squeeze(1) * wealth
+        problem, wealth = self.problem, self._z[:, 0]
+        decay = torch.linalg.vecdot(self._habit_costates, problem.habit_decay(self.habits))
+        return decay - problem.r * self._p_wealth.squeeze(1) * wealth
 
     def grad(self, u: Tensor) -> Tensor:
         marginal = self.discount * (u - self.habits).pow(-self.problem.gamma)

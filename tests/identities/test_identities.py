@@ -49,10 +49,19 @@ from tests.problems.test_conformance import (
     generator,
 )
 
-#: every registered problem, and the variant that has a convex formulation and a closed form
+
+def shared_habits(n_agents: int, **keywords) -> Consumption:
+    """Goods of which each forms 30 % of its habit evenly over all, so that no good is special."""
+    A = 0.7 * torch.eye(n_agents, dtype=torch.float64) + 0.3 / n_agents
+    return Consumption(n_agents, A=A, **keywords)
+
+
+#: every registered problem, the variant that has a convex formulation and a closed form, and one
+#: whose Hamiltonian has costates of other agents in it
 CASES: dict[str, Callable[..., Problem]] = {
     **PROBLEMS,
     "consumption-concave": functools.partial(Consumption, eta=1.0),
+    "consumption-shared": shared_habits,
 }
 #: the registry's estimators, copied: nothing that other tests left in their caches
 ESTIMATORS: dict[str, GradientEstimator] = {

@@ -129,12 +129,23 @@ def bicycle_terminal_cost(z: Vector, weight: float = 250.0, target: Vector = (1.
 
 
 def consumption_dynamics(
-    z: Vector, u: Vector, r: float = 0.3, eta: float = 0.9, theta: float = 0.9
+    z: Vector,
+    u: Vector,
+    r: float = 0.3,
+    eta: float = 0.9,
+    theta: float = 0.9,
+    A: Sequence[Vector] | None = None,
+    B: Sequence[Vector] | None = None,
 ) -> list[float]:
     wealth, habits = z[0], z[1:]
     rate = [r * wealth - math.fsum(u)]
-    for rate_of_use, habit in zip(u, habits, strict=True):
-        rate.append(rate_of_use**eta - habit**theta)
+    goods = range(len(habits))
+    identity = [[float(i == j) for j in goods] for i in goods]
+    A, B = A or identity, B or identity
+    for i in goods:
+        formed = math.fsum(A[i][j] * u[j] ** eta for j in goods)
+        worn = math.fsum(B[i][j] * habits[j] ** theta for j in goods)
+        rate.append(formed - worn)
     return rate
 
 

@@ -16,12 +16,28 @@ F64 = torch.float64
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 every_size = pytest.mark.parametrize("n_goods", [1, 2, 3, 7])
-#: options of the constructor under which the formulas are compared
+
+
+def spread(weight: float, shift: int):
+    """A matrix (m, m) for m goods: the identity, and `weight` from every good to a later one."""
+
+    def build(n_goods: int) -> list[list[float]]:
+        rows = [[float(i == j) for j in range(n_goods)] for i in range(n_goods)]
+        for i in range(n_goods):
+            rows[i][(i + shift) % n_goods] += weight * (1 + i)
+        return rows
+
+    return build
+
+
+#: options of the constructor under which the formulas are compared; matrices by number of goods
 VARIANTS = {
     "default": {},
     "concave": {"eta": 1.0},
     "released": {"r": 3.0, "delta": 0.1, "gamma": 0.5, "epsilon": 0.1, "max_excess": 1e5},
     "other": {"eta": 0.6, "theta": 0.7, "gamma": 3.5, "r": -0.1, "delta": 0.2, "epsilon": 2.0},
+    "coupled": {"A": spread(0.3, 1), "B": spread(-0.1, 2)},
+    "coupled-concave": {"A": spread(0.2, 1), "eta": 1.0},
 }
 every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 
@@ -39,11 +55,12 @@ def random_batch(n_goods: int, seed: int = 0, batch: int = 5) -> tuple[Tensor, T
 
 
 def problem_of(n_goods: int, **options) -> Consumption:
-    return Consumption(n_goods, dtype=F64, **options)
+    return Consumption(n_goods, dtype=F64, **pick(n_goods, options, *options))
 
 
-def pick(options: dict, *names: str) -> dict:
-    return {name: options[name] for name in names if name in options}
+def pick(n_goods: int, options: dict, *names: str) -> dict:
+    chosen = {name: options[name] for name in names if name in options}
+    return {name: x(n_goods) if callable(x) else x for name, x in chosen.items()}
 
 
 @every_variant
@@ -52,7 +69,7 @@ class TestAgainstFloats:
     def test_dynamics(self, n_goods, options):
         z, _, u = random_batch(n_goods)
         found = problem_of(n_goods, **options).dynamics(0.3, z, u)
-        chosen = pick(options, "r", "eta", "theta")
+        chosen = pick(n_goods, options, "r", "eta", "theta", "A", "B")
         expected = [
             scalar.consumption_dynamics(a, b, **chosen)
             for a, b in zip(z.tolist(), u.tolist(), strict=True)
@@ -63,7 +80,7 @@ class TestAgainstFloats:
     def test_running_cost(self, n_goods, options, t):
         z, _, u = random_batch(n_goods)
         found = problem_of(n_goods, **options).running_cost(t, z, u)
-        chosen = pick(options, "delta", "gamma")
+        chosen = pick(n_goods, options, "delta", "gamma")
         expected = [
             scalar.consumption_running_cost(t, a, b, **chosen)
             for a, b in zip(z.tolist(), u.tolist(), strict=True)
@@ -73,14 +90,15 @@ class TestAgainstFloats:
     def test_terminal_cost(self, n_goods, options):
         z, _, _ = random_batch(n_goods)
         found = problem_of(n_goods, **options).terminal_cost(z)
-        chosen = pick(options, "epsilon", "gamma")
+        chosen = pick(n_goods, options, "epsilon", "gamma")
         expected = [scalar.consumption_terminal_cost(a, **chosen) for a in z.tolist()]
         torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), **EXACT)
 
     def test_hamiltonian(self, n_goods, options):
         z, p, u = random_batch(n_goods)
         found = problem_of(n_goods, **options).hamiltonian(1.2, z, p).value(u)
-        flow, utility = pick(options, "r", "eta", "theta"), pick(options, "delta", "gamma")
+        flow = pick(n_goods, options, "r", "eta", "theta", "A", "B")
+        utility = pick(n_goods, options, "delta", "gamma")
         expected = [
             scalar.hamiltonian(
                 c,
@@ -158,6 +176,26 @@ class TestConcaveCase:
         h = problem_of(n_goods, eta=1.0).hamiltonian(0.0, z, p)
         r = torch.linspace(-1.0, 1.0, u.numel(), dtype=F64).view_as(u)
         torch.testing.assert_close(-h.hvp(u, h.newton_direction(u, r)), r, **EXACT)
+
+
+def test_identities_given_in_full_change_nothing():
+    z, p, u = random_batch(3)
+    whole = problem_of(3, A=torch.eye(3), B=torch.eye(3, dtype=F64).numpy())
+    plain = problem_of(3)
+    torch.testing.assert_close(whole.dynamics(0.0, z, u), plain.dynamics(0.0, z, u), rtol=0, atol=0)
+    found, expected = (x.hamiltonian(0.2, z, p) for x in (whole, plain))
+    torch.testing.assert_close(found.value(u), expected.value(u), rtol=0, atol=0)
+    torch.testing.assert_close(found.grad(u), expected.grad(u), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_coupled_habits_in_the_dtype_of_the_state(dtype):
+    """One problem serves both, whichever is asked first: its matrices follow the tensors."""
+    problem = problem_of(3, A=spread(0.3, 1), B=spread(-0.1, 2))
+    for wanted in (dtype, torch.float32, F64):
+        z, p, u = (x.to(wanted) for x in random_batch(3))
+        assert problem.dynamics(0.0, z, u).dtype == wanted
+        assert problem.hamiltonian(0.0, z, p).grad(u).dtype == wanted
 
 
 def test_no_closed_form_for_a_nonlinear_habit():
@@ -329,6 +367,8 @@ def test_defaults():
         "epsilon": 5.0,
         "eta": 0.9,
         "theta": 0.9,
+        "A": None,
+        "B": None,
         "initial_wealth": 25.0,
         "initial_habit": 0.01,
         "initial_scale": 0.1,
@@ -419,3 +459,18 @@ class TestArguments:
     def test_out_of_range(self, option, bad, message):
         with pytest.raises(ValueError, match=message):
             Consumption(**{option: bad})
+
+    @pytest.mark.parametrize("option", ["A", "B"])
+    @pytest.mark.parametrize(
+        ("bad", "error", "message"),
+        [
+            (2.0, TypeError, "must be a 2 x 2 matrix of numbers, got 2.0"),
+            (torch.eye(3), ValueError, "must be a 2 x 2 matrix of numbers, got 3 rows"),
+            ([[1.0, 0.0], [0.0]], ValueError, r"\[1\]` must have 2 entries"),
+            ([[1.0, 0.0], [0.0, math.nan]], ValueError, r"\[1\]` must be finite, got nan"),
+            ([1.0, 1.0], TypeError, r"\[0\]` must be a sequence of 2 numbers, got 1.0"),
+        ],
+    )
+    def test_matrices(self, option, bad, error, message):
+        with pytest.raises(error, match=f"`{option}.*{message}"):
+            Consumption(2, **{option: bad})
