@@ -36,7 +36,7 @@ from bench.report.profile import (
     time_to_target,
 )
 from bench.report.series import panels, series_of
-from bench.report.style import LOOKS, format_bytes, format_seconds, look, short
+from bench.report.style import DASH, LOOKS, format_bytes, format_seconds, look, short
 from bench.report.summary import summary
 from bench.report.tables import target_table
 from bench.report.targets import own_rate, target_times, tuned
@@ -371,7 +371,11 @@ def test_a_seed_without_a_curve_is_a_miss(tmp_path: Path) -> None:
     cases = case_frame(runs)
     (row,) = target_times(curve_frame(runs, cases), cases).to_dict("records")
     assert (row["seeds"], row["reached_0.25"]) == (5, 2)
-    assert row["target_0.25"] == np.inf
+    assert row["target_0.25"] == row["gap"] == row["gap_max"] == np.inf
+    assert row["gap_min"] == curve[-1]["optimality_gap"]
+    table = target_table(target_times(curve_frame(runs, cases), cases))
+    assert table is not None
+    assert (table.rows[0][-1].text, table.rows[0][-1].below) == (DASH, "0.0045% to ∞")
 
 
 def test_a_case_that_trains_on_a_recipe_has_targets(tmp_path: Path) -> None:

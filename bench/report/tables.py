@@ -42,7 +42,7 @@ class Table:
 #: of records from before the processor was part of them
 PROCESSOR_UNKNOWN = "processor not recorded"
 
-_TARGET_COLUMNS = ("seeds", *(f"to a gap of {target:.0%}" for target in TARGETS), "best gap")
+_TARGET_COLUMNS = ("seeds", *(f"to a gap of {target:.0%}" for target in TARGETS), "final gap")
 #: heading, column of the case table, how its median over seeds is written
 _MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("iterations", "iterations_mean", format_number),
@@ -102,7 +102,8 @@ def target_table(times: pd.DataFrame) -> Table | None:
         "Median wall-clock over seeds until the mean cost on held-out initial states is within the "
         "gap of the reference optimum; in brackets the seeds that got there, below it the training "
         "steps it took. A recipe's stages are shares of its seconds, so that a faster machine "
-        "takes more steps, not only less time, to the same gap. A miss is infinite."
+        "takes more steps, not only less time, to the same gap. A miss is infinite. The final gap "
+        "is the median over seeds at the end of training, below it the range."
     )
     rows = _target_rows(own_rate(times))
     return Table("Time to target", ["case", *_TARGET_COLUMNS], rows, [note], "targets")
@@ -141,12 +142,16 @@ def _target_rows(times: pd.DataFrame) -> list[list[Cell]]:
                 below = f"{row[f'steps_{target:g}']:,.0f} steps"
             sort = seconds if math.isfinite(seconds) else 1e300
             cells.append(Cell(text, sort, words, below=below))
-        gap = row["best_gap"]
-        cells.append(
-            Cell(DASH, 1e300, "no evaluation") if math.isnan(gap) else Cell(_percent(gap), gap)
-        )
-        rows.append(cells)
+        rows.append([*cells, _final_gap(row["gap"], row["gap_min"], row["gap_max"])])
     return rows
+
+
+def _final_gap(median: float, least: float, greatest: float) -> Cell:
+    low, high = (_percent(gap) if math.isfinite(gap) else "∞" for gap in (least, greatest))
+    below = "" if low == high else f"{low} to {high}"
+    if not math.isfinite(median):
+        return Cell(DASH, 1e300, "half of the seeds or more did not finish", "null", below)
+    return Cell(_percent(median), median, below=below)
 
 
 def _percent(gap: float) -> str:

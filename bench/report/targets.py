@@ -34,11 +34,11 @@ def tuned(times: pd.DataFrame) -> pd.DataFrame:
 
     One row per problem, size and gradient; `settings` counts the rates and maps to choose from, 1
     for a gradient that was only run on the recipe. Best is the shortest time to the narrowest
-    target that any of them reaches, then the smallest gap.
+    target that any of them reaches, then the smallest median gap at the end.
     """
     if times.empty:
         return times
-    order = [f"target_{target:g}" for target in sorted(TARGETS)] + ["best_gap"]
+    order = [f"target_{target:g}" for target in sorted(TARGETS)] + ["gap"]
     instance = ["run", *TARGET_INSTANCE]
     anyone = times.groupby(instance, dropna=False)["learning_rate"].transform("count") > 0
     groups = times[anyone].groupby([*instance, "gradient"], dropna=False, sort=False)
@@ -53,8 +53,9 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
 
     Columns `target_0.25` … hold the median seconds over seeds (infinite where half of the seeds
     or more miss it), `steps_0.25` … the median training steps, `reached_0.25` … the number of
-    seeds that reach it; `cpus` what the seeds ran on, where it was recorded. A seed that failed
-    without a curve is a miss like any other.
+    seeds that reach it; `gap`, `gap_min` and `gap_max` the median, least and greatest gap at the
+    end of training, infinite for a seed that failed; `cpus` what the seeds ran on, where it was
+    recorded. A seed that failed without a curve is a miss like any other.
     """
     known = curves[curves["optimality_gap"].notna()]
     by_seed = dict(list(known.groupby(["run", "id", "seed"], dropna=False)))
@@ -64,9 +65,10 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     for key, case in runs.groupby(list(_CASE), dropna=False):
         row = dict(zip(_CASE, key, strict=True))
         seeds = [by_seed.get((row["run"], row["id"], seed)) for seed in case["seed"]]
-        gaps = [seed["optimality_gap"].min() for seed in seeds if seed is not None]
+        ends = pd.Series([_end(*run) for run in zip(seeds, case["status"], strict=True)])
         row["seeds"] = len(seeds)
-        row["best_gap"] = min(gaps, default=math.nan)
+        row["gap"] = median_with_misses(ends)
+        row["gap_min"], row["gap_max"] = ends.min(), ends.max()
         row["cpus"] = tuple(sorted(case["cpu"].dropna().unique()))
         for target in TARGETS:
             times, steps = (
@@ -78,3 +80,10 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             row[f"reached_{target:g}"] = int((times < math.inf).sum())
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _end(curve: pd.DataFrame | None, status: str) -> float:
+    """The gap at the end of one run's training; infinite where it failed."""
+    if curve is None or status != "ok":
+        return math.inf
+    return float(curve.loc[curve["seconds"].idxmax(), "optimality_gap"])
