@@ -22,7 +22,7 @@ from jfbcore.optimizers import OPTIMIZERS, build_optimizer
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout, Step, advance, rollout
 
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,11 +249,20 @@ class Training:
         self.loss = objective.item()
         problem = self.guard.inspect(self.loss, norm.item())
         if problem is None:
+            problem = self.guard.look_back(self.loss, lambda: self._loss_on(x))
+        if problem is None:
             self.guard.accept(self.loss)
             self.optimizer.step(self.learning_rate())
         else:
             self.guard.reject(self.step, problem)
         self.step += 1
+
+    @torch.no_grad()
+    def _loss_on(self, x: Tensor) -> float:
+        """What `loss` is on the minibatch `x` with the present parameters."""
+        result = rollout(self.policy, x, n_steps=self.n_steps(), warm_start=self.config.warm_start)
+        weighted = result.running_cost + self.terminal_multiple() * result.terminal_cost
+        return weighted.mean().item()
 
     def _rollout(self, x: Tensor) -> Rollout:
         penalties = self.config.hjb_running > 0 or self.config.hjb_final > 0

@@ -266,6 +266,27 @@ def test_a_jump_is_rejected():
     assert "loss jumped to" in result.interventions[0].reason
 
 
+def test_a_drift_is_taken_back():
+    """Parameters that grow by half at every step: no loss jumps, and the first ones were best."""
+    policy = make_policy()
+    guard = GuardSettings(window=2, snapshot_interval=2, jump_factor=1e6, jump_offset=0.0)
+    training = Training(policy, config(steps=20, fixed_minibatch=True, guard=guard))
+    history = []
+
+    def grow(rate: float) -> None:
+        history.append(parameters(policy))
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(1.5)
+
+    training.optimizer.step = grow
+    result = training.run()
+    assert "loss drifted to a median of" in result.interventions[0].reason
+    first = result.interventions[0].step
+    assert any(same(history[first], earlier) for earlier in history[:first])
+    assert training.guard.learning_rate_scale <= 0.5
+
+
 def test_a_jump_between_two_grids_is_none():
     """The spoiled step is the first on the finer grid: its cost is another one. The jump two
     steps on, when the window has filled again, counts."""
@@ -392,6 +413,7 @@ def test_the_rate_recovers():
     ("settings", "message"),
     [
         ({"jump_factor": 1.0}, "`jump_factor` must be > 1"),
+        ({"drift_factor": 0.5}, "`drift_factor` must be > 1"),
         ({"jump_offset": -1.0}, "`jump_offset` must be >= 0"),
         ({"window": 0}, "`window` must be >= 1"),
         ({"patience": 0}, "`patience` must be >= 1"),
