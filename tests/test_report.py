@@ -378,6 +378,18 @@ def test_a_seed_without_a_curve_is_a_miss(tmp_path: Path) -> None:
     assert (table.rows[0][-1].text, table.rows[0][-1].below) == (DASH, "0.0045% to ∞")
 
 
+def test_a_gradient_that_cannot_serve_the_problem_has_no_target(tmp_path: Path) -> None:
+    records = [
+        synthetic_record("jfb", 1, curve=synthetic_curve(1.0)),
+        synthetic_record("cvxpylayers", 1, status="unsupported", reason="not concave"),
+    ]
+    runs = [load_run(write_run(tmp_path / "run", records))]
+    cases = case_frame(runs)
+    (row,) = target_times(curve_frame(runs, cases), cases).to_dict("records")
+    assert row["gradient"] == "jfb"
+    assert "not concave" in write_report([tmp_path / "run"], tmp_path / "report").read_text()
+
+
 def test_a_case_that_trains_on_a_recipe_has_targets(tmp_path: Path) -> None:
     """Such a case has no number of training steps: its seconds are what is fixed."""
     records = [synthetic_record("jfb", 1, seed=seed, curve=synthetic_curve(1.0)) for seed in (0, 1)]

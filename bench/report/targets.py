@@ -55,11 +55,12 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     or more miss it), `steps_0.25` … the median training steps, `reached_0.25` … the number of
     seeds that reach it; `gap`, `gap_min` and `gap_max` the median, least and greatest gap at the
     end of training, infinite for a seed that failed; `cpus` what the seeds ran on, where it was
-    recorded. A seed that failed without a curve is a miss like any other.
+    recorded. A seed that failed without a curve is a miss like any other; a gradient that cannot
+    serve the problem did not try, and has no row.
     """
     known = curves[curves["optimality_gap"].notna()]
     by_seed = dict(list(known.groupby(["run", "id", "seed"], dropna=False)))
-    runs = cases[trained(cases)]
+    runs = cases[trained(cases) & cases["status"].ne("unsupported")]
     runs = runs.merge(known[list(_PROBLEM)].drop_duplicates(), on=list(_PROBLEM))
     rows = []
     for key, case in runs.groupby(list(_CASE), dropna=False):
