@@ -106,7 +106,7 @@ class Guard:
         if not full or self._since_snapshot + 1 < self.settings.snapshot_interval:
             return None
         usual, least, factor = median(self._recent), self._best_median, self.settings.drift_factor
-        if usual <= least or usual <= self._limit(least, factor):
+        if usual <= self._limit(least, factor):
             if usual < least:
                 self._best_median, self._best = usual, self._copy()
             return None
@@ -114,7 +114,7 @@ class Guard:
         self._put(self._best)
         then = objective()
         if math.isfinite(then) and loss > self._limit(then, factor):
-            self._snapshot = self._copy()
+            self._snapshot = self._best
             self._ceiling *= self.settings.backoff
             self._recent.clear()
             return (
@@ -171,8 +171,7 @@ class Guard:
         self.bad_in_a_row = state["bad_in_a_row"]
         self._recent = deque(state["recent"], maxlen=self.settings.window)
         self._since_snapshot = state["since_snapshot"]
-        for good, saved in zip(self._snapshot, state["snapshot"], strict=True):
-            good.copy_(saved)
+        self._snapshot = [saved.clone() for saved in state["snapshot"]]
         self._ceiling, self._best_median = state["ceiling"], state["best_median"]
         self._best = [saved.clone() for saved in state["best"]]
 

@@ -239,8 +239,7 @@ class Training:
             self.guard.forget()
         self.optimizer.zero_grad()
         result = self._rollout(x)
-        objective = (result.running_cost + self.terminal_multiple() * result.terminal_cost).mean()
-        loss = objective
+        loss = objective = self._objective(result)
         if result.hjb_penalty is not None and result.terminal_penalty is not None:
             loss = loss + self.config.hjb_running * result.hjb_penalty.mean()
             loss = loss + self.config.hjb_final * result.terminal_penalty.mean()
@@ -261,8 +260,11 @@ class Training:
     def _loss_on(self, x: Tensor) -> float:
         """What `loss` is on the minibatch `x` with the present parameters."""
         result = rollout(self.policy, x, n_steps=self.n_steps(), warm_start=self.config.warm_start)
-        weighted = result.running_cost + self.terminal_multiple() * result.terminal_cost
-        return weighted.mean().item()
+        return self._objective(result).item()
+
+    def _objective(self, result: Rollout) -> Tensor:
+        """What training minimises, but for the penalties: a scalar."""
+        return (result.running_cost + self.terminal_multiple() * result.terminal_cost).mean()
 
     def _rollout(self, x: Tensor) -> Rollout:
         penalties = self.config.hjb_running > 0 or self.config.hjb_final > 0

@@ -476,6 +476,7 @@ def test_a_small_gap_is_not_written_as_none(tmp_path: Path) -> None:
     record["case"] |= {"train_steps": 0, "recipe": "recommended", "train_seconds": 5.0}
     for point in record["curve"]:
         point["optimality_gap"] = 6.9e-5
+    record["final"]["optimality_gap"] = 6.9e-5
     runs = [load_run(write_run(tmp_path / "run", [record]))]
     cases = case_frame(runs)
     table = target_table(target_times(curve_frame(runs, cases), cases))

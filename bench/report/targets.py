@@ -66,7 +66,7 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     for key, case in runs.groupby(list(_CASE), dropna=False):
         row = dict(zip(_CASE, key, strict=True))
         seeds = [by_seed.get((row["run"], row["id"], seed)) for seed in case["seed"]]
-        ends = pd.Series([_end(*run) for run in zip(seeds, case["status"], strict=True)])
+        ends = case["final_optimality_gap"].where(case["status"] == "ok").fillna(math.inf)
         row["seeds"] = len(seeds)
         row["gap"] = median_with_misses(ends)
         row["gap_min"], row["gap_max"] = ends.min(), ends.max()
@@ -81,10 +81,3 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             row[f"reached_{target:g}"] = int((times < math.inf).sum())
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _end(curve: pd.DataFrame | None, status: str) -> float:
-    """The gap at the end of one run's training; infinite where it failed."""
-    if curve is None or status != "ok":
-        return math.inf
-    return float(curve.loc[curve["seconds"].idxmax(), "optimality_gap"])

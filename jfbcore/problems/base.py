@@ -16,7 +16,9 @@ Code that minimises L + <p, f> instead has the opposite sign throughout.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -202,11 +204,16 @@ class Problem(abc.ABC):
         key = (value, like.dtype, like.device)
         found = self._constants.get(key)
         if found is None:
-            # One made in inference mode could not take part in a graph later.
-            with torch.inference_mode(False):
-                found = torch.full((), value, dtype=like.dtype, device=like.device)
-            self._constants[key] = found
+            found = self._keep(key, torch.full, (), value)
         return found
+
+    def _keep(self, key: tuple, make: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """A constant `make(*arguments)` of the dtype and on the device that end its `key`."""
+        _, dtype, device = key
+        # One made in inference mode could not take part in a graph later.
+        with torch.inference_mode(False):
+            self._constants[key] = made = make(*arguments, dtype=dtype, device=device)
+        return made
 
     @property
     def gradient_scale(self) -> float:

@@ -174,16 +174,14 @@ class Consumption(Problem):
         return p_habits if self.A is None else p_habits @ self._matrix("A", p_habits)
 
     def _matrix(self, name: str, like: Tensor) -> Tensor:
-        """`A` or `B` on `like`'s dtype and device, made once."""
+        """`A` or `B` on `like`'s dtype and device."""
+        rows = getattr(self, name)
         if torch.compiler.is_compiling():
-            return torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
+            return torch.tensor(rows, dtype=like.dtype, device=like.device)
+        # By name: a hash of m^2 numbers at every call would cost more than the product.
         key = (name, like.dtype, like.device)
-        if key not in self._constants:
-            # One made in inference mode could not take part in a graph later.
-            with torch.inference_mode(False):
-                rows = torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
-            self._constants[key] = rows
-        return self._constants[key]
+        found = self._constants.get(key)
+        return self._keep(key, torch.tensor, rows) if found is None else found
 
     def _utility(self, excess: Tensor) -> Tensor:
         return excess.pow(1.0 - self.gamma) / (1.0 - self.gamma)
