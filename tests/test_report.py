@@ -24,7 +24,7 @@ from bench.records import CorruptRecord, empty_record
 from bench.report import load_run, write_report
 from bench.report.figures.convergence import convergence_figures, median_band
 from bench.report.figures.residuals import residual_figures
-from bench.report.figures.scaling import SAVED, predicted_rows
+from bench.report.figures.scaling import SAVED, memory_agents_figures, predicted_rows
 from bench.report.fits import power_law_slope
 from bench.report.frames import WORKLOAD, case_frame, curve_frame
 from bench.report.header import limitations, not_run
@@ -564,6 +564,17 @@ def test_panels_join_rows_without_a_setting() -> None:
     assert labels == ["jfb, scaled map", "jfb, plain map", "direct"]
 
 
+def test_a_panel_of_direct_policies_alone_does_not_name_a_map(tmp_path: Path) -> None:
+    records = [synthetic_record("direct", n_agents) for n_agents in (1, 4)]
+    records.append(synthetic_record("jfb", 1))
+    cases = case_frame([load_run(write_run(tmp_path / "run", records))])
+    (drawing,) = memory_agents_figures(cases)
+    (ax,) = (ax for ax in drawing.figure.axes if ax.get_visible())
+    assert "synthetic" in ax.get_title()
+    assert "map" not in ax.get_title() + drawing.caption
+    assert "tolerance" not in ax.get_title() + drawing.caption
+
+
 def test_every_gradient_has_its_own_look() -> None:
     looks = [(own.color, own.marker) for own in LOOKS.values()]
     assert len(set(looks)) == len(looks)
@@ -579,6 +590,8 @@ def test_units() -> None:
     assert format_seconds(np.inf) == "∞"
     assert short("16.0 MiB") == "16 MiB"
     assert short("100") == "100"
+    assert short("1.00e-04") == "1e-04"
+    assert short("1.50e+06") == "1.5e+06"
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,15 @@ def format_number(value: float) -> str:
 
 
 def short(text: str) -> str:
-    """`text` without the zeros that end its number's decimals: 1.50 MiB becomes 1.5 MiB."""
+    """`text` without the zeros that end its number's decimals: 1.50 MiB becomes 1.5 MiB.
+
+    So does a power of ten's: 1.00e-04 becomes 1e-04.
+    """
     number, space, unit = text.partition(" ")
-    if "." in number and "e" not in number:
-        number = number.rstrip("0").rstrip(".")
-    return number + space + unit
+    mantissa, e, exponent = number.partition("e")
+    if "." in mantissa:
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    return mantissa + e + exponent + space + unit
 
 
 def _three_digits(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -34,7 +34,8 @@ def select_cells(
     """What can be drawn: series with two sizes or more, in panels with a series of their own.
 
     A panel that only repeats rows without the panel's setting (direct policies under every map)
-    says nothing new and is left out, unless those rows would then appear nowhere.
+    says nothing new and is left out, unless those rows would then appear nowhere; then it goes
+    without the settings they do not have.
     """
     cells: list[Cell] = []
     repeated: list[Cell] = []
@@ -52,7 +53,13 @@ def select_cells(
             same = panel.rows[name].isna() if pd.isna(value) else panel.rows[name] == value
             own &= same
         anchored = any(own[series.rows.index].any() for series in drawn)
-        (cells if anchored else repeated).append((panel, metric, drawn))
+        if anchored:
+            cells.append((panel, metric, drawn))
+        else:
+            shown = pd.concat([series.rows for series in drawn])
+            absent = {name: None for name in loose if shown[name].isna().all()}
+            bare = replace(panel, settings={**panel.settings, **absent})
+            repeated.append((bare, metric, drawn))
 
     def place(cell: Cell) -> tuple[str, ...]:
         return (cell[1].column, *(str(cell[0].settings[name]) for name in fixed))
