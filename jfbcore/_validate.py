@@ -16,6 +16,13 @@ def positive_int(name: str, value: object, hint: str = "") -> int:
     return int(value)
 
 
+def integer(name: str, value: object) -> int:
+    """Return `value` as an int, or raise TypeError for a non-integer."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be an integer, got {value!r}")
+    return int(value)
+
+
 def positive(name: str, value: object, hint: str = "") -> float:
     """Return `value` as a float, or raise unless it is a finite number above zero."""
     number = finite(name, value, hint)
@@ -36,9 +43,13 @@ def finite(name: str, value: object, hint: str = "") -> float:
     """Return `value` as a float, or raise unless it is a finite number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {value!r}{_way_out(hint)}")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond what a float can hold
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"`{name}` must be finite, got {value}{_way_out(hint)}")
-    return float(value)
+    return number
 
 
 def point(name: str, value: object, dimension: int) -> tuple[float, ...]:

@@ -135,6 +135,11 @@ class Guard:
         if self._since_snapshot >= self.settings.snapshot_interval:
             self._take_snapshot()
 
+    def rescale(self, growth: float) -> None:
+        """Expect losses `growth` times those noted so far: the objective has grown by as much."""
+        grown = (loss + (growth - 1.0) * abs(loss) for loss in self._recent)
+        self._recent = deque(grown, maxlen=self.settings.window)
+
     def forget(self) -> None:
         """Judge nothing until `window` more losses are in: the loss has become another one."""
         self._recent.clear()

@@ -22,7 +22,7 @@ from jfbcore.optimizers import OPTIMIZERS, build_optimizer
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout, Step, advance, rollout
 
-CHECKPOINT_VERSION = 5
+CHECKPOINT_VERSION = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +85,7 @@ class TrainingConfig:
             _validate.non_negative(name, getattr(self, name))
         if self.warmup_steps != 0:
             _validate.positive_int("warmup_steps", self.warmup_steps, "0 for no warm-up")
-        for until, factor in self.coarsening:
-            _validate.positive("coarsening until", until)
-            _validate.positive_int("coarsening factor", factor)
+        self._check_coarsening()
         if self.terminal_ramp is not None:
             multiple, until, full = self.terminal_ramp
             _validate.positive("terminal_ramp multiple", multiple)
@@ -102,6 +100,22 @@ class TrainingConfig:
                 )
         _validate.one_of("optimizer", self.optimizer, OPTIMIZERS)
         _validate.one_of("schedule", self.schedule, ("cosine", "plateau", "constant"))
+        _validate.integer("seed", self.seed)
+        for beta in _validate.point("betas", self.betas, 2):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"`betas` must be in [0, 1), got {self.betas}")
+
+    def _check_coarsening(self) -> None:
+        last = 0.0
+        for stage in self.coarsening:
+            until, _ = _validate.point("coarsening stage", stage, 2)
+            _validate.positive_int("coarsening factor", stage[1])
+            if not last < until <= 1.0:
+                raise ValueError(
+                    f"`coarsening` stages (until, factor) must have 0 < until <= 1, each later "
+                    f"than the one before, got {self.coarsening}"
+                )
+            last = until
 
 
 @dataclass(frozen=True)
@@ -183,14 +197,14 @@ class Training:
         self.step_seconds: list[float] = []
         self.curve: list[Evaluation] = []
         self._plateau_scale, self._plateau_best, self._plateau_wait = 1.0, math.inf, 0
-        self._grid = self.n_steps()
+        self._grid, self._multiple = self.n_steps(), self.terminal_multiple()
 
     def run(self, progress: Callable[[float, str], None] | None = None) -> TrainingResult:
         """Train to the end. `progress` is told the fraction done and a line of text."""
-        reason = None
         if not self.curve:
             self.evaluate()
-        while (fraction := self.fraction_done()) < 1.0:
+        # Asked here too: a run that has diverged is over, also for who resumes it.
+        while not self.guard.exhausted and (fraction := self.fraction_done()) < 1.0:
             began = time.perf_counter()
             self._train_step()
             if self.step == 1:
@@ -204,7 +218,6 @@ class Training:
                 self.compiling_seconds += elapsed
                 self._compiling = False
             if self.guard.exhausted:
-                reason = self.guard.interventions[-1].reason
                 break
             if self.callback is not None:
                 self.callback(self)
@@ -218,6 +231,7 @@ class Training:
             self.evaluate()
         if self.checkpoint is not None:
             self.save(self.checkpoint)
+        reason = self.guard.interventions[-1].reason if self.guard.exhausted else None
         status = "ok" if reason is None else "diverged"
         if reason is None and not math.isfinite(self.curve[-1].evaluation_cost):
             status, reason = "diverged", "the final evaluation cost is not finite"
@@ -233,10 +247,7 @@ class Training:
 
     def _train_step(self) -> None:
         x = self._draw() if self.minibatch is None else self.minibatch
-        if self.n_steps() != self._grid:
-            # The cost on another grid is another one; a jump between the two says nothing.
-            self._grid = self.n_steps()
-            self.guard.forget()
+        self._follow_the_objective()
         self.optimizer.zero_grad()
         result = self._rollout(x)
         loss = objective = self._objective(result)
@@ -255,6 +266,21 @@ class Training:
         else:
             self.guard.reject(self.step, problem)
         self.step += 1
+
+    def _follow_the_objective(self) -> None:
+        """What past losses say of the next one, where the schedules have changed the objective."""
+        if self.n_steps() != self._grid:
+            # The cost on another grid is another one; a jump between the two says nothing.
+            self._grid = self.n_steps()
+            self.guard.forget()
+            self._plateau_best, self._plateau_wait = math.inf, 0
+        multiple = self.terminal_multiple()
+        if (growth := multiple / self._multiple) > 1.0:
+            # So much at most: the running cost does not grow with it.
+            self.guard.rescale(growth)
+            if math.isfinite(self._plateau_best):
+                self._plateau_best += (growth - 1.0) * abs(self._plateau_best)
+        self._multiple = multiple
 
     @torch.no_grad()
     def _loss_on(self, x: Tensor) -> float:
@@ -370,7 +396,7 @@ class Training:
             "minibatch": self.minibatch,
             "progress": (self.step, self.seconds, self.loss),
             "compiling_seconds": self.compiling_seconds,
-            "grid": self._grid,
+            "objective": (self._grid, self._multiple),
             "plateau": (self._plateau_scale, self._plateau_best, self._plateau_wait),
             "step_seconds": self.step_seconds,
             "curve": [asdict(point) for point in self.curve],
@@ -420,7 +446,7 @@ class Training:
         self.step, self.seconds, self.loss = state["progress"]
         self.compiling_seconds = state["compiling_seconds"]
         self._plateau_scale, self._plateau_best, self._plateau_wait = state["plateau"]
-        self._grid = state["grid"]
+        self._grid, self._multiple = state["objective"]
         self.step_seconds = state["step_seconds"]
         self.curve = [Evaluation(**point) for point in state["curve"]]
 

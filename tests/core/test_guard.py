@@ -130,3 +130,17 @@ def test_the_best_parameters_survive_a_checkpoint():
     for _ in range(10):
         third.take(1.0, 10.0, unused)
     assert third.guard.learning_rate_scale == 0.5
+
+
+@pytest.mark.parametrize("usual", [10.0, -10.0])
+def test_losses_are_expected_to_grow_with_the_objective(usual):
+    settings = GuardSettings(window=4, jump_factor=3.0, jump_offset=0.0)
+    run = Run(settings)
+    for _ in range(4):
+        assert run.take(1.0, usual) is None
+    run.guard.rescale(4.0)
+    grown = usual + 3.0 * abs(usual)
+    assert run.take(1.0, grown) is None
+    limit = grown + 2.0 * abs(grown)
+    assert run.take(1.0, limit) is None
+    assert "loss jumped" in run.take(1.0, limit + 1.0)

@@ -354,6 +354,39 @@ def test_a_ramp_that_makes_no_sense_is_named(settings, message):
         config(**settings)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+def test_a_terminal_cost_that_grows_is_no_jump(schedule):
+    """In 80 steps the terminal cost grows a hundredfold within 32, faster than a median follows."""
+    settings = config(
+        steps=80, terminal_ramp=(0.01, 0.3, 0.7), fixed_minibatch=True, learning_rate=1e-6,
+        schedule=schedule, plateau_patience=20,
+    )  # fmt: skip
+    training = Training(make_policy(), settings)
+    rates = []
+    training.optimizer.step = rates.append
+    result = training.run()
+    assert result.interventions == []
+    # Nor does the plateau schedule take what the weight adds for a loss that does not fall.
+    growing = rates[int(0.3 * 80) + 1 : int(0.7 * 80)]
+    assert min(growing) == pytest.approx(max(growing))
+
+
+def test_a_plateau_begins_anew_on_another_grid():
+    settings = config(
+        steps=10, coarsening=((0.5, 4),), learning_rate=1e-6,
+        schedule="plateau", plateau_patience=3,
+    )  # fmt: skip
+    training = Training(make_policy(n_steps=8), settings)
+    x = training._draw()
+    # The coarse grid's cost is the lower one.
+    training._draw = lambda: x * (0.0 if training.step < 5 else 1.0)
+    rates = []
+    training.optimizer.step = rates.append
+    training.run()
+    # Four steps without a better loss end at half the rate, and it takes four more from there.
+    assert rates == pytest.approx([1e-6] * 4 + [5e-7] * 5 + [2.5e-7])
+
+
 def test_an_infinite_gradient_is_rejected():
     policy = make_policy()
     training = Training(policy, config())
@@ -387,6 +420,20 @@ def test_patience_ends_the_run_as_diverged():
     assert same(parameters(policy), before)
     assert result.curve[-1].step == 4
     assert math.isfinite(result.curve[-1].evaluation_cost)
+
+
+@pytest.mark.parametrize("steps", [4, 50])
+def test_a_diverged_run_stays_diverged_when_resumed(tmp_path, steps):
+    settings = config(steps=steps, guard=GuardSettings(patience=3))
+    path = tmp_path / "checkpoint.pt"
+    training = Training(make_policy(), settings, checkpoint=path)
+    spoil(training, set(range(50)), lambda x: x * NAN)
+    first = training.run()
+    again = Training(make_policy(seed=3), settings)
+    again.load(path)
+    result = again.run()
+    assert (result.status, result.reason) == ("diverged", first.reason)
+    assert result.steps == 4
 
 
 def test_patience_counts_steps_in_a_row():
@@ -799,14 +846,24 @@ def test_exactly_one_end(settings):
         ("schedule", "linear"),
         ("warmup_steps", -1),
         ("warmup_steps", 2.5),
+        ("seed", 1.5),
+        ("betas", (0.9, 1.0)),
+        ("coarsening stage", ("half",)),
+        ("coarsening factor", ((0.5, 2.5),)),
     ],
 )
 def test_bad_settings(name, bad):
-    settings = {"steps": 5} | {name: bad}
+    settings = {"steps": 5} | {name.split()[0]: bad}
     if name == "time_limit":
         del settings["steps"]
     with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
         TrainingConfig(**settings)
+
+
+@pytest.mark.parametrize("stages", [((0.5, 4), (0.3, 2)), ((1.5, 2),), ((0.5, 4), (0.5, 2))])
+def test_coarsening_stages_follow_each_other(stages):
+    with pytest.raises(ValueError, match=r"`coarsening` stages .* each later than the one before"):
+        TrainingConfig(steps=5, coarsening=stages)
 
 
 def test_settings_are_keywords():
