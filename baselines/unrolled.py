@@ -90,7 +90,7 @@ class UnrolledCheckpoint(GradientEstimator):
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         if not torch.is_grad_enabled():
             return solver.solve(fixed_point_map, initial)
-        length = self.segment or math.isqrt(solver.max_iterations - 1) + 1
+        length = self.length(solver.max_iterations)
         u, iterations, stopped = initial.detach(), 0, False
         while not stopped and iterations < solver.max_iterations:
             segment = _Segment(
@@ -102,6 +102,10 @@ class UnrolledCheckpoint(GradientEstimator):
         with torch.no_grad():
             residual = fixed_point_map.residual(u)
         return solver.solution(u, residual, iterations)
+
+    def length(self, max_iterations: int) -> int:
+        """Applications of T per checkpoint."""
+        return self.segment or math.isqrt(max_iterations - 1) + 1
 
     def supports_solver(self, solver: Solver) -> str | None:
         return _needs_picard("unrolled-checkpoint", solver)

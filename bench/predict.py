@@ -3,18 +3,21 @@
 With a fixed number of inner iterations nothing in a training step depends on the data, so its
 peak live and its saved bytes are exact functions of batch size B, time steps T and iterations K,
 affine in each: a + bB + ... + hBTK, eight coefficients, as long as the same moment of the step is
-the peak. Measuring at two values of each gives them; a ninth measurement checks them.
+the peak. Measuring at two values of each gives them; a ninth measurement checks them. Where the
+iteration is checkpointed, the number of its segments stands in the place of K.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from baselines import GRADIENTS, UnrolledCheckpoint
 from bench.build import Unsupported
 from bench.case import Case
 from bench.measure import Step, measure_memory
@@ -50,19 +53,21 @@ class MemoryModel:
         )
 
     def _affine(self, batch_size: int, n_steps: int, iterations: int, quantity: str) -> float:
-        return float(_features(batch_size, n_steps, iterations) @ self.coefficients[quantity])
+        kept = _kept(self.case, iterations) if iterations else 0
+        return float(_features(batch_size, n_steps, kept) @ self.coefficients[quantity])
 
     def crossover(self, batch_size: int, n_steps: int, memory: float) -> float:
         """The iterations at which the peak reaches `memory` bytes; infinite where it never does."""
-        found = float("inf")
+        kept = math.inf
         for name in _bounds(QUANTITIES[0]):
             at_zero, at_one = (self._affine(batch_size, n_steps, k, name) for k in (0, 1))
             if at_zero >= memory:
                 return 0.0
             # A slope of less than a float per sample and step is rounding of the fit, not growth.
             if (slope := at_one - at_zero) >= 4 * batch_size * n_steps:
-                found = min(found, (memory - at_zero) / slope)
-        return found
+                kept = min(kept, (memory - at_zero) / slope)
+        # As many segments as each has iterations.
+        return kept**2 if _checkpointed(self.case) else kept
 
 
 def fit(case: Case, make_step: Callable[[Case], Step] = Step) -> MemoryModel:
@@ -71,14 +76,16 @@ def fit(case: Case, make_step: Callable[[Case], Step] = Step) -> MemoryModel:
     `make_step` builds the step to measure, for what no case names.
     """
     points = list(itertools.product(BATCHES, STEPS, ITERATIONS))
-    matrix = np.stack([_features(*point) for point in points])
+    matrix = np.stack([_features(b, t, _kept(case, k)) for b, t, k in points])
     measured = [_bytes(make_step, case, *point) for point in points]
     check = _bytes(make_step, case, *_CHECK)
+    b, t, k = _CHECK
+    features = _features(b, t, _kept(case, k))
     coefficients, error = {}, 0.0
     for quantity in QUANTITIES:
         found = np.linalg.solve(matrix, np.array([each[quantity] for each in measured], float))
         coefficients[quantity] = found
-        error = max(error, abs(float(_features(*_CHECK) @ found) / check[quantity] - 1.0))
+        error = max(error, abs(float(features @ found) / check[quantity] - 1.0))
     return MemoryModel(case, coefficients, error)
 
 
@@ -140,8 +147,20 @@ def _bounds(quantity: str) -> tuple[str, ...]:
     return QUANTITIES if quantity == QUANTITIES[0] else (quantity,)
 
 
-def _features(batch_size: int, n_steps: int, iterations: int) -> np.ndarray:
-    b, t, k = float(batch_size), float(n_steps), float(iterations)
+def _checkpointed(case: Case) -> bool:
+    return isinstance(GRADIENTS[case.gradient], UnrolledCheckpoint)
+
+
+def _kept(case: Case, iterations: int) -> int:
+    """What memory is affine in: the iterations, or the segments they are checkpointed in."""
+    gradient = GRADIENTS[case.gradient]
+    if not isinstance(gradient, UnrolledCheckpoint):
+        return iterations
+    return math.ceil(iterations / gradient.length(iterations))
+
+
+def _features(batch_size: int, n_steps: int, kept: int) -> np.ndarray:
+    b, t, k = float(batch_size), float(n_steps), float(kept)
     return np.array([1.0, b, t, k, b * t, b * k, t * k, b * t * k])
 
 

@@ -267,6 +267,51 @@ def test_command_prints_and_caches(tmp_path, capsys):
     assert load_reference(Consumption(2), tmp_path) == cached
 
 
+def test_states_that_failed_do_not_replace_solved_ones(tmp_path, capsys, monkeypatch):
+    ipopt = pytest.importorskip("bench.reference.ipopt", exc_type=ImportError)
+    problem = in_double(Consumption(2))
+    saved = make_reference(problem, "ipopt", [solution(2.0), solution(3.0)])
+    save_reference(saved, problem, tmp_path)
+    found = [solution(2.0)] + [solution(3.0, solved=False)] * 3
+    monkeypatch.setattr(ipopt.Ipopt, "solve", lambda *arguments, **options: found)
+    arguments = ("--problem", "consumption", "--agents", "2", "--out", str(tmp_path))
+    assert run_command(*arguments, "--states", "4") == 1
+    assert "left as it is" in capsys.readouterr().out
+    assert load_reference(problem, tmp_path) == saved
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path, capsys):
+    pytest.importorskip("casadi")
+    problem = Consumption(2)
+    reference_path(problem, tmp_path).write_text("{")
+    arguments = ("--problem", "consumption", "--agents", "2", "--out", str(tmp_path))
+    assert run_command(*arguments, "--states", "1") == 0
+    out = capsys.readouterr().out
+    assert "is not a reference" in out
+    assert json.loads(out.splitlines()[-1])["states"] == 1
+    assert len(load_reference(problem, tmp_path).costs) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_solving(tmp_path, monkeypatch):
+    ipopt = pytest.importorskip("bench.reference.ipopt", exc_type=ImportError)
+    monkeypatch.setattr(ipopt.Ipopt, "solve", lambda *arguments, **options: pytest.fail("solved"))
+    (tmp_path / "file").write_text("")
+    arguments = ("--problem", "consumption", "--agents", "2", "--out", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="file"):
+        run_command(*arguments)
+
+
+def test_a_transcription_without_a_cost_is_null_in_the_json_line(tmp_path, capsys, monkeypatch):
+    transcription = pytest.importorskip("bench.reference.transcription")
+    pytest.importorskip("casadi")
+    found = [solution(math.nan)]
+    monkeypatch.setattr(transcription.Transcription, "solve", lambda *arguments, **options: found)
+    arguments = ("--problem", "consumption", "--agents", "2", "--out", str(tmp_path))
+    assert run_command(*arguments, "--states", "1", "--method", "both") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert json.loads(line, parse_constant=pytest.fail)["difference"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

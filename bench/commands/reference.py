@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--starts",
         type=int,
-        help="starting points per state (default: 6 for bicycles and single quadrotors, else 1)",
+        help="starting points per state (default: as many as the method needs; ipopt: 6 for single "
+        "quadrotors and up to 6 bicycles)",
     )
     parser.add_argument(
         "--time-limit",
@@ -59,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="write the cache (default: unless it holds more states of the same problem)",
+        help="write the cache (default: unless it has solved more states of the same problem)",
     )
 
 
@@ -72,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
+    from bench.records import finite
     from bench.reference.cache import make_reference, save_reference
     from bench.reference.solution import Solution
     from jfbcore.held_out import held_out_states
@@ -82,6 +85,11 @@ def run(args: argparse.Namespace) -> int:
         responses = _best_response(args.time_limit)
         if (reason := responses.supports(problem)) is not None:
             raise ValueError(f"`--method` {reason}")
+    if args.write:
+        # First of all: hours of solving should not end at a folder that cannot be written.
+        args.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=args.out):
+            pass
     states = held_out_states(problem, args.states)
     names = ("ipopt", "transcription") if args.method == "both" else (args.method,)
     references, begin = {}, time.perf_counter()
@@ -109,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"mean of (transcription - ipopt) / |ipopt|: {difference:+.2e}")
     if args.write and costs:
         if _holds_more(problem, kept, args.out):
-            print(f"{args.out} holds more states of this problem already; left as it is")
+            print(f"{args.out} has more states of this problem solved already; left as it is")
         else:
             print(f"written to {save_reference(kept, problem, args.out)}")
     line = {
@@ -123,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         "seconds": round(seconds, 3),
         "difference": difference,
     }
-    print(json.dumps(line))
+    print(json.dumps(finite(line), allow_nan=False))
     return 0 if len(costs) == args.states else 1
 
 
@@ -222,7 +230,7 @@ def _holds_more(problem, reference, directory: Path) -> bool:
 
     try:
         cached = load_reference(problem, directory)
-    except StaleReference as error:
+    except (StaleReference, ValueError) as error:
         print(f"{error}; replacing it now")
         return False
-    return cached is not None and len(cached.costs) > len(reference.costs)
+    return cached is not None and len(cached.solved) > len(reference.solved)

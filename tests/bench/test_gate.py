@@ -179,7 +179,7 @@ def test_predicted_peak_is_never_below_what_is_saved():
     assert model.predict(32, 40, model.crossover(32, 40, 2**31)) == pytest.approx(2**31)
 
 
-@pytest.mark.parametrize("gradient", ["jfb", "unrolled"])
+@pytest.mark.parametrize("gradient", ["jfb", "unrolled", "unrolled-checkpoint"])
 def test_predicted_memory_is_measured_memory(gradient):
     case = Case(problem="quadrotor", n_agents=2, gradient=gradient, tolerance=None,
                 max_iterations=1, batch_size=1, n_steps=1)  # fmt: skip
@@ -191,3 +191,11 @@ def test_predicted_memory_is_measured_memory(gradient):
     # two of nearly the same height, the error is their difference.
     assert model.predict(30, 24, 150) == pytest.approx(measured, rel=0.05)
     assert model.error < 0.05
+
+
+def test_checkpointing_fits_as_many_iterations_as_the_square_of_its_segments():
+    case = Case(problem="quadrotor", n_agents=2, gradient="unrolled-checkpoint", tolerance=None,
+                max_iterations=1, batch_size=1, n_steps=1)  # fmt: skip
+    model = fit(case)
+    memory = model.predict(32, 40, 100**2)
+    assert model.crossover(32, 40, memory) == pytest.approx(100**2)
