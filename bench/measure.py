@@ -200,8 +200,9 @@ def gradient_cosine(step: Step) -> float | None:
     """
     if not isinstance(step.policy, HamiltonianPolicy):
         return None
-    own = policy_gradient(step.policy, step.states)
-    exact = policy_gradient(step.policy, step.states, exact_estimator(step.case))
+    segment = step.case.segment
+    own = policy_gradient(step.policy, step.states, segment=segment)
+    exact = policy_gradient(step.policy, step.states, exact_estimator(step.case), segment=segment)
     step.clear()
     cosine = torch.nn.functional.cosine_similarity(own, exact, dim=0).item()
     return cosine if math.isfinite(cosine) else None
@@ -216,7 +217,12 @@ def linear_residual(step: Step) -> dict[str, float] | None:
     if not isinstance(gradient, Implicit):
         return None
     watched = Watched(gradient.linear_solver)
-    policy_gradient(step.policy, step.states, replace(gradient, linear_solver=watched))
+    policy_gradient(
+        step.policy,
+        step.states,
+        replace(gradient, linear_solver=watched),
+        segment=step.case.segment,
+    )
     step.clear()
     found = torch.stack(watched.residuals)
     return {"mean": found.mean().item(), "max": found.max().item()}

@@ -3,8 +3,8 @@
 A sampler inside the measured process would stall with it and could not see what its allocator
 hides; this one is started before the measured process touches the device:
 
-    sampler = Sampler.start(uuid, worker_pid)   # returns once the idle baseline is taken
-    ...                                         # the worker runs
+    sampler = Sampler.start(uuid, worker_pid, until=pipe)  # returns with the idle baseline taken
+    ...                                                    # the worker runs
     record["cuda"].update(sampler.stop())
 
 Nothing here raises because a figure cannot be had: the figure is None and `nvml_source` says why.
@@ -40,21 +40,28 @@ class Sampler:
 
     @classmethod
     def start(
-        cls, uuid: str | None, pid: int, *, period: float = PERIOD, timeout: float = 30.0
+        cls,
+        uuid: str | None,
+        pid: int,
+        *,
+        until: int | None = None,
+        period: float = PERIOD,
+        timeout: float = 30.0,
     ) -> Sampler:
         """Start sampling the device `uuid` for process `pid`; returns with the baseline taken.
 
         `uuid` is the device's own ("GPU-…" or "MIG-…", the prefix may be left out), or None
         where there is no CUDA device. NVML's indices are of no use: it ignores
         CUDA_VISIBLE_DEVICES. The delta `stop` returns is relative to the device's use now, so
-        call this before `pid` creates a CUDA context. `period` and `timeout` (for the baseline)
-        are in seconds.
+        call this before `pid` creates a CUDA context. `until`: the read end of a pipe; a byte in
+        it ends the sampling, so that what `pid` does afterwards does not count. `period` and
+        `timeout` (for the baseline) are in seconds.
         """
         sampler = cls()
         if uuid is None:
             sampler._result = _unavailable("no CUDA device in this run")
             return sampler
-        sampler._launch(uuid, pid, period)
+        sampler._launch(uuid, pid, until, period)
         try:
             first = sampler._messages.get(timeout=timeout)
         except queue.Empty:
@@ -97,11 +104,12 @@ class Sampler:
         assert self._result is not None
         return dict(self._result)
 
-    def _launch(self, uuid: str, pid: int, period: float) -> None:
+    def _launch(self, uuid: str, pid: int, until: int | None, period: float) -> None:
         # -P and an explicit path: the working directory may hold another package named bench.
         paths = [os.environ.get("PYTHONPATH", ""), str(Path(__file__).resolve().parents[1])]
         command = [sys.executable, "-P", "-m", "bench.nvml"]
         command += ["--uuid", uuid, "--pid", str(pid), "--period", repr(period)]
+        command += [] if until is None else ["--until", str(until)]
         # A file rather than a pipe, which would have to be drained; closed in `_close`.
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -110,6 +118,7 @@ class Sampler:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            pass_fds=() if until is None else (until,),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
         # A thread, because reading a pipe with a timeout is not portable otherwise.
@@ -220,8 +229,13 @@ def _handle(nvml: Any, uuid: str) -> Any:
     raise LookupError(f"NVML knows no device {uuid}; it has {', '.join(seen) or 'none'}")
 
 
-def _sample(uuid: str, pid: int, period: float, stop: threading.Event) -> dict[str, Any]:
-    """Sample until `stop` is set or `pid` ends; prints a line once the baseline is taken."""
+def _sample(
+    uuid: str, pid: int, period: float, stop: threading.Event, marked: threading.Event
+) -> dict[str, Any]:
+    """Sample until `stop` is set or `pid` ends; prints a line once the baseline is taken.
+
+    `marked`: set before `stop` where the process itself said that it has been measured.
+    """
     try:
         import pynvml
     except ImportError as error:
@@ -269,7 +283,9 @@ def _sample(uuid: str, pid: int, period: float, stop: threading.Event) -> dict[s
         notes.append(f"process {pid} was on the device before the baseline, which includes it")
     if present - {pid}:
         notes.append(f"{len(present - {pid})} other processes on the device at the baseline")
-    if not alive:
+    if marked.is_set():
+        notes.append("up to the end of the step whose memory is measured")
+    elif not alive:
         notes.append(f"process {pid} ended before the sampler was stopped")
     if reader.process_peak is None:
         notes.append(f"per process null: {reader.process_reason}")
@@ -300,8 +316,9 @@ def main() -> None:
     parser.add_argument("--uuid", required=True, help="UUID of the device")
     parser.add_argument("--pid", required=True, type=int, help="process to attribute memory to")
     parser.add_argument("--period", type=float, default=PERIOD, help="seconds between samples")
+    parser.add_argument("--until", type=int, help="file descriptor; a byte from it is the end")
     arguments = parser.parse_args()
-    stop = threading.Event()
+    stop, marked = threading.Event(), threading.Event()
 
     def wait_for_end_of_input() -> None:
         # Unbuffered: a thread blocked inside a buffered reader breaks the interpreter's exit.
@@ -309,8 +326,16 @@ def main() -> None:
             pass
         stop.set()
 
+    def wait_for_mark() -> None:
+        if os.read(arguments.until, 1):
+            marked.set()
+            stop.set()
+
     threading.Thread(target=wait_for_end_of_input, daemon=True).start()
-    print(json.dumps(_sample(arguments.uuid, arguments.pid, arguments.period, stop)), flush=True)
+    if arguments.until is not None:
+        threading.Thread(target=wait_for_mark, daemon=True).start()
+    found = _sample(arguments.uuid, arguments.pid, arguments.period, stop, marked)
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

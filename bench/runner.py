@@ -209,7 +209,12 @@ def _work(
 ) -> tuple[str, int, dict[str, Any] | None]:
     """Run one worker to its end: how it ended, its exit code, what the GPU sampler saw."""
     threads = str(order["threads"])
-    with open(log_path, "w", encoding="utf-8") as log:
+    with open(log_path, "w", encoding="utf-8") as log, contextlib.ExitStack() as ends:
+        # With a byte in this pipe the worker tells the sampler that the step has been measured.
+        heard, mark = os.pipe() if uuid else (None, None)
+        for end in (heard, mark):
+            if end is not None:
+                ends.callback(os.close, end)
         worker = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", str(os.getpid())],
             cwd=ROOT,
@@ -220,9 +225,10 @@ def _work(
             env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             # Its own session: a timeout takes whatever the case started down with it.
             start_new_session=True,
+            pass_fds=() if mark is None else (mark,),
         )
-        sampler = Sampler.start(uuid, worker.pid) if uuid else None
-        outcome = _wait(worker, json.dumps(order) + "\n", timeout)
+        sampler = Sampler.start(uuid, worker.pid, until=heard) if uuid else None
+        outcome = _wait(worker, json.dumps(order | {"mark": mark}) + "\n", timeout)
         return outcome, worker.returncode, sampler.stop() if sampler else None
 
 

@@ -7,15 +7,25 @@ to predict, it writes what the memory model says of the case instead.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.case import Case
 from bench.environment import machine, versions
 from bench.records import empty_record, explain_nulls, finite, write_json
+
+if TYPE_CHECKING:
+    from bench.measure import Step
+
+#: seconds the sampler of device memory has for its last reading, at ten milliseconds each
+_LAST_READING = 0.05
 
 
 def main() -> None:
@@ -38,31 +48,29 @@ def main() -> None:
     record["threads"] = order["threads"]
     record["machine"] = machine(case.device)
     record["versions"], record["git"] = versions(), order["git"]
-    fill(record, case, seed)
+    fill(record, case, seed, measured=lambda: _mark(order.get("mark")))
     write_json(Path(order["path"]), record)
 
 
-def fill(record: dict[str, Any], case: Case, seed: int) -> None:
-    """Measure `case` into `record`; every outcome becomes a status and a reason."""
-    import torch
+def fill(
+    record: dict[str, Any], case: Case, seed: int, measured: Callable[[], object] = lambda: None
+) -> None:
+    """Measure `case` into `record`; every outcome becomes a status and a reason.
 
+    `measured` is called when the step's memory on the device has been measured: diagnostics and
+    training follow, with a memory of their own.
+    """
     from bench.build import Unsupported
 
     try:
-        _measure(record, case, seed)
+        _measure(record, case, seed, measured)
     except Unsupported as unsupported:
         record["status"], record["reason"] = "unsupported", unsupported.reason
-    except MemoryError as error:
-        record["status"], record["reason"] = "out_of_memory", f"the host ran out: {error!r}"
-    except torch.OutOfMemoryError as error:
-        record["status"], record["reason"] = "out_of_memory", _first_line(error)
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            record["status"], record["reason"] = "out_of_memory", _first_line(error)
+    except Exception as error:
+        if (ran_out := _ran_out(error)) is not None:
+            record["status"], record["reason"] = "out_of_memory", ran_out
         else:
             _crashed(record, error)
-    except Exception as error:
-        _crashed(record, error)
     # What JSON cannot hold becomes null here, so that it gets its reason.
     record.update(finite(record))
     not_measured = f"status {record['status']}" if record["status"] != "ok" else "not measured"
@@ -72,7 +80,16 @@ def fill(record: dict[str, Any], case: Case, seed: int) -> None:
     explain_nulls(record, not_measured)
 
 
-def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
+def _mark(descriptor: int | None) -> None:
+    """Tell the sampler of device memory that its time is over, and let it read a last time."""
+    if descriptor is None:
+        return
+    with contextlib.suppress(BrokenPipeError):  # it gave up before
+        os.write(descriptor, b".")
+    time.sleep(_LAST_READING)
+
+
+def _measure(record: dict[str, Any], case: Case, seed: int, measured: Callable[[], object]) -> None:
     from bench import measure
     from bench.build import check_device
 
@@ -107,14 +124,14 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
     else:
         for name in record["cuda"]:
             reasons[f"cuda.{name}"] = "a CPU case: no CUDA device in it"
+    measured()
     found = measure.measure_memory(step)
     finite = found.pop("finite")
     record |= found
     record["tolerance_reached"] = measure.tolerance_reached(step.policy, record["residual"])
-    record["gradient_cosine"] = measure.gradient_cosine(step)
-    record["linear_residual"] = measure.linear_residual(step)
-    if record["linear_residual"] is None:
-        reasons["linear_residual"] = "not implicit differentiation by the suite's own solvers"
+    reasons.setdefault("linear_residual", "not implicit differentiation by the suite's own solvers")
+    _diagnose(record, "gradient_cosine", measure.gradient_cosine, step)
+    _diagnose(record, "linear_residual", measure.linear_residual, step)
     record["status"] = "ok"
     if not finite:
         record["status"], record["reason"] = "diverged", "the rollout's cost is not finite"
@@ -126,6 +143,20 @@ def _measure(record: dict[str, Any], case: Case, seed: int) -> None:
         for part in ("final", "evaluation"):
             for name in record[part]:
                 reasons[f"{part}.{name}"] = "a case without training"
+
+
+def _diagnose(
+    record: dict[str, Any], name: str, diagnostic: Callable[[Step], Any], step: Step
+) -> None:
+    """A figure beside the step's own, with a memory of its own: null where that runs out."""
+    try:
+        record[name] = diagnostic(step)
+    except Exception as error:
+        if (ran_out := _ran_out(error)) is None:
+            raise
+        record["null_reasons"][name] = f"memory ran out beside the step: {ran_out}"
+    if record[name] is not None:
+        record["null_reasons"].pop(name, None)
 
 
 def _train(record: dict[str, Any], case: Case, seed: int) -> None:
@@ -165,6 +196,20 @@ def _train(record: dict[str, Any], case: Case, seed: int) -> None:
         record["status"], record["reason"] = result.status, result.reason
 
 
+def _ran_out(error: Exception) -> str | None:
+    """What `error` says where it says that memory ran out, else None."""
+    import torch
+
+    if isinstance(error, MemoryError):
+        return f"the host ran out: {error!r}"
+    words = ("can't allocate memory", "not enough memory")
+    if isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    ):
+        return _first_line(error)
+    return None
+
+
 def _crashed(record: dict[str, Any], error: Exception) -> None:
     traceback.print_exc()
     record["status"], record["reason"] = "crashed", f"{type(error).__name__}: {_first_line(error)}"
@@ -178,7 +223,6 @@ def _die_with(runner: int) -> None:
     """Ask Linux to kill this process when the one numbered `runner` ends, however it ends."""
     if sys.platform == "linux":
         import ctypes
-        import os
         import signal
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -115,9 +115,13 @@ def policy_gradient(
     states: Tensor,
     gradient: GradientEstimator | None = None,
     n_steps: int | None = None,
+    segment: int | None = None,
 ) -> Tensor:
-    """d(mean cost)/d(theta) with `gradient` in place of the policy's own, (n_parameters,)."""
-    return minibatch_gradients(policy, states, len(states), gradient, n_steps)[0]
+    """d(mean cost)/d(theta) with `gradient` in place of the policy's own, (n_parameters,).
+
+    `segment`: as in `rollout`.
+    """
+    return minibatch_gradients(policy, states, len(states), gradient, n_steps, segment)[0]
 
 
 def minibatch_gradients(
@@ -126,6 +130,7 @@ def minibatch_gradients(
     size: int,
     gradient: GradientEstimator | None = None,
     n_steps: int | None = None,
+    segment: int | None = None,
 ) -> list[Tensor]:
     """`policy_gradient` of every minibatch of `size` rows of `states`, from one rollout of all.
 
@@ -135,7 +140,7 @@ def minibatch_gradients(
     own = policy.gradient
     policy.gradient = own if gradient is None else gradient
     try:
-        costs = rollout(policy, states, n_steps=n_steps).cost.split(size)
+        costs = rollout(policy, states, n_steps=n_steps, segment=segment).cost.split(size)
         parameters = list(policy.parameters())
         found = []
         for index, chunk in enumerate(costs):

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+from bench import worker
 from bench.nvml import Sampler
 
 FIRST, SECOND = "GPU-11111111-aaaa", "GPU-22222222-bbbb"
@@ -165,6 +166,39 @@ def test_peak_over_the_baseline(driver):
     assert found["samples"] >= 6
     assert FIRST in found["nvml_source"]
     assert "baseline of 1000 bytes" in found["nvml_source"]
+
+
+def test_what_follows_the_mark_does_not_count(driver):
+    read, write = os.pipe()
+    try:
+        sampler = Sampler.start(FIRST, os.getpid(), until=read)
+        driver.use(4000)
+        driver.let_it_read()
+        worker._mark(write)
+        until(lambda: sampler._process.poll() is not None)
+        driver.use(9000)
+        found = sampler.stop()
+    finally:
+        os.close(read)
+        os.close(write)
+    assert found["nvml_device_delta_bytes"] == 3000
+    assert "up to the end of the step" in found["nvml_source"]
+
+
+def test_a_process_that_never_marks_is_sampled_to_its_end(driver, sleeper):
+    read, write = os.pipe()
+    try:
+        sampler = Sampler.start(FIRST, sleeper.pid, until=read)
+        driver.use(4000)
+        driver.let_it_read()
+        sleeper.kill()
+        sleeper.wait()
+        found = sampler.stop()
+    finally:
+        os.close(read)
+        os.close(write)
+    assert found["nvml_device_delta_bytes"] == 3000
+    assert "ended before" in found["nvml_source"]
 
 
 def test_the_baseline_is_taken_before_start_returns(driver):

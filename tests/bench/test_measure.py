@@ -24,6 +24,7 @@ from bench.measure import (
     summarise,
     tolerance_reached,
 )
+from bench.memory import LiveTensorTracker
 from bench.records import empty_record
 from jfbcore.compiled import CompiledStep
 
@@ -313,3 +314,17 @@ def test_what_cannot_be_compiled_is_unsupported():
     worker.fill(record, case, 0)
     assert record["status"] == "unsupported"
     assert "run it eager" in record["reason"]
+
+
+def test_diagnostics_of_a_checkpointed_case_are_checkpointed_too():
+    """36 steps in 6 segments: at least half of what lives at the peak is gone."""
+    peaks, found = [], []
+    for segment in (None, 6):
+        case = Case(problem="quadrotor", n_agents=2, gradient="implicit", batch_size=64, n_steps=36,
+                    segment=segment)  # fmt: skip
+        step = Step(case)
+        with LiveTensorTracker() as live:
+            found.append((measure.gradient_cosine(step), measure.linear_residual(step)))
+        peaks.append(live.peak_bytes)
+    assert found[1] == found[0]
+    assert peaks[1] < 0.5 * peaks[0]

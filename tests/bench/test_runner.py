@@ -469,6 +469,34 @@ class TestOutcomes:
         assert record["reason"].count("\n") == 0
         assert (type(error).__name__ in record["reason"]) or status == "out_of_memory"
 
+    def test_memory_that_runs_out_beside_the_step_is_no_status(self, monkeypatch):
+        from bench import measure
+
+        def fail(_):
+            raise MemoryError("made up")
+
+        monkeypatch.setattr(measure, "gradient_cosine", fail)
+        record = empty_record(OK, 0)
+        worker.fill(record, OK, 0)
+        assert record["status"] == "ok"
+        assert record["saved_tensor_bytes"] > 0
+        assert record["gradient_cosine"] is None
+        assert record["null_reasons"]["gradient_cosine"].startswith("memory ran out beside")
+
+    def test_the_step_is_measured_before_diagnostics_and_training(self, monkeypatch):
+        from bench import measure
+
+        calls = []
+        for name in ("measure_time", "measure_memory", "gradient_cosine", "linear_residual"):
+            own = getattr(measure, name)
+            monkeypatch.setattr(
+                measure, name, lambda *a, own=own, name=name: calls.append(name) or own(*a)
+            )
+        case = replace(OK, train_steps=2)
+        worker.fill(empty_record(case, 0), case, 0, measured=lambda: calls.append("measured"))
+        assert calls[:2] == ["measure_time", "measured"]
+        assert len(calls) == 5
+
     def test_training_that_diverges_keeps_what_was_measured_before(self, monkeypatch):
         """The guard finds every step bad and gives up after its 20 in a row."""
         monkeypatch.setattr(Guard, "inspect", lambda *_: "loss is made up")
