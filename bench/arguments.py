@@ -31,3 +31,14 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+#: what system calls take for a time [s] and for an address space [GiB], with room to spare
+LONGEST, LARGEST_SPACE = 1e6, 2.0**20
+
+
+def at_most(name: str, value: float, most: float, unit: str) -> float:
+    """`value`, or ValueError where it is above `most`."""
+    if value > most:
+        raise ValueError(f"`{name}` must be at most {most:,.0f} {unit}, got {value:g}")
+    return value

@@ -13,6 +13,12 @@ from bench.arguments import Parser
 VERBS = ("list", "run", "train", "report", "reference", "verify", "gate", "predict", "roofline")
 
 
+#: verbs whose exit code is a verdict, and theirs where the reader left before there was one: what
+#: a shell reports of a process that SIGPIPE has ended
+_JUDGES = ("gate", "verify", "reference")
+_BROKEN_PIPE = 128 + 13
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code. Bad input is one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -29,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        code = None
         try:
             code = args.run(args)
             sys.stdout.flush()
@@ -39,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         except BrokenPipeError:
             # The reader of our output went away; nothing more to say, not even at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+            if code is not None:
+                return code
+            return _BROKEN_PIPE if args.verb in _JUDGES else 0
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             print(f"bench {args.verb}: error: {where}{error.strerror or error}", file=sys.stderr)

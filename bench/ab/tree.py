@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.environment import ROOT
+from bench.gate import GateError
 
+#: seconds that git may take
+_PATIENCE = 60.0
 #: what a tree needs to be measured
 PACKAGES = ("jfbcore", "baselines", "bench")
 
@@ -23,9 +26,11 @@ def git(*arguments: str) -> str:
 
 def _git(*arguments: str) -> bytes:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, timeout=60)
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, timeout=_PATIENCE)
     except FileNotFoundError:
         raise ValueError("revisions need git, which is not installed; pass folders") from None
+    except subprocess.TimeoutExpired:
+        raise GateError(f"git {arguments[0]} has not answered in {_PATIENCE:g} s") from None
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise ValueError(lines[0] if lines else f"git {arguments[0]} failed")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def run(args: argparse.Namespace) -> int:
         return _time(args) if args.base is not None else _deterministic(args)
     except GateError as error:
         print(f"bench gate: the gate failed: {error}", file=sys.stderr)
+        return Outcome.ERROR
+    except (ValueError, TypeError, OSError):
+        raise
+    except Exception as error:
+        # A bug of the gate is not a regression of the code, which an uncaught one would exit as.
+        traceback.print_exc()
+        print(f"bench gate: the gate failed: {type(error).__name__}: {error}", file=sys.stderr)
         return Outcome.ERROR
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.arguments import integer, number
+from bench.arguments import LARGEST_SPACE, LONGEST, at_most, integer, number
 from bench.commands.list import add_arguments as add_selection
 
 HELP = "measure the cases of a preset"
@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--timeout", type=number, metavar="S", help="seconds per case")
     parser.add_argument(
-        "--time-limit", type=number, metavar="S", help="start no case after S seconds; see --resume"
+        "--time-limit",
+        type=number,
+        metavar="S",
+        help="start no case after S seconds; see --resume (local jobs only)",
     )
     parser.add_argument("--resume", action="store_true", help="measure only what is missing")
     parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
@@ -50,21 +53,27 @@ def run(args: argparse.Namespace) -> int:
     _validate.positive_int("seeds", args.seeds)
     _validate.one_of("jobs", args.jobs, ("local", "slurm"))
     timeout = TIMEOUTS[args.preset] if args.timeout is None else args.timeout
+    timeout = at_most("timeout", _validate.positive("timeout", timeout), LONGEST, "s")
     limit = args.memory_limit
+    if limit is not None:
+        _validate.positive("memory-limit", limit)
+        limit = int(at_most("memory-limit", limit, _largest_space(), "GiB") * 2**30)
+    if args.time_limit is not None:
+        _validate.positive("time-limit", args.time_limit)
+        if args.jobs != "local":
+            raise ValueError(
+                f"`time-limit` is for a local sweep, got {args.time_limit:g} with jobs {args.jobs}"
+            )
     settings = RunSettings(
         out=(args.out or ROOT / "reports" / "runs" / args.preset).resolve(),
         preset=args.preset,
-        timeout=_validate.positive("timeout", timeout),
+        timeout=timeout,
         resume=args.resume,
         threads=None if args.threads is None else _validate.positive_int("threads", args.threads),
-        memory_limit=None
-        if limit is None
-        else int(_validate.positive("memory-limit", limit) * 2**30),
+        memory_limit=limit,
         jobs=args.jobs,
         notes=tuple(args.note),
-        time_limit=None
-        if args.time_limit is None
-        else _validate.positive("time-limit", args.time_limit),
+        time_limit=args.time_limit,
     )
     # The machine that submits to a cluster need not be one that measures.
     if args.jobs == "local" and any(case.device == "cuda" for case in cases):
@@ -75,3 +84,11 @@ def run(args: argparse.Namespace) -> int:
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     print(f"{summary or 'nothing to do'}; records in {args.out or settings.out}")
     return 0
+
+
+def _largest_space() -> float:
+    """GiB of address space that a case may be limited to: no more than this process is."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    return LARGEST_SPACE if hard == resource.RLIM_INFINITY else min(LARGEST_SPACE, hard / 2**30)

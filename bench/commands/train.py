@@ -70,6 +70,11 @@ def run(args: argparse.Namespace) -> int:
     _validate.positive_int("agents", args.agents)
     if args.iterations is not None:
         _validate.positive_int("iterations", args.iterations)
+        if args.tolerance is not None:
+            raise ValueError(
+                f"`tolerance` {args.tolerance:g} does not go with `iterations` {args.iterations}, "
+                "which are run exactly; leave one of them out"
+            )
     if args.batch is not None:
         _validate.positive_int("batch", args.batch)
     if args.seed < 0:

@@ -93,9 +93,12 @@ BAD = [
         (["run", "--timeout", "-3"], ["timeout", "-3", "> 0"]),
         (["run", "--timeout", "nan"], ["timeout", "nan", "finite"]),
         (["run", "--timeout", "soon"], ["timeout", "'soon'", "number"]),
+        (["run", "--timeout", "1e7"], ["timeout", "1e+07", "at most 1,000,000 s"]),
         (["run", "--threads", "0"], ["threads", "0", ">= 1"]),
         (["run", "--memory-limit", "0"], ["memory-limit", "0", "> 0"]),
         (["run", "--memory-limit", "-1"], ["memory-limit", "-1", "> 0"]),
+        (["run", "--memory-limit", "1e300"], ["memory-limit", "1e+300", "at most", "GiB"]),
+        (["run", "--jobs", "slurm", "--time-limit", "5"], ["time-limit", "5", "slurm", "local"]),
         (["run", "--jobs", "cloud"], ["jobs", "'cloud'", "local", "slurm"]),
         (["train"], ["--problem", "--agents", "--gradient", "required"]),
         (
@@ -125,6 +128,7 @@ BAD = [
         (tiny(steps="1", time_limit="1"), ["--steps", "--time-limit"]),
         (tiny(tolerance="0"), ["tolerance", "0", "> 0"]),
         (tiny(tolerance="nan"), ["tolerance", "nan", "finite"]),
+        (tiny(iterations="5", tolerance="0.1"), ["tolerance", "0.1", "iterations", "5"]),
         (tiny(step_size="-1"), ["step_size", "-1", "> 0"]),
         (tiny(learning_rate="0"), ["learning_rate", "0", "> 0"]),
         (tiny(schedule="linear"), ["schedule", "'linear'", "cosine", "constant"]),
@@ -223,6 +227,35 @@ class TestBadInput:
         code, out, err = run_cli(capsys, "report", tmp_path)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert str(tmp_path) in err
+
+    @pytest.mark.parametrize(
+        ("verb", "answer", "expected"),
+        [
+            ("gate", "print('worse') or 1", 1),
+            ("gate", "print('fine') or 0", 0),
+            ("gate", "leave()", 141),
+            ("list", "leave()", 0),
+        ],
+    )
+    def test_a_reader_that_leaves_does_not_change_the_verdict(self, verb, answer, expected):
+        code = f"""if True:
+            import sys
+            from bench import cli
+            from bench.commands import {verb}
+            def leave():
+                raise BrokenPipeError
+            {verb}.run = lambda args: {answer}
+            input()
+            sys.exit(cli.main([{verb!r}]))"""
+        # An empty PYTHONUNBUFFERED: what is printed meets the closed pipe at the end.
+        with subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+        ) as process:  # fmt: skip
+            process.stdout.close()
+            process.stdin.write(b"\n")
+            process.stdin.close()
+            assert process.wait(60) == expected
 
     def test_a_full_disk(self, capsys, tmp_path, monkeypatch):
         def full(_: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
@@ -199,3 +200,24 @@ def test_checkpointing_fits_as_many_iterations_as_the_square_of_its_segments():
     model = fit(case)
     memory = model.predict(32, 40, 100**2)
     assert model.crossover(32, 40, memory) == pytest.approx(100**2)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("made up"), RuntimeError("made up"), subprocess.TimeoutExpired("git", 60.0)]
+)
+def test_a_bug_of_the_gate_is_no_regression(error, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("bench.commands.gate._deterministic", fail)
+    assert main(["gate"]) == Outcome.ERROR
+    assert "bench gate: the gate failed: " in capsys.readouterr().err
+
+
+def test_a_git_that_hangs_is_no_regression(monkeypatch, capsys):
+    def hang(command, **_):
+        raise subprocess.TimeoutExpired(command, 60.0)
+
+    monkeypatch.setattr("bench.ab.tree.subprocess.run", hang)
+    assert main(["gate", "--base", "HEAD"]) == Outcome.ERROR
+    assert "git rev-parse has not answered" in capsys.readouterr().err
