@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jfbcore import _validate
 from jfbcore.gradients import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.problems import Consumption, Hamiltonian, Problem, Quadrotor
@@ -32,9 +33,10 @@ class CvxpyLayer(GradientEstimator):
 
     It solves the same problem as every other estimator, to the accuracy of an interior-point
     method in float64 on the CPU, one sample at a time; the answer is cast to the problem's dtype
-    and device and carries its residual like any other. Serves problems whose H is concave in u
-    and has a formulation here. `jobs`: threads that share a batch. The `solver` of the policy
-    only lends its tolerance, to judge the residual.
+    and device and carries its residual like any other; the solve counts as one iteration. Serves
+    problems whose H is concave in u and has a formulation here. `jobs`: threads that share a
+    batch. `gap`: the interior-point method's tolerances. The `solver` of the policy only lends its
+    tolerance, to judge the residual.
     """
 
     jobs: int = 1
@@ -42,6 +44,10 @@ class CvxpyLayer(GradientEstimator):
     _formulations: weakref.WeakKeyDictionary[Problem, _Formulation] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        _validate.positive_int("jobs", self.jobs)
+        _validate.positive("gap", self.gap)
 
     def supports(self, problem: Problem) -> str | None:
         for module in ("cvxpy", "cvxpylayers"):

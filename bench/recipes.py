@@ -10,7 +10,8 @@ from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
 if TYPE_CHECKING:
     from jfbcore.train import TrainingConfig
 
-#: per problem, what differs from TrainingConfig's own defaults (reports/recipes.md says why)
+#: per problem, what differs from TrainingConfig's own defaults (reports/recipes.md says why); a
+#: problem that is not here trains on the defaults
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "quadrotor": {
         "optimizer": "muon",
@@ -89,7 +90,7 @@ def training_config(
         time_limit=time_limit,
         batch_size=case.batch_size,
         seed=seed,
-        **(RELEASED if recipe == "released" else RECOMMENDED[case.problem]),
+        **(RELEASED if recipe == "released" else RECOMMENDED.get(case.problem, {})),
     )
     short = steps is not None and steps < _SHORTEST_STAGED_RUN
     if short or case.n_steps < DEFAULT_STEPS[case.problem]:

@@ -176,9 +176,9 @@ class Guard:
         self.bad_in_a_row = state["bad_in_a_row"]
         self._recent = deque(state["recent"], maxlen=self.settings.window)
         self._since_snapshot = state["since_snapshot"]
-        self._snapshot = [saved.clone() for saved in state["snapshot"]]
+        self._snapshot = self._beside(state["snapshot"])
         self._ceiling, self._best_median = state["ceiling"], state["best_median"]
-        self._best = [saved.clone() for saved in state["best"]]
+        self._best = self._beside(state["best"])
 
     def _limit(self, usual: float, factor: float) -> float:
         """What a loss may come to where `usual` is the usual one, whatever its sign."""
@@ -187,6 +187,11 @@ class Guard:
     def _take_snapshot(self) -> None:
         self._snapshot = self._copy()
         self._since_snapshot = 0
+
+    def _beside(self, saved: list[Tensor]) -> list[Tensor]:
+        """Copies of `saved`, one for each parameter or none at all, where the parameters are."""
+        pairs = zip(saved, self.module.parameters(), strict=False)
+        return [value.to(parameter.device, copy=True) for value, parameter in pairs]
 
     def _copy(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self.module.parameters()]

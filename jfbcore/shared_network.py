@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from jfbcore import _validate
 from jfbcore.network import ValueNetwork
 from jfbcore.problems.base import NetworkScaling, Problem, Time
 
@@ -29,8 +30,8 @@ class SharedValueNetwork(nn.Module):
     def __init__(self, agent_network: ValueNetwork, n_agents: int, share: float) -> None:
         super().__init__()
         self.agent_network = agent_network
-        self.n_agents = n_agents
-        self.share = share
+        self.n_agents = _validate.positive_int("n_agents", n_agents)
+        self.share = _validate.positive("share", share)
 
     @classmethod
     def for_problem(

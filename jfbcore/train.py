@@ -416,7 +416,8 @@ class Training:
         Raises ValueError when the checkpoint is unreadable or belongs to another configuration.
         """
         try:
-            state = torch.load(path, map_location=self.problem.device, weights_only=True)
+            # To the host, where Adam's step counts belong; what is loaded copies to the device.
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file makes torch raise almost anything
             line = (str(error).splitlines() or [repr(error)])[0]
             raise ValueError(f"`checkpoint` {path} cannot be read: {line}") from error
@@ -441,8 +442,9 @@ class Training:
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.guard.load_state_dict(state["guard"])
-        self.generator.set_state(state["generator"].cpu())
-        self.minibatch = state["minibatch"]
+        self.generator.set_state(state["generator"])
+        minibatch = state["minibatch"]
+        self.minibatch = None if minibatch is None else minibatch.to(self.problem.device)
         self.step, self.seconds, self.loss = state["progress"]
         self.compiling_seconds = state["compiling_seconds"]
         self._plateau_scale, self._plateau_best, self._plateau_wait = state["plateau"]

@@ -365,3 +365,21 @@ def test_a_time_limit_that_is_too_short_is_named_as_the_reason(tmp_path, capsys)
     assert run_command(*arguments, "--out", str(tmp_path)) == 1
     assert "a longer --time-limit" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "bad"),
+    [
+        ("transcription", "Transcription", {"chunk": 0}),
+        ("transcription", "Transcription", {"perturbation": -0.1}),
+        ("ipopt", "Ipopt", {"starts": 0}),
+        ("ipopt", "Ipopt", {"time_limit": -1.0}),
+        ("ipopt", "Ipopt", {"tolerance": math.nan}),
+        ("best_response", "BestResponse", {"max_rounds": 0}),
+    ],
+)
+def test_bad_settings_of_a_solver_are_named(module, name, bad):
+    found = pytest.importorskip(f"bench.reference.{module}", exc_type=ImportError)
+    (argument,) = bad
+    with pytest.raises(ValueError, match=f"`{argument}` must be"):
+        getattr(found, name)(**bad)

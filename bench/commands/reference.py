@@ -11,9 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.case import PROBLEM_NAMES
+
 HELP = "solve for the optimal cost on the held-out initial states and cache it"
 
-_PROBLEMS = ("quadrotor", "bicycle", "consumption")
 _METHODS = ("ipopt", "transcription", "both", "best-response")
 _HELD_OUT = 64
 _TIME_LIMIT = 300.0
@@ -26,7 +27,7 @@ _AGENT_STARTS = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     # Checked in `run`, so that a bad value gives one line and not a usage page.
-    parser.add_argument("--problem", required=True, help=", ".join(_PROBLEMS))
+    parser.add_argument("--problem", required=True, help=", ".join(PROBLEM_NAMES))
     parser.add_argument("--agents", type=int, default=1, help="agents, or goods (default 1)")
     parser.add_argument(
         "--states",
@@ -136,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, allowed in (("problem", _PROBLEMS), ("method", _METHODS)):
+    for name, allowed in (("problem", PROBLEM_NAMES), ("method", _METHODS)):
         value = getattr(args, name)
         if value not in allowed:
             raise ValueError(f"`--{name}` must be one of {', '.join(allowed)}, got {value!r}")

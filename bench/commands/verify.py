@@ -19,7 +19,12 @@ HELP = "check the paper's claims"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="minutes instead of hours")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/runs/verify")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="default: reports/runs/verify, or verify-quick there",
+    )
     parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
     parser.add_argument(
         "--part",
@@ -52,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     if args.quick and part != (1, 1):
         raise ValueError(f"`part` must be 1/1 with --quick, got {args.part!r}")
     torch.set_num_threads(threads)
-    out = args.out or ROOT / "reports" / "runs" / "verify"
+    # Apart, because the quick scope starts anew: the full one's finished jobs must not go with it.
+    name = "verify-quick" if args.quick else "verify"
+    out = args.out or ROOT / "reports" / "runs" / name
     scope = quick() if args.quick else full()
     outcome = verify(scope, out, time_limit=args.time_limit, part=part)
 

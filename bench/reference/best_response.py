@@ -22,6 +22,7 @@ from bench.reference.ipopt import Ipopt, Point, Program, Result
 from bench.reference.nlp import crowd_interaction
 from bench.reference.solution import Solution, in_double, open_loop_cost
 from bench.reference.starts import Guess
+from jfbcore import _validate
 from jfbcore.problems import Bicycle, Problem
 
 #: where agents stand that are not placed yet [m]: far from all others
@@ -43,6 +44,10 @@ class BestResponse:
     tolerance: float = 1e-4
     max_rounds: int = 30
     ipopt: Ipopt = field(default_factory=Ipopt)
+
+    def __post_init__(self) -> None:
+        _validate.positive("tolerance", self.tolerance)
+        _validate.positive_int("max_rounds", self.max_rounds)
 
     @staticmethod
     def supports(problem: Problem) -> str | None:

@@ -25,6 +25,7 @@ from bench.reference.fan import fanned_guesses
 from bench.reference.nlp import Stage, stage_of
 from bench.reference.solution import Solution, in_double, open_loop_cost
 from bench.reference.starts import Guess, starting_guesses
+from jfbcore import _validate
 from jfbcore.problems import Bicycle, Consumption, Problem
 
 #: bicycles up to which every start is tried
@@ -47,8 +48,11 @@ class Ipopt:
     time_limit: float = 300.0  # [s] per start
 
     def __post_init__(self) -> None:
-        if self.starts is not None and self.starts < 1:
-            raise ValueError(f"`starts` must be >= 1, got {self.starts}")
+        if self.starts is not None:
+            _validate.positive_int("starts", self.starts)
+        _validate.positive_int("max_iterations", self.max_iterations)
+        for name in ("tolerance", "time_limit"):
+            _validate.positive(name, getattr(self, name))
 
     def agents_alone(self, problem: Problem, states: Tensor) -> Tensor:
         """Controls (batch, n_steps, m) that join every agent's own best optimum, found alone.

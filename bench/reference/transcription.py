@@ -23,6 +23,7 @@ from bench.reference.fan import SPREADS, fanned_controls
 from bench.reference.lbfgs import BatchedLBFGS
 from bench.reference.parametrisation import Parametrisation, parametrisation_of
 from bench.reference.solution import Solution, in_double, open_loop_cost
+from jfbcore import _validate
 from jfbcore.problems import Bicycle, Problem
 
 #: Hessian rows computed in one batch
@@ -47,8 +48,9 @@ class Transcription:
     optimiser: BatchedLBFGS = field(default_factory=BatchedLBFGS)
 
     def __post_init__(self) -> None:
-        if self.starts < 1:
-            raise ValueError(f"`starts` must be >= 1, got {self.starts}")
+        for name in ("starts", "chunk"):
+            _validate.positive_int(name, getattr(self, name))
+        _validate.non_negative("perturbation", self.perturbation)
 
     def solve(
         self,

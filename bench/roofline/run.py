@@ -56,7 +56,7 @@ def cases(
             device=device,
         )
         for problem in problems or DEFAULT_SIZES
-        for n_agents in sizes or DEFAULT_SIZES[problem]
+        for n_agents in sizes or DEFAULT_SIZES.get(problem, (1,))
         for gradient in gradients
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +61,8 @@ def verify(
     ahead = store.missing(own)
     minutes = sum(job.seconds for job in ahead) / 60.0
     tqdm.write(
-        f"{len(ahead)} of {len(own)} jobs to run, about {minutes:.0f} minutes on two idle cores"
+        f"{len(ahead)} of {len(own)} jobs to run, about {minutes:.0f} minutes on two idle cores",
+        file=sys.stderr,
     )
     with tqdm(total=len(own), unit="job") as bar:
 

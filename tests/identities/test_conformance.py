@@ -18,6 +18,7 @@ from torch import Tensor
 from baselines import (
     GMRES,
     ConjugateGradient,
+    CvxpyLayer,
     DenseLU,
     Implicit,
     LinearSolver,
@@ -427,6 +428,8 @@ def test_conjugate_gradient_stops_at_negative_curvature():
         (lambda: Neumann(terms=0), "`terms` must be >= 1"),
         (lambda: JFB(0), r"`tracked` must be >= 1, got 0; for the exact gradient use `Implicit"),
         (lambda: UnrolledCheckpoint(segment=0), "`segment` must be >= 1"),
+        (lambda: CvxpyLayer(jobs=0), "`jobs` must be >= 1"),
+        (lambda: CvxpyLayer(gap=0.0), "`gap` must be > 0"),
         (lambda: PlainMap(0.0), "`step_size` must be > 0"),
         (lambda: ScaledMap(1.5), r"`damping` must be in \(0, 1\]"),
     ],

@@ -606,7 +606,7 @@ class TestArguments:
 
 
 @pytest.mark.parametrize(("name", "option"), NUMBERS)
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10**400])
 def test_numbers_must_be_finite(name, option, bad):
     with pytest.raises(ValueError, match=f"`{option}` must be finite"):
         PROBLEMS[name](**{option: bad})
