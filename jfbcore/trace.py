@@ -75,7 +75,8 @@ class Trace:
         angles = [angle(a, b) for a, b in zip(jfb, true, strict=True)]
         mean_jfb, mean_true = torch.stack(jfb).mean(0), torch.stack(true).mean(0)
         return {
-            "angle_max": max(angles),
+            # Python's max would step over what is not a number.
+            "angle_max": torch.tensor(angles, dtype=torch.float64).max().item(),
             "angle_mean": sum(angles) / len(angles),
             "angle_expectation": angle(mean_jfb, mean_true),
             "norm_ratio": (mean_jfb.norm() / mean_true.norm()).item(),

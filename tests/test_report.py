@@ -322,6 +322,26 @@ def test_summary_is_computed(run_directory: Path) -> None:
     assert "unrolled (out of memory)" in sentences
 
 
+def test_the_fastest_is_that_of_medians_to_a_tolerance(tmp_path: Path) -> None:
+    """Not the luckiest seed's, and not one that stops after five iterations whatever is left."""
+    records = []
+    for gradient, seconds in (("jfb", (2.0, 2.0, 2.0)), ("implicit", (1.0, 3.0, 3.0))):
+        for seed, value in enumerate(seconds):
+            record = synthetic_record(gradient, 4, seed=seed)
+            record["step_seconds"]["median"] = value
+            records.append(record)
+    exact = synthetic_record("unrolled", 4, iterations=5, tolerance=None)
+    exact["step_seconds"]["median"] = 0.1
+    sentences = " ".join(
+        summary(case_frame([load_run(write_run(tmp_path / "r", [*records, exact]))]))
+    )
+    assert "fastest jfb (2.00 s a step at batch 4" in sentences
+
+
+def test_no_case_no_largest_size() -> None:
+    assert not any("Largest" in sentence for sentence in summary(case_frame([])))
+
+
 def test_slope_of_an_exact_power_law() -> None:
     x = pd.Series([1, 6, 20, 100, 6])
     # the arithmetic is exact up to rounding of logarithms
@@ -423,6 +443,9 @@ def test_every_gradient_is_shown_on_the_recipe_and_with_its_best_learning_rate(
     times = target_times(curve_frame(runs, cases), cases)
     assert len(times) == 5
     assert own_rate(times)["learning_rate"].isna().all()
+    # One that ran at another rate only stays.
+    implicit = times["gradient"].eq("implicit") & times["learning_rate"].isna()
+    assert set(own_rate(times[~implicit])["gradient"]) == {"jfb", "implicit", "unrolled"}
     best = tuned(times).set_index("gradient")
     # A gradient that nobody tuned takes part with the recipe's rate.
     assert best["settings"].to_dict() == {"implicit": 2, "jfb": 2, "unrolled": 1}

@@ -115,9 +115,9 @@ def tuned_table(times: pd.DataFrame) -> Table | None:
     if best.empty:
         return None
     note = (
-        "The best of the learning rates and maps that were tried on each gradient, chosen by the "
-        "time to the narrowest target reached and scored on the same seeds: a little optimistic "
-        "for every gradient alike."
+        "The best of the settings that were tried on each gradient (learning rates, maps, compiled "
+        "or not), chosen by the time to the narrowest target reached and scored on the same seeds: "
+        "optimistic, and the more so the more settings there were and the fewer seeds each had."
     )
     rows = _target_rows(best)
     for cells, count in zip(rows, best["settings"], strict=True):

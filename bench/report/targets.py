@@ -24,9 +24,13 @@ _CASE = (
 
 
 def own_rate(rows: pd.DataFrame) -> pd.DataFrame:
-    """`rows` without the runs at other learning rates than the recipe's, where there are both."""
+    """`rows` without the runs at other learning rates than the recipe's, where there are both.
+
+    Of each gradient at each size apart: one that ran at another rate only stays.
+    """
     own = rows["learning_rate"].isna()
-    return rows[own] if own.any() else rows
+    keys = [rows[name] for name in ("run", "problem", "n_agents", "gradient")]
+    return rows[own | ~own.groupby(keys, dropna=False).transform("any")]
 
 
 def tuned(times: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +65,8 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     known = curves[curves["optimality_gap"].notna()]
     by_seed = dict(list(known.groupby(["run", "id", "seed"], dropna=False)))
     runs = cases[trained(cases) & cases["status"].ne("unsupported")]
-    runs = runs.merge(known[list(_PROBLEM)].drop_duplicates(), on=list(_PROBLEM))
+    instance = list(TARGET_INSTANCE)
+    runs = runs.merge(known[instance].drop_duplicates(), on=instance)
     rows = []
     for key, case in runs.groupby(list(_CASE), dropna=False):
         row = dict(zip(_CASE, key, strict=True))

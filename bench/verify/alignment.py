@@ -32,7 +32,8 @@ def alignment(data: Tables) -> Claim:
     angles = worst(every, "angle_max")
     undefined = table["angle_max"].isna().groupby(table["run"], sort=False).any()
     undefined = undefined.reindex(angles.index, fill_value=True)
-    holds = (angles < 90.0) & ~undefined & ~unfinished(every, "angle_max")
+    expected = worst(every, "angle_expectation")
+    holds = (angles < 90.0) & (expected < 90.0) & ~undefined & ~unfinished(every, "angle_max")
     within = table[~missed_tolerance(table)]["angle_max"]
     beyond = _beyond(table)
     return Claim(

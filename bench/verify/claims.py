@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from bench.verify.alignment import alignment
 from bench.verify.beyond import derivative_error
-from bench.verify.claim import NOT_MEASURED, Claim, Tables
+from bench.verify.claim import NOT_MEASURED, PARTLY, REPRODUCED, Claim, Tables
 from bench.verify.contractivity import contractivity
 from bench.verify.memory_claim import memory
 from bench.verify.open_questions import local_maximisers, mean_field
@@ -33,14 +34,28 @@ _OPEN: tuple[tuple[str, Callable[[Tables], Claim]], ...] = (
 )
 
 
-def judge_claims(data: Tables) -> list[Claim]:
-    """Exactly seven rows; one whose table is missing says so."""
-    return [
-        judge(data)
-        if table in data
-        else Claim(number, words, "no data yet", NOT_MEASURED, "", None, "")
-        for number, (table, judge, words) in enumerate(_JUDGES, start=1)
-    ]
+def judge_claims(data: Tables, absent: Mapping[str, Sequence[str]] | None = None) -> list[Claim]:
+    """Exactly seven rows; one whose table is missing says so.
+
+    `absent`: by table, the measurements that crashed or have not been made. What they would have
+    shown is not known, so that no claim they belong to is reproduced.
+    """
+    found = []
+    for number, (table, judge, words) in enumerate(_JUDGES, start=1):
+        if table in data:
+            claim = judge(data)
+        else:
+            claim = Claim(number, words, "no data yet", NOT_MEASURED, "", None, "")
+        names = (absent or {}).get(table, ())
+        found.append(_without(claim, names) if names else claim)
+    return found
+
+
+def _without(claim: Claim, names: Sequence[str]) -> Claim:
+    """`claim` where the measurements `names` are not there."""
+    finding = f"Not there, and not taken as holding: {', '.join(names)}."
+    verdict = PARTLY if claim.verdict == REPRODUCED else claim.verdict
+    return replace(claim, verdict=verdict, findings=(*claim.findings, finding))
 
 
 def judge_beyond(data: Tables) -> list[Claim]:

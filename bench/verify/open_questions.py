@@ -97,7 +97,7 @@ def reference_sizes(directory: Path = ROOT / "reports" / "references") -> pd.Dat
         for n in (1, *_SIZES):
             try:
                 reference = load_reference(problem(n), directory)
-            except StaleReference:
+            except (StaleReference, ValueError):
                 continue
             if reference is None or not reference.solved:
                 continue
@@ -106,13 +106,16 @@ def reference_sizes(directory: Path = ROOT / "reports" / "references") -> pd.Dat
             rows.append({"problem": name, "n_agents": n, "label": reference.label,
                          "states": len(costs), "cost": statistics.fmean(costs),
                          "standard_error": error})  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["problem", "n_agents", "label", "states", "cost",
+                                       "standard_error"])  # fmt: skip
 
 
 def mean_field(data: Tables) -> Claim:
     table = data["mean-field"]
     exponents, words = {}, []
     for problem, rows in table[table["n_agents"] > 1].groupby("problem", sort=False):
+        if len(rows) < 2:  # no growth without two sizes
+            continue
         last = rows.sort_values("n_agents").tail(2)
         (n, m), (low, high) = last["n_agents"], last["cost"]
         exponents[problem] = math.log(high / low) / math.log(m / n)

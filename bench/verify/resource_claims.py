@@ -28,7 +28,8 @@ def times_to_cost(table: pd.DataFrame) -> pd.DataFrame:
     run = table.dropna(subset=["seconds"]).sort_values("seconds")
     rows = []
     for (problem, n, seed), part in run.groupby([*SIZE, "seed"], sort=False):
-        final = part.groupby("gradient")["cost"].last()
+        # The last point, not the last finite one: a run that diverged ends nowhere.
+        final = part.groupby("gradient").tail(1).set_index("gradient")["cost"]
         inner = final.drop("direct", errors="ignore").dropna()
         if len(inner) < 2:  # nothing to be equal to
             continue
@@ -42,15 +43,19 @@ def times_to_cost(table: pd.DataFrame) -> pd.DataFrame:
 
 def cost(data: Tables) -> Claim:
     table = data["races"].dropna(subset=["seconds"])
-    last = table.sort_values("seconds").groupby([*SIZE, "gradient", "seed"]).last()
-    final = last["cost"].groupby(level=[*SIZE, "gradient"]).median()
+    last = table.sort_values("seconds").groupby([*SIZE, "gradient", "seed"]).tail(1)
+    # A cost that is not finite is null in the data: the run has diverged.
+    ends = last.assign(cost=last["cost"].fillna(math.inf))
+    final = ends.groupby([*SIZE, "gradient"])["cost"].median()
     holds, behind = [], []
     for key, costs in final.groupby(level=SIZE, sort=False):
         costs = costs.droplevel(SIZE)
         rivals = costs.drop(["jfb", "direct"], errors="ignore").dropna()
         if "jfb" not in costs or rivals.empty:
             continue
-        near = bool(costs["jfb"] <= rivals.min() + 0.1 * abs(rivals.min()))
+        near = bool(
+            math.isfinite(costs["jfb"]) and costs["jfb"] <= rivals.min() + 0.1 * abs(rivals.min())
+        )
         holds.append(near)
         if not near:
             behind.append(

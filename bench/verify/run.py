@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,11 +53,12 @@ def verify(
     """
     # First of all: hours of measuring should not end at a folder that cannot be written.
     (out / "data").mkdir(parents=True, exist_ok=True)
-    write_json(out / "environment.json", {})
-    if scope.name == "quick":
-        shutil.rmtree(out / "jobs", ignore_errors=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
     started = datetime.now(UTC).isoformat(timespec="seconds")
     store, wanted = Store(out), jobs(scope)
+    if scope.name == "quick":
+        _begin_anew(out, {job.name for job in wanted})
     own = wanted[part[0] - 1 :: part[1]]
     ahead = store.missing(own)
     minutes = sum(job.seconds for job in ahead) / 60.0
@@ -74,6 +76,17 @@ def verify(
     return judge(scope, out, started)
 
 
+def _begin_anew(out: Path, own: set[str]) -> None:
+    """Remove the jobs under `out`; ValueError where there are others than the scope's `own`."""
+    others = sorted({path.stem for path in (out / "jobs").glob("*.json")} - own)
+    if others:
+        raise ValueError(
+            f"`out` {out} holds the jobs of another scope ({', '.join(others[:3])}, …), which "
+            f"the quick one would remove; give it another folder"
+        )
+    shutil.rmtree(out / "jobs", ignore_errors=True)
+
+
 def judge(scope: Scope, out: Path, started: str) -> Outcome:
     """Verdicts and figures from the jobs that are done, whichever those are."""
     (out / "data").mkdir(parents=True, exist_ok=True)
@@ -86,13 +99,17 @@ def judge(scope: Scope, out: Path, started: str) -> Outcome:
     for name, table in {**data, **_derived(data)}.items():
         table.to_csv(out / "data" / f"{name}.csv", index=False)
     draw(data, out)
-    missing = store.missing(wanted)
+    missing, crashed = store.missing(wanted), store.errors(wanted)
+    absent: dict[str, list[str]] = {}
+    for job in wanted:
+        if job in missing or job.name in crashed:
+            absent.setdefault(job.table, []).append(job.name)
     outcome = Outcome(
-        claims=[_with_figure(claim, out) for claim in judge_claims(data)],
+        claims=[_with_figure(claim, out) for claim in judge_claims(data, absent)],
         beyond=[_with_figure(claim, out) for claim in judge_beyond(data)],
         missing=missing,
-        crashed=store.errors(wanted),
-        failures=failures(data) if scope.name == "quick" else [],
+        crashed=crashed,
+        failures=_failures(data, missing, crashed) if scope.name == "quick" else [],
     )
     environment = describe(None, torch.get_num_threads(), started)
     environment["limits"] = _limits(scope, wanted, missing, store)
@@ -110,6 +127,15 @@ def judge(scope: Scope, out: Path, started: str) -> Outcome:
         },
     )
     return outcome
+
+
+def _failures(data: Tables, missing: list[Job], crashed: dict[str, str]) -> list[str]:
+    """What the quick scope asserts and does not find; a measurement that is not there is none."""
+    return [
+        *failures(data),
+        *(f"{job.name}: not measured" for job in missing),
+        *(f"{name}: crashed: {error}" for name, error in crashed.items()),
+    ]
 
 
 def _by_size(table: pd.DataFrame) -> pd.DataFrame:

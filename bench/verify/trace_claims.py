@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -104,16 +106,28 @@ def _growths(peaks: pd.DataFrame) -> list[str]:
     ]
 
 
+def _median_norm(rows: pd.DataFrame) -> pd.Series:
+    """The median over the seeds at every step, infinite for a seed that has stopped."""
+    measured = rows[rows["reason"].isna()]
+    norms = measured.pivot(index="step", columns="seed", values="true_gradient_norm")
+    norms = norms.reindex(columns=sorted(rows["seed"].unique()))
+    return norms.fillna(math.inf).median(axis=1)
+
+
 def convergence(data: Tables) -> Claim:
     table = data["descent"]
     falls: dict[str, float] = {}
     slopes: dict[str, float] = {}
     for (problem, n, sgd), rows in table.groupby(["problem", "n_agents", "sgd"], sort=False):
-        curve = rows.groupby("step")["true_gradient_norm"].median().cummin()
         name = f"{problem} n={n} {sgd}"
-        falls[name] = curve.iloc[-1] / curve.iloc[0]
-        later = curve[curve.index > 0]
-        slopes[name] = float(np.polyfit(np.log(later.index), np.log(later), 1)[0])
+        curve = _median_norm(rows).cummin()
+        stopped_early = rows["reason"].notna().groupby(rows["seed"]).any()
+        # Where half of the seeds have stopped, the least norm before is nobody's result.
+        falls[name] = math.inf if stopped_early.mean() >= 0.5 else curve.iloc[-1] / curve.iloc[0]
+        later = curve[(curve.index > 0) & np.isfinite(curve)]
+        slopes[name] = math.nan
+        if len(later) > 1:
+            slopes[name] = float(np.polyfit(np.log(later.index), np.log(later), 1)[0])
     rows = [(name, number(fall), number(slopes[name])) for name, fall in falls.items()]
     jfb = {name: fall for name, fall in falls.items() if name.endswith("jfb")}
     exact = {name: falls[name.removesuffix("jfb") + "exact"] for name in jfb}

@@ -24,9 +24,9 @@ from bench.verify.derivatives import derivative_rows
 from bench.verify.jobs import Job, Store, jobs, run_jobs
 from bench.verify.memory_claim import memory, memory_fits
 from bench.verify.resource_claims import cost, times_to_cost
-from bench.verify.run import Outcome, judge
+from bench.verify.run import Outcome, judge, verify
 from bench.verify.scope import FULL_SIZES, Run, full, quick
-from bench.verify.trace_claims import variance
+from bench.verify.trace_claims import convergence, variance
 from bench.verify.traces import trace
 from tests.bench.helpers import run_cli
 
@@ -403,6 +403,57 @@ class TestVerdicts:
         assert final.rows == (("quadrotor n=1", "4", "3.9", "6", "6.4"),)
         assert times.rows == (("quadrotor n=1", "6 (unrolled)", "2 s", "2 s", "2 s", "never"),)
 
+    def test_a_race_that_diverged_ends_nowhere(self):
+        """Whatever it cost before: the last point counts, not the last finite one."""
+        rows = [
+            {"problem": "quadrotor", "n_agents": 1, "gradient": gradient, "seed": 0,
+             "seconds": float(second), "cost": value, "reason": None}
+            for gradient, costs in {"jfb": (9.0, 2.0, None), "implicit": (7.0, 3.9, 3.8),
+                                    "unrolled": (8.0, 6.0, 5.0)}.items()
+            for second, value in enumerate(costs, start=1)
+        ]  # fmt: skip
+        table = pd.DataFrame(rows)
+        claim = cost({"races": table})
+        assert claim.verdict == NOT
+        assert claim.tables[0].rows == (("quadrotor n=1", "not finite", "3.8", "5"),)
+        assert set(times_to_cost(table)["target"]) == {5.0}
+
+    def test_what_is_not_there_does_not_hold(self):
+        data = {"traces": traces_table()}
+        claim = judge_claims(data)[0]
+        assert claim.verdict == REPRODUCED
+        claim = judge_claims(data, {"traces": ["trace-quadrotor-100-s0"]})[0]
+        assert claim.verdict == PARTLY
+        assert "trace-quadrotor-100-s0" in claim.findings[-1]
+        assert judge_claims({}, {"scale": ["a"]})[6].verdict == NOT_MEASURED
+
+    def test_the_angle_in_expectation_counts_too(self):
+        table = traces_table(angle_expectation=120.0)
+        assert alignment({"traces": table}).verdict == PARTLY
+
+    def test_a_residual_that_is_not_finite_is_the_worst_one(self):
+        table = traces_table(residual_max=math.nan)
+        (found,) = contractivity({"traces": table}).tables
+        assert "not finite (0.0001)" in found.rows[-1]
+        assert contractivity({"traces": traces_table(rate_max=math.nan)}).verdict == PARTLY
+
+    @pytest.mark.parametrize(("stopped", "expected"), [(1, REPRODUCED), (2, NOT), (3, NOT)])
+    def test_descent_is_that_of_all_seeds(self, stopped, expected):
+        rows = []
+        for sgd in ("jfb", "exact"):
+            for seed in range(3):
+                gone = sgd == "jfb" and seed < stopped
+                for step in (0, 10, 20, 30):
+                    if gone and step == 20:
+                        rows.append({"sgd": sgd, "seed": seed, "step": 13, "reason": "made up"})
+                        break
+                    rows.append({"sgd": sgd, "seed": seed, "step": step, "reason": None,
+                                 "true_gradient_norm": 10.0 / (1 + step)})  # fmt: skip
+        table = pd.DataFrame(rows).assign(problem="quadrotor", n_agents=1)
+        claim = convergence({"descent": table})
+        assert claim.verdict == expected
+        assert sum("stopped at step 13" in finding for finding in claim.findings) == stopped
+
     def test_one_runner_is_no_race(self):
         row = {"problem": "quadrotor", "n_agents": 1, "gradient": "jfb", "seed": 0,
                "seconds": 1.0, "cost": 3.0, "reason": None}  # fmt: skip
@@ -532,6 +583,23 @@ class TestPartialRun:
         # Six claims, in the table and below it.
         assert page.count("<td>not measured</td>") == 6
         assert page.count('"verdict">not measured<') == 6
+
+
+class TestQuick:
+    def test_the_jobs_of_another_scope_are_not_removed(self, tmp_path):
+        job = next(iter(jobs(full())))
+        Store(tmp_path).write(job, [], 1.0)
+        with pytest.raises(ValueError, match="holds the jobs of another scope"):
+            verify(quick(), tmp_path, time_limit=0.0)
+        assert Store(tmp_path).read(job) is not None
+
+    def test_what_crashed_fails(self, tmp_path):
+        one = replace(quick(), memory=quick().memory[:1])
+        wanted = [job for job in jobs(one) if job.table == "memory"]
+        Store(tmp_path).write(wanted[0], [], 1.0, "RuntimeError: made up")
+        outcome = judge(one, tmp_path, "2000-01-01")
+        assert f"{wanted[0].name}: crashed: RuntimeError: made up" in outcome.failures
+        assert any(line.endswith("not measured") for line in outcome.failures)
 
 
 class TestCommand:

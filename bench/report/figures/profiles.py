@@ -19,8 +19,11 @@ from bench.report.targets import TARGET_INSTANCE, TARGETS, own_rate, target_time
 
 _INSTANCE = ("environment", "problem", "n_agents", *WORKLOAD)
 #: how a gradient enters the two profiles of the time to target
-_OWN = "each gradient enters on the recipe, with the best of its maps where several were run"
-_TUNED = "each gradient enters with the best of the learning rates and maps tried on it"
+_OWN = (
+    "each gradient enters at its case's own learning rate, with the best of its settings where "
+    "several were run"
+)
+_TUNED = "each gradient enters with the best of the learning rates and other settings tried on it"
 
 
 def profile_figures(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
