@@ -27,7 +27,7 @@ from bench.report.figures.residuals import residual_figures
 from bench.report.figures.scaling import SAVED, memory_agents_figures, predicted_rows
 from bench.report.fits import power_law_slope
 from bench.report.frames import WORKLOAD, case_frame, curve_frame
-from bench.report.header import limitations, not_run
+from bench.report.header import environment_table, limitations, not_run
 from bench.report.load import Run, UnusableFile
 from bench.report.profile import (
     median_with_misses,
@@ -38,7 +38,7 @@ from bench.report.profile import (
 from bench.report.series import panels, series_of
 from bench.report.style import DASH, LOOKS, format_bytes, format_seconds, look, short
 from bench.report.summary import summary
-from bench.report.tables import target_table
+from bench.report.tables import case_table, target_table
 from bench.report.targets import own_rate, target_times, tuned
 from jfbcore.problems import Consumption
 
@@ -492,6 +492,32 @@ def test_records_of_several_processors_are_told_apart(tmp_path: Path) -> None:
     assert [(row[2].text, row[2].below) for row in table.rows] == [("1.00 s (1/1)", "2 steps")] * 3
     alone = replace(runs[0], records=runs[0].records[:1])
     assert not any("several processors" in text for text in limitations([alone]))
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "words"),
+    [
+        ("threads", "numbers of threads", "4 threads"),
+        ("gpu", "GPUs", "Second GPU"),
+    ],
+)
+def test_records_of_several_threads_or_gpus_are_told_apart(
+    tmp_path: Path, field: str, kind: str, words: str
+) -> None:
+    records = []
+    for seed, (threads, gpu) in enumerate(((1, "First GPU"), (4, "Second GPU"), (4, "Second GPU"))):
+        record = synthetic_record("jfb", 1, seed=seed)
+        record["machine"] = {"cpu": "CPU", "gpu": gpu if field == "gpu" else None}
+        record["threads"] = threads if field == "threads" else 1
+        records.append(record)
+    run = load_run(write_run(tmp_path / "run", records))
+    (text,) = (text for text in limitations([run]) if text.startswith("The records of run"))
+    assert f"were made on several {kind}: CPU, {words} (2 records)" in text
+    cases = case_frame([run])
+    assert cases["environment"].tolist() == ["A", "B", "B"]
+    # nor does the table of all cases take a median over both
+    assert len(case_table(cases).rows) == 2
+    assert words in str(environment_table([run]).rows[0])
 
 
 def test_a_small_gap_is_not_written_as_none(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -79,6 +79,9 @@ FIELDS: dict[str, tuple[str, str]] = {
     "dirty": ("git.dirty", "boolean"),
 }
 
+#: what a record that names no processor, because it is from before records did, was made on
+PROCESSOR_UNKNOWN = "processor not recorded"
+
 #: what must be equal, besides the machine, before two rows may be compared
 WORKLOAD = ("variant", "batch_size", "n_steps", "dtype", "device", "execution")
 #: columns that identify a curve's record
@@ -100,11 +103,11 @@ def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
     letters = environment_letters(runs)
     rows = []
     for run in runs:
-        for record in run.records:
+        for record, made_on in zip(run.records, machines(run), strict=True):
             row = {column: value_at(record, place) for column, (place, _) in FIELDS.items()}
             reasons = record.get("null_reasons") or {}
             rows.append(
-                {"run": run.name, "environment": letters[run.name, row["cpu"]]}
+                {"run": run.name, "environment": letters[run.name, made_on]}
                 | row
                 | {"null_reasons": json.dumps(reasons, sort_keys=True)}
             )
@@ -153,27 +156,55 @@ def iterates(cases: pd.DataFrame) -> pd.Series:
     return ~(cases["gradient"].isin(["direct", "closed-form"]) | (cases["solver"] == "closed-form"))
 
 
-def environment_letters(runs: Sequence[Run]) -> dict[tuple[str, str | None], str]:
-    """(run name, processor) -> a letter, the same only where machine and software are.
+class Machine(NamedTuple):
+    """What a record was made on, as far as it names it; a GPU, and threads, only where the records
+    of its run name several."""
 
-    The processor is the one a record names; None for records that name none, made on the run's.
+    cpu: str | None = None
+    gpu: str | None = None
+    threads: int | None = None
+
+    @property
+    def label(self) -> str:
+        words = [self.cpu or PROCESSOR_UNKNOWN]
+        words += [] if self.gpu is None else [self.gpu]
+        words += [] if self.threads is None else [f"{self.threads} threads"]
+        return ", ".join(words)
+
+
+def machines(run: Run) -> list[Machine]:
+    """The machine of every record of `run`."""
+    found = [
+        Machine(*(value_at(record, place) for place in ("machine.cpu", "machine.gpu", "threads")))
+        for record in run.records
+    ]
+    gpus, threads = ({each[i] for each in found} - {None} for i in (1, 2))
+    return [
+        each._replace(
+            gpu=each.gpu if len(gpus) > 1 else None,
+            threads=each.threads if len(threads) > 1 else None,
+        )
+        for each in found
+    ]
+
+
+def environment_letters(runs: Sequence[Run]) -> dict[tuple[str, Machine], str]:
+    """(run name, machine) -> a letter, the same only where machine and software are.
+
+    What a record does not name is taken from its run.
     """
     compared = ("platform", "cpu", "cores", "threads", "gpu", "python", "versions", "git")
     keys: list[str] = []
     letters = {}
     for run in runs:
-        for cpu in dict.fromkeys(map(cpu_of, run.records)) or (None,):
-            own = dict(run.environment) if cpu is None else {**run.environment, "cpu": cpu}
+        for made_on in dict.fromkeys(machines(run)) or (Machine(),):
+            named = {name: value for name, value in made_on._asdict().items() if value is not None}
+            own = {**run.environment, **named}
             key = json.dumps([own.get(name) for name in compared], sort_keys=True)
             if key not in keys:
                 keys.append(key)
-            letters[run.name, cpu] = _letter(keys.index(key))
+            letters[run.name, made_on] = _letter(keys.index(key))
     return letters
-
-
-def cpu_of(record: Mapping[str, Any]) -> str | None:
-    """The processor that a record was made on; None in records from before they said so."""
-    return value_at(record, "machine.cpu")
 
 
 def value_at(record: Mapping[str, Any], place: str) -> Any:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from bench.case import Case
 from bench.presets import PRESETS
-from bench.report.frames import cpu_of, environment_letters
+from bench.report.frames import Machine, environment_letters, machines
 from bench.report.load import Run
 from bench.report.style import format_bytes
-from bench.report.tables import PROCESSOR_UNKNOWN, Cell, Table
+from bench.report.tables import Cell, Table
 
 _UNKNOWN = "not recorded"
 
@@ -84,7 +84,7 @@ def limitations(runs: Sequence[Run]) -> list[str]:
     """The limitations the runs state about themselves, each once, and what they left out."""
     stated = [str(text) for run in runs for text in run.environment.get("limits") or ()]
     stated += [text for run in runs if (text := not_run(run))]
-    stated += [text for run in runs if (text := _several_processors(run))]
+    stated += [text for run in runs if (text := _several_machines(run))]
     if all(run.environment.get("gpu") is None for run in runs):
         stated.append("No GPU: device memory was not measured, and nothing here speaks for one.")
     if any((run.environment.get("git") or {}).get("dirty") for run in runs):
@@ -92,20 +92,25 @@ def limitations(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(stated))
 
 
-def _letters_of(run: Run, letters: Mapping[tuple[str, str | None], str]) -> str:
-    own = {cpu: letter for (name, cpu), letter in letters.items() if name == run.name}
+def _letters_of(run: Run, letters: Mapping[tuple[str, Machine], str]) -> str:
+    own = {made_on: letter for (name, made_on), letter in letters.items() if name == run.name}
     if len(own) == 1:
         return next(iter(own.values()))
-    return ", ".join(f"{letter}: {cpu or PROCESSOR_UNKNOWN}" for cpu, letter in own.items())
+    return ", ".join(f"{letter}: {made_on.label}" for made_on, letter in own.items())
 
 
-def _several_processors(run: Run) -> str:
-    """How many records each processor made, where a run holds those of several; or ""."""
-    made = Counter(cpu_of(record) or PROCESSOR_UNKNOWN for record in run.records)
+def _several_machines(run: Run) -> str:
+    """How many records each machine made, where a run holds those of several; or ""."""
+    found = machines(run)
+    made = Counter(each.label for each in found)
     if len(made) <= 1:
         return ""
+    kinds = ("processors", "GPUs", "numbers of threads")
+    several = [kind for kind, own in zip(kinds, zip(*found, strict=True), strict=True)
+               if len(set(own)) > 1]  # fmt: skip
     return (
-        f"The records of {run.name} were made on several processors: {_counted(made)}. Seconds, "
+        f"The records of {run.name} were made on several {' and '.join(several)}: "
+        f"{_counted(made)}. Seconds, "
         "and the training steps taken in them, compare within one of them only; bytes and inner "
         "iterations compare throughout."
     )

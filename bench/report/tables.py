@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.case import REPEATS
-from bench.report.frames import FIELDS, missed
+from bench.report.frames import FIELDS, PROCESSOR_UNKNOWN, missed
 from bench.report.style import DASH, format_bytes, format_number, format_seconds
 from bench.report.targets import TARGETS, own_rate, tuned
 
@@ -40,7 +40,6 @@ class Table:
 
 
 #: of records from before the processor was part of them
-PROCESSOR_UNKNOWN = "processor not recorded"
 
 _TARGET_COLUMNS = ("seeds", *(f"to a gap of {target:.0%}" for target in TARGETS), "final gap")
 #: heading, column of the case table, how its median over seeds is written
@@ -69,10 +68,10 @@ _MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def case_table(cases: pd.DataFrame) -> Table:
-    """One row per case and status; numbers are medians over the seeds with that status."""
+    """One row per case, machine and status; numbers are medians over the seeds with that status."""
     several = cases["run"].nunique() > 1
     rows = []
-    for _, group in cases.groupby(["run", "id", "status"], sort=False, dropna=False):
+    for _, group in cases.groupby(["run", "environment", "id", "status"], sort=False, dropna=False):
         first = group.iloc[0]
         lead = [Cell(str(first["run"]), str(first["run"]))] if several else []
         lead += [

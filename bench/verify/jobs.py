@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.environment import git_revision
+import torch
+
+from bench.environment import git_revision, processor
 from bench.records import write_json
 from bench.verify import derivatives, maximisers, resources, traces
 from bench.verify.scope import Scope
@@ -142,6 +144,7 @@ class Store:
             "seconds": seconds,
             "error": error,
             "git": git_revision(),
+            "machine": {"cpu": processor(), "threads": torch.get_num_threads()},
             "rows": rows,
         }
         write_json(self.path(job), content)
@@ -165,6 +168,16 @@ class Store:
             error = (self.read(job) or {}).get("error")
             if error:
                 found[job.name] = error
+        return found
+
+    def machines(self, wanted: Sequence[Job]) -> set[str]:
+        """What the jobs were measured on, where their files say it."""
+        found = set()
+        for job in wanted:
+            made_on = (self.read(job) or {}).get("machine")
+            if made_on:
+                count = made_on["threads"]
+                found.add(f"{made_on['cpu']} with {count} thread{'s' if count != 1 else ''}")
         return found
 
     def revisions(self, wanted: Sequence[Job]) -> set[str]:

@@ -180,6 +180,12 @@ def _limits(scope: Scope, wanted: list[Job], missing: list[Job], store: Store) -
             0, f"Not finished: {done} of {len(wanted)} jobs are done; missing {named}{more}."
         )
     found += [f"Crashed: {name}: {error}." for name, error in store.errors(wanted).items()]
+    machines = sorted(store.machines(wanted))
+    if len(machines) > 1:
+        found.append(
+            f"Measured on several machines or numbers of threads: {'; '.join(machines)}. Seconds, "
+            "and the costs reached in them, compare within one of them only."
+        )
     revisions = store.revisions(wanted)
     if len(revisions) > 1:
         found.append(f"Measured in pieces at {len(revisions)} commits of the code.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from bench.verify.derivatives import derivative_rows
 from bench.verify.jobs import Job, Store, jobs, run_jobs
 from bench.verify.memory_claim import memory, memory_fits
 from bench.verify.resource_claims import cost, times_to_cost
-from bench.verify.run import Outcome, judge, verify
+from bench.verify.run import Outcome, _limits, judge, verify
 from bench.verify.scope import FULL_SIZES, Run, full, quick
 from bench.verify.trace_claims import convergence, variance
 from bench.verify.traces import trace
@@ -121,6 +122,21 @@ class TestJobs:
         assert log == ["crash", "b"]
         assert store.errors(wanted) == {"a": "RuntimeError: made-up crash"}
         assert [row["from"] for row in store.tables(wanted)["t"]] == ["b"]
+
+    def test_jobs_of_several_machines_are_said_to_be(self, tmp_path):
+        store, wanted = Store(tmp_path), [job("a", []), job("b", [])]
+        run_jobs(wanted, store)
+        assert len(store.machines(wanted)) == 1
+        path = store.path(wanted[1])
+        content = json.loads(path.read_text())
+        content["machine"]["threads"] += 1
+        path.write_text(json.dumps(content))
+        (limit,) = (
+            text
+            for text in _limits(quick(), wanted, [], store)
+            if text.startswith("Measured on several machines")
+        )
+        assert "compare within one of them only" in limit
 
     @pytest.mark.parametrize("scope", [quick(), full()], ids=["quick", "full"])
     def test_every_table_of_the_claims_has_jobs_with_names_of_their_own(self, scope):
