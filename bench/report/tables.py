@@ -39,8 +39,6 @@ class Table:
     anchor: str = ""
 
 
-#: of records from before the processor was part of them
-
 _TARGET_COLUMNS = ("seeds", *(f"to a gap of {target:.0%}" for target in TARGETS), "final gap")
 #: heading, column of the case table, how its median over seeds is written
 _MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (

@@ -80,10 +80,11 @@ def _tables(table: pd.DataFrame) -> tuple[Numbers, ...]:
 def _beyond(table: pd.DataFrame) -> pd.DataFrame:
     """The first measurement of each run beyond 90 degrees, or without an angle."""
     outside = table[(table["angle_max"] >= 90.0) | table["angle_max"].isna()]
-    firsts = table.groupby("run", sort=False)["true_gradient_norm"].first()
+    firsts = table.groupby(["run", "seed"], sort=False)["true_gradient_norm"].first()
     found = outside.groupby("run", sort=False).head(1)
     return found.assign(
-        first_norm=found["run"].map(firsts), missed=missed_tolerance(found).astype(bool)
+        first_norm=firsts.loc[pd.MultiIndex.from_frame(found[["run", "seed"]])].to_numpy(),
+        missed=missed_tolerance(found).astype(bool),
     )
 
 

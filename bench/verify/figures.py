@@ -44,7 +44,7 @@ def draw(data: Tables, directory: Path) -> None:
 
 def _figures(data: Tables) -> Iterator[tuple[str, Figure]]:
     """File stem and figure."""
-    if "traces" in data:
+    if "traces" in data and data["traces"]["rate_max"].notna().any():
         traces = data["traces"].dropna(subset=["rate_max"])
         for name, column, label in (
             ("claim-1-contractivity", "rate_max", "largest |dT/du|"),

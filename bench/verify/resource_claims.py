@@ -130,6 +130,8 @@ def _excluded(table: pd.DataFrame) -> list[str]:
 
 def scale(data: Tables) -> Claim:
     table = data["scale"].sort_values(["problem", "seed", "step"])
+    # A cost that is not finite is null in the data, and `last` would pass over it.
+    table = table.assign(cost=table["cost"].fillna(math.inf))
     ends = table.groupby(["problem", "seed"], sort=False).agg(
         first=("cost", "first"), last=("cost", "last"), points=("cost", "size"),
         seconds=("step_seconds", "first"), status=("status", "first"),

@@ -69,16 +69,19 @@ def _minibatches(table: pd.DataFrame) -> str:
 
 
 def _peaks(table: pd.DataFrame) -> pd.DataFrame:
-    """Per run: the first and the largest relative variance, and the true gradient norm there."""
+    """Per run: the largest relative variance and the true gradient norm there, with its seed's
+    first values of both.
+    """
     rows = {}
     for run, part in table.groupby("run", sort=False):
         peak = part.loc[part["relative_variance"].fillna(-1.0).idxmax()]
+        first = part[part["seed"] == peak["seed"]].iloc[0]
         rows[run] = {
             "variant": peak["variant"],
-            "first": part["relative_variance"].iloc[0],
+            "first": first["relative_variance"],
             "peak": peak["relative_variance"],
             "step": peak["step"],
-            "shrinks": peak["true_gradient_norm"] / part["true_gradient_norm"].iloc[0],
+            "shrinks": peak["true_gradient_norm"] / first["true_gradient_norm"],
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 

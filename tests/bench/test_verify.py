@@ -24,7 +24,7 @@ from bench.verify.contractivity import contractivity
 from bench.verify.derivatives import derivative_rows
 from bench.verify.jobs import Job, Store, jobs, run_jobs
 from bench.verify.memory_claim import memory, memory_fits
-from bench.verify.resource_claims import cost, times_to_cost
+from bench.verify.resource_claims import cost, scale, times_to_cost
 from bench.verify.run import Outcome, _limits, judge, verify
 from bench.verify.scope import FULL_SIZES, Run, full, quick
 from bench.verify.trace_claims import convergence, variance
@@ -315,6 +315,16 @@ class TestVerdicts:
         share = "not finite" if math.isinf(norm) else f"{norm / 10:g}"
         assert claim.tables[0].rows[-1][1:] == ("0.1", "4", "50", share)
 
+    def test_a_seed_is_held_against_its_own_first_values(self):
+        other = traces_table().assign(seed=1, true_gradient_norm=1.0, relative_variance=0.5)
+        other.loc[5, ["true_gradient_norm", "relative_variance", "angle_max"]] = [0.02, 40.0, 95.0]
+        data = {"traces": pd.concat([traces_table(), other], ignore_index=True)}
+        claim = variance(data)
+        assert claim.tables[0].rows[-1] == ("consumption n=1, scaled", "0.5", "40", "50", "0.02")
+        assert "near a stationary point" in claim.findings[0]
+        where = ("consumption n=1, scaled", "1", "50", "95", "0.02 (1)", "1e-05 (0.0001)")
+        assert alignment(data).tables[-1].rows == (where,)
+
     def test_a_run_that_diverged_is_listed_with_its_reason(self):
         table = traces_table()
         broken = {
@@ -470,6 +480,20 @@ class TestVerdicts:
         assert claim.verdict == expected
         assert sum("stopped at step 13" in finding for finding in claim.findings) == stopped
 
+    @pytest.mark.parametrize(
+        ("last", "expected"), [(50.0, REPRODUCED), (150.0, NOT), (math.nan, NOT)]
+    )
+    def test_scale_follows_the_last_cost(self, last, expected):
+        rows = [
+            {"problem": "quadrotor", "n_agents": 100, "seed": 0, "step": step, "cost": cost,
+             "step_seconds": 0.1, "batch": 8, "status": "ok", "reason": None}
+            for step, cost in ((0, 100.0), (20, 80.0), (40, last))
+        ]  # fmt: skip
+        claim = scale({"scale": pd.DataFrame(rows)})
+        assert claim.verdict == expected
+        if math.isnan(last):
+            assert claim.findings == ("quadrotor, seed 0: ok, 100 to not finite.",)
+
     def test_one_runner_is_no_race(self):
         row = {"problem": "quadrotor", "n_agents": 1, "gradient": "jfb", "seed": 0,
                "seconds": 1.0, "cost": 3.0, "reason": None}  # fmt: skip
@@ -599,6 +623,16 @@ class TestPartialRun:
         # Six claims, in the table and below it.
         assert page.count("<td>not measured</td>") == 6
         assert page.count('"verdict">not measured<') == 6
+
+
+def test_traces_without_any_rate_have_claims_and_no_figure(tmp_path):
+    one = replace(quick(), memory=quick().memory[:1])
+    job = next(job for job in jobs(one) if job.table == "traces")
+    rows = traces_table().assign(rate_max=None).to_dict("records")
+    Store(tmp_path).write(job, rows, 1.0)
+    outcome = judge(one, tmp_path, "2000-01-01")
+    assert outcome.claims[0].verdict == NOT
+    assert [claim.figure for claim in outcome.claims[:3]] == [None] * 3
 
 
 class TestQuick:
