@@ -83,6 +83,10 @@ def _first(
         head = measured(commit, move.case)
         if move.case not in head["cases"]:
             return None
+        base, found = baseline["cases"][move.case], head["cases"][move.case]
+        if _is_quantity(move) and found["status"] != base["status"]:
+            # Where the case itself breaks, its numbers have neither moved nor stayed.
+            return None
         only = {"cases": {move.case: baseline["cases"][move.case]}}
         again = compare(only, dict(head)).moves
         return any(other.worse and _same(move, other) for other in again)
@@ -120,9 +124,13 @@ def _first(
 
 def _same(move: Move, other: Move) -> bool:
     """The same quantity, or both a change of status, whichever it is to."""
-    if move.quantity in {quantity.name for quantity in QUANTITIES}:
+    if _is_quantity(move):
         return move.quantity == other.quantity
     return other.quantity.startswith("status ")
+
+
+def _is_quantity(move: Move) -> bool:
+    return move.quantity in {quantity.name for quantity in QUANTITIES}
 
 
 def blame_table(found: Sequence[Blame]) -> str:

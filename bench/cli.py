@@ -17,6 +17,8 @@ VERBS = ("list", "run", "train", "report", "reference", "verify", "gate", "predi
 #: a shell reports of a process that SIGPIPE has ended
 _JUDGES = ("gate", "verify", "reference")
 _BROKEN_PIPE = 128 + 13
+#: modules that are missing by a fault of this project
+_OWN = ("bench", "baselines", "jfbcore")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +44,15 @@ def main(argv: list[str] | None = None) -> int:
             return code
         except (ValueError, TypeError) as error:
             print(f"bench {args.verb}: error: {error}", file=sys.stderr)
+            return 2
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] in _OWN:
+                raise
+            print(
+                f"bench {args.verb}: error: needs {error.name}, which is not installed; "
+                "pip install jfbbench[dev]",
+                file=sys.stderr,
+            )
             return 2
         except BrokenPipeError:
             # The reader of our output went away; nothing more to say, not even at exit.

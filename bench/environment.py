@@ -40,7 +40,7 @@ _SOURCE = ("bench", "jfbcore", "baselines", "pyproject.toml", "constraints.txt")
 
 
 def git_revision() -> dict[str, Any]:
-    """{"commit", "dirty"} of the source tree; nulls outside a repository."""
+    """{"commit", "dirty"} of the source tree; nulls where no repository holds it."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -51,6 +51,9 @@ def git_revision() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    # Installed below some other project's checkout, it would pass that one's commit for its own.
+    if git("ls-files", "--error-unmatch", "bench/environment.py") is None:
+        return {"commit": None, "dirty": None}
     commit = git("rev-parse", "HEAD")
     # What a run can import or install, not what lies beside it.
     status = git("status", "--porcelain", "--", *_SOURCE)

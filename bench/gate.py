@@ -18,6 +18,8 @@ from typing import Any
 from bench.records import write_json
 
 SCHEMA_VERSION = 1
+#: the one status that is not a result: a case that crashed says nothing to compare with
+CRASHED = "crashed"
 
 
 class Outcome(enum.IntEnum):
@@ -93,7 +95,9 @@ class Move:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a gate found. `missing`: cases of the baseline without a usable record."""
+    """What a gate found. `missing`: cases of the baseline without a usable record, or that crashed
+    then and now, so that there is nothing to compare.
+    """
 
     compared: int
     moves: list[Move]
@@ -170,7 +174,7 @@ def compare(baseline: dict[str, Any], head: dict[str, Any]) -> Comparison:
     moves, missing, compared = _schema_moves(baseline, head), [], 0
     for case, base in baseline["cases"].items():
         found = head["cases"].get(case)
-        if found is None:
+        if found is None or found["status"] == base["status"] == CRASHED:
             missing.append(case)
             continue
         compared += 1

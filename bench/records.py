@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.case import Case
 
@@ -102,12 +104,27 @@ def write_json(path: Path, value: Any) -> None:
 
     Non-finite numbers become null, which JSON has no other word for.
     """
+    with _whole(path) as file:
+        json.dump(finite(value), file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table with its heading, atomically as `write_json` does."""
+    with _whole(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[IO[str]]:
+    """A file that takes the place of `path` once it is complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(finite(value), file, indent=1, allow_nan=False)
-            file.write("\n")
+        with open(partial, "w", encoding="utf-8", newline="") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -68,7 +68,7 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
 
     jobs = [(case, seed) for case in cases for seed in range(seeds)]
     with _claim(settings.out):
-        done = {job for job in jobs if _finished(settings.out, *job)}
+        done = {job: found for job in jobs if (found := _finished(settings.out, *job)) is not None}
         there = [job for job in jobs if record_path(settings.out, *job).exists()]
         if there and not settings.resume:
             raise ValueError(
@@ -76,15 +76,15 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
                 "--resume or choose another folder"
             )
         threads = settings.threads or default_threads()
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        environment = describe(settings.preset, threads, started)
-        # Records from before a --resume were made under the notes of then.
-        notes = [*_earlier_notes(settings.out), *settings.notes]
-        environment["notes"] = list(dict.fromkeys(note for note in notes if note.strip()))
-        environment["limits"] += environment["notes"]
-        write_json(settings.out / "environment.json", environment)
         git = git_revision()
         todo = [_Job(*job, settings, threads, git) for job in jobs if job not in done]
+        _write_environment(settings, threads, anew=bool(todo))
+        if older := sum(found.get("git") != git for found in done.values()):
+            print(
+                f"warning: {older} of {len(done)} records kept are of another state of the code; "
+                "remove them to measure again",
+                file=sys.stderr,
+            )
         counts: dict[str, int] = {}
         with tqdm(total=len(jobs), initial=len(done), unit="case", file=sys.stderr) as bar:
             for name, outcome in _outcomes(todo, settings):
@@ -95,6 +95,32 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
     if left := len(jobs) - len(done) - sum(counts.values()):
         print(f"time limit: {left} cases not started; continue with --resume", file=sys.stderr)
     return counts
+
+
+def _write_environment(settings: RunSettings, threads: int, *, anew: bool) -> None:
+    """environment.json of what is about to be measured; where that is nothing, the one there is
+    stays, but for new notes.
+    """
+    path = settings.out / "environment.json"
+    earlier = _earlier_environment(path)
+    if anew or not earlier:
+        environment = describe(
+            settings.preset, threads, datetime.now(UTC).isoformat(timespec="seconds")
+        )
+        if settings.jobs != "local":
+            environment["limits"].append(
+                f"Submitted to {settings.jobs}: the environment is that of the machine which did "
+                "so; every record names the processor it was made on."
+            )
+    else:
+        environment = dict(earlier)
+        notes_then = earlier.get("notes") or ()
+        environment["limits"] = [x for x in earlier.get("limits") or () if x not in notes_then]
+    # Records from before a --resume were made under the notes of then.
+    notes = [*(str(note) for note in earlier.get("notes") or ()), *settings.notes]
+    environment["notes"] = list(dict.fromkeys(note for note in notes if note.strip()))
+    environment["limits"] = [*environment["limits"], *environment["notes"]]
+    write_json(path, environment)
 
 
 def _outcomes(
@@ -120,7 +146,9 @@ def _outcomes(
         raise ValueError(f"`jobs` {settings.jobs} cannot be used here: {error}") from error
     # Minutes; the timeouts of the case and of its prediction act first.
     executor.update_parameters(
-        timeout_min=2 * int(settings.timeout / 60) + 5, gpus_per_node=_gpus(todo)
+        timeout_min=2 * int(settings.timeout / 60) + 5,
+        gpus_per_node=_gpus(todo),
+        cpus_per_task=max((job.threads for job in todo), default=1),
     )
     with executor.batch():
         submitted = [(job, executor.submit(_run_one, *job)) for job in todo]
@@ -134,8 +162,9 @@ def _collect(running: Any, job: _Job) -> dict[str, Any]:
         return running.result()
     except Exception as error:  # whatever submitit and the cluster have to say
         path = record_path(job.settings.out, job.case, job.seed)
-        if _finished(job.settings.out, job.case, job.seed):  # before it was lost
-            return read_record(path)
+        # before it was lost
+        if (found := _finished(job.settings.out, job.case, job.seed)) is not None:
+            return found
         record = empty_record(job.case, job.seed) | {"threads": job.threads, "git": job.git}
         record["status"] = "crashed"
         record["reason"] = f"the {job.settings.jobs} job failed: {_cause(error)}"
@@ -308,29 +337,30 @@ def _oom_kill_count() -> int:
     return int(dict(line.split() for line in text.splitlines()).get("oom_kill", 0))
 
 
-def _finished(out: Path, case: Case, seed: int) -> bool:
+def _finished(out: Path, case: Case, seed: int) -> dict[str, Any] | None:
+    """The record that is there of exactly this case and seed."""
     path = record_path(out, case, seed)
     if not path.exists():
-        return False
+        return None
     try:
         record = read_record(path)
     except ValueError as error:
         print(f"warning: {error}; measuring it again", file=sys.stderr)
-        return False
+        return None
     try:
         # Records from before a field existed are of cases with its usual value.
         found = Case.from_dict(record["case"])
     except (TypeError, ValueError):
-        return False
-    return (found, record["case"].get("seed")) == (case, seed)
+        return None
+    return record if (found, record["case"].get("seed")) == (case, seed) else None
 
 
-def _earlier_notes(out: Path) -> list[str]:
+def _earlier_environment(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    return [str(note) for note in found.get("notes") or ()]
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @functools.cache

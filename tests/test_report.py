@@ -464,6 +464,15 @@ def test_records_of_several_commits_are_counted_by_commit(tmp_path: Path) -> Non
     assert "bbbbbbbbbbbb (2 records), aaaaaaaaaaaa (1 record)" in page
 
 
+def test_the_code_version_is_that_of_the_records(tmp_path: Path) -> None:
+    """Not that of a later sweep which found nothing left to measure."""
+    record = synthetic_record("jfb", 1)
+    record["git"] = {"commit": "a" * 40, "dirty": False}
+    (run,) = [load_run(write_run(tmp_path / "run", [record]))]
+    table = environment_table([run])
+    assert [row[1].text for row in table.rows if row[0].text == "code version"] == ["a" * 12]
+
+
 def test_records_of_several_processors_are_told_apart(tmp_path: Path) -> None:
     records = []
     for gradient, cpu in (("jfb", "Fast CPU"), ("implicit", "Slow CPU"), ("unrolled", None)):

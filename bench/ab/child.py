@@ -5,13 +5,16 @@ from that tree, this file from the tree that does the comparing. So a base that 
 file can be timed too, and both sides are timed by the same code. Nothing of `bench` is imported
 but the case and the step, by the names every revision has had.
 
-Orders: {"build": fields of a Case, "warm_up": untimed steps} and {"time": number of steps}.
+Orders: {"build": fields of a Case, "defaults": those of them at their default, "warm_up": untimed
+steps} and {"time": number of steps}.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -41,30 +44,40 @@ def main(tree: str) -> None:
         order = json.loads(line)
         if "build" in order:
             step = None
-            step, reason = _build(order["build"])
-            if step is not None:
-                for _ in range(order["warm_up"]):
-                    step()
-                # What is alive now stays: collecting before a sample costs nothing any more.
-                gc.collect()
-                gc.freeze()
+            step, reason = _build(order["build"], order["defaults"], order["warm_up"])
+            # What is alive now stays: collecting before a sample costs nothing any more.
+            gc.collect()
+            gc.freeze()
             _answer(answers, {"reason": reason})
         else:
             _answer(answers, {"seconds": _time(step, order["time"])})
 
 
-def _build(fields: dict[str, Any]) -> tuple[Any, str | None]:
-    """The step of a case, or None and why this tree has no such case."""
+def _build(values: dict[str, Any], defaults: list[str], warm_up: int) -> tuple[Any, str | None]:
+    """The step of a case, warm; or None and why this tree has no such case.
+
+    A field that this tree's Case does not know yet may be left out where it is at its default.
+    """
     from bench.build import Unsupported
     from bench.case import Case
     from bench.measure import Step
 
+    known = {field.name for field in dataclasses.fields(Case)}
+    values = {name: v for name, v in values.items() if name in known or name not in defaults}
     try:
-        return Step(Case(**fields)), None
+        step = Step(Case(**values))
+        for _ in range(warm_up):
+            cost = step()
+            if not math.isfinite(cost):
+                # An inner iteration ends at what is not finite: that would pass for fast.
+                return None, f"the cost of a step is {cost}"
     except Unsupported as unsupported:
         return None, str(unsupported.reason)
     except (TypeError, ValueError) as error:
         return None, str(error)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
+    return step, None
 
 
 def _time(step: Any, repeats: int) -> list[float]:
@@ -78,10 +91,13 @@ def _time(step: Any, repeats: int) -> list[float]:
     gc.disable()
     seconds = []
     for _ in range(repeats):
-        kept_off, began = _kept_off(), time.perf_counter()
+        # Dropping the last graph is no part of a step.
+        step.clear()
+        # What is subtracted lies within the window: it cannot be more than that.
+        began, kept_off = time.perf_counter(), _kept_off()
         step()
-        ended = time.perf_counter()
-        seconds.append(ended - began - (_kept_off() - kept_off))
+        kept_off, ended = _kept_off() - kept_off, time.perf_counter()
+        seconds.append(ended - began - kept_off)
     gc.enable()
     return seconds
 

@@ -54,19 +54,20 @@ class TimedTree:
     def build(self, case: Case, warm_up: int) -> str | None:
         """Prepare `case`; None, or the reason why this tree has no such case."""
         self._doing = f"building {case.id}"
-        # Only what is not at its default: a base may not know a newer field.
-        values = {
-            field.name: getattr(case, field.name)
-            for field in fields(case)
-            if getattr(case, field.name) != field.default
-        }
-        reason = self._ask({"build": values, "warm_up": warm_up})["reason"]
+        # All of them: the other tree's defaults may be others, and both have to do the same work.
+        values = {field.name: getattr(case, field.name) for field in fields(case)}
+        defaults = [field.name for field in fields(case) if values[field.name] == field.default]
+        order = {"build": values, "defaults": defaults, "warm_up": warm_up}
+        reason = self._ask(order)["reason"]
         self._doing = f"timing {case.id}"
         return reason
 
     def time(self) -> float:
         """Seconds of one step of the case built last, by the child's clock."""
-        return self._ask({"time": 1})["seconds"][0]
+        seconds = self._ask({"time": 1})["seconds"][0]
+        if seconds <= 0.0:
+            raise GateError(f"the {self.name} tree's clock gave {seconds:g} s while {self._doing}")
+        return seconds
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -166,10 +166,31 @@ def _deterministic(args: argparse.Namespace) -> int:
 
             print(blame_table(blame(comparison, baseline, commits)))
     if args.update:
+        if unusable := _unusable(head, baseline):
+            print(f"not written: {path}: {unusable}", file=sys.stderr)
+            return Outcome.MISSING
         write_baseline(path, head)
         print(f"wrote {path}: {len(head['cases'])} cases")
         return Outcome.PASS
     return outcome
+
+
+def _unusable(head: dict[str, Any], baseline: dict[str, Any] | None) -> str:
+    """Why `head` cannot become the baseline, or "": what it lacks would never be gated again.
+
+    A case of the old baseline may go only together with the preset's.
+    """
+    from bench.gate import CRASHED
+    from bench.presets import PRESETS
+
+    crashed = [case for case, found in head["cases"].items() if found["status"] == CRASHED]
+    if crashed:
+        return f"crashed: {', '.join(crashed)}"
+    wanted = {case.id for case in PRESETS["gate"]()}.intersection(
+        baseline["cases"] if baseline else ()
+    )
+    gone = sorted(wanted - set(head["cases"]))
+    return f"without a record: {', '.join(gone)}" if gone else ""
 
 
 def _baseline(path: Path, update: bool) -> dict[str, Any] | None:

@@ -77,7 +77,7 @@ def _profile(args: argparse.Namespace) -> int:
         device=args.device,
     )
     result = profile(selected, repeats=args.repeats)
-    if not result["cases"]:
+    if not result["cases"] and not result["failed"]:
         missing = result["unsupported"][0]
         raise ValueError(
             f"`gradient` {', '.join(args.gradient)} serves none of the cases asked for; "
@@ -88,7 +88,7 @@ def _profile(args: argparse.Namespace) -> int:
     if args.out is not None:
         print(write(result, args.out))
     print(json.dumps(finite(_summary(result)), allow_nan=False))
-    return 0
+    return 0 if result["cases"] else 1
 
 
 def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,4 +106,5 @@ def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
         "rates": result["rates"],
         "cases": found,
         "unsupported": result["unsupported"],
+        "failed": result["failed"],
     }

@@ -201,9 +201,9 @@ def _versions(environment: Mapping[str, Any]) -> str:
 def _code_version(run: Run) -> str:
     """The commit the records were measured at; how many records each, where there are several."""
     commits = Counter(_git(record) for record in run.records)
-    if len(commits) <= 1:
+    if set(commits) <= {_UNKNOWN}:
         return _git(run.environment)
-    return _counted(commits)
+    return next(iter(commits)) if len(commits) == 1 else _counted(commits)
 
 
 def _git(measured: Mapping[str, Any]) -> str:

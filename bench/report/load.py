@@ -67,9 +67,9 @@ def load_run(directory: Path) -> Run:
 
 
 def load_runs(directories: Sequence[Path]) -> list[Run]:
-    """All runs, with unique names; ValueError where none has a record, a claim or a profile."""
+    """All runs, with unique names; ValueError where none has anything to show."""
     runs = [load_run(directory) for directory in directories]
-    if not any(run.records or run.claims or run.roofline for run in runs):
+    if not any(run.records or run.claims or run.roofline or run.tables for run in runs):
         raise ValueError(
             f"no usable records under {', '.join(str(run.directory / 'records') for run in runs)}; "
             "run `python -m bench run` first"

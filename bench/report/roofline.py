@@ -40,10 +40,10 @@ def roofline_tables(runs: Sequence[Run]) -> list[Table]:
     notes = [_rates(run) for run in runs if run.roofline]
     conventions = (text for run in runs if run.roofline for text in run.roofline["conventions"])
     missing = (
-        f"Not supported: {case['id']}: {case['reason']}."
+        f"{words}: {case['id']}: {case['reason']}."
         for run in runs
-        if run.roofline
-        for case in run.roofline["unsupported"]
+        for key, words in (("unsupported", "Not supported"), ("failed", "Failed"))
+        for case in run.roofline.get(key, ())
     )
     return [Table(SECTION, columns, rows, [*notes, *dict.fromkeys(conventions), *missing])]
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.records import write_json
+from bench.records import write_csv, write_json
 
 _CASE = ("id", "problem", "n_agents", "gradient", "batch_size", "n_steps", "dtype", "device")
 
@@ -45,14 +42,5 @@ def part_rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    columns = list(rows[0]) if rows else []
+    write_csv(path, columns, ([row[name] for name in columns] for row in rows))

@@ -103,13 +103,17 @@ def _methods(policy: Policy) -> list[tuple[type, str, str]]:
     problem = type(policy.problem)
     found = [
         (problem, "running_cost", "running cost"),
-        (problem, "dynamics", "dynamics"),
         (problem, "terminal_cost", "terminal cost"),
     ]
     if not isinstance(policy, HamiltonianPolicy):
-        return [*found, (type(policy), "forward", "control network")]
+        network = (type(policy), "forward", "control network")
+        return [*found, (problem, "dynamics", "dynamics"), network]
+    # The rollout asks the Hamiltonian, which may do without the problem's own.
+    state = policy.problem.sample_initial_states(1, torch.Generator().manual_seed(0))
+    hamiltonian = policy.problem.hamiltonian(0.0, state, torch.zeros_like(state))
     return [
         *found,
+        (type(hamiltonian), "dynamics", "dynamics"),
         (type(policy.value_network), "costate", "costate"),
         (problem, "hamiltonian", "control coefficient"),
         (type(policy.gradient), "attach", "re-attachment"),

@@ -62,10 +62,13 @@ def cases(
 
 
 def profile(selected: Sequence[Case], *, repeats: int = REPEATS) -> dict[str, Any]:
-    """The content of roofline.json. A case that is not supported is listed with its reason."""
+    """The content of roofline.json. A case that is not supported, or fails, is listed with its
+    reason; the others stay.
+    """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     found: list[dict[str, Any]] = []
     unsupported: list[dict[str, str]] = []
+    failed: list[dict[str, str]] = []
     with tqdm(total=1 + len(selected), unit="case", file=sys.stderr) as bar:
         bar.set_postfix_str("rates of this machine")
         rates = machine_rates(selected[0].device, DTYPES[selected[0].dtype])
@@ -76,6 +79,11 @@ def profile(selected: Sequence[Case], *, repeats: int = REPEATS) -> dict[str, An
                 found.append(profile_case(case, rates, repeats=repeats))
             except Unsupported as reason:
                 unsupported.append({"id": case.id, "reason": reason.reason})
+            except (RuntimeError, MemoryError) as error:
+                # Out of memory above all, on the host or the device.
+                lines = str(error).strip().splitlines()
+                words = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+                failed.append({"id": case.id, "reason": words})
             bar.update()
     return {
         "schema_version": SCHEMA_VERSION,
@@ -85,4 +93,5 @@ def profile(selected: Sequence[Case], *, repeats: int = REPEATS) -> dict[str, An
         "rates": asdict(rates),
         "cases": found,
         "unsupported": unsupported,
+        "failed": failed,
     }

@@ -41,6 +41,8 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
             yield _part_line(part)
     for missing in result["unsupported"]:
         yield f"not supported: {missing['id']}: {missing['reason']}"
+    for missing in result["failed"]:
+        yield f"failed: {missing['id']}: {missing['reason']}"
 
 
 def label(entry: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.ab.compare import Settings, TimeComparison
-from bench.records import write_json
+from bench.records import write_csv, write_json
 
 #: the file that `bench report` shows as a table
 FILE = "gate_selftest.json"
@@ -92,9 +91,9 @@ def write_results(
             "comparisons": details,
         },
     )
-    _write_csv(out / "gate_selftest.csv", list(COLUMNS), [row.cells for row in rows])
+    write_csv(out / "gate_selftest.csv", list(COLUMNS), [row.cells for row in rows])
     if details:
-        _write_csv(
+        write_csv(
             out / "gate_comparisons.csv", list(details[0]), [list(one.values()) for one in details]
         )
 
@@ -110,10 +109,3 @@ def _flat(name: str, one: TimeComparison) -> dict[str, Any]:
         for part in ("ratio", "low", "high", "blocks"):
             found[f"{label}_{part}"] = None if interval is None else getattr(interval, part)
     return found
-
-
-def _write_csv(path: Path, columns: list[str], rows: Sequence[list[Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)

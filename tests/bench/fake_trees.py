@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
+
+from bench import case
 
 #: writes one record per case asked for, whose saved bytes are what the tree's `bytes.txt` says
 _RUN = """
@@ -23,22 +26,35 @@ for name in arguments["--filter"].removeprefix("id=").split(","):
 """
 
 
-def make_tree(folder: Path, step: str = "lambda: None") -> Path:
-    """A source tree whose every case is one `step` on a clock of its own: `clock[0]` is now."""
+def make_tree(folder: Path, step: str = "1.0") -> Path:
+    """A source tree whose every case's step is the expression `step`, which may use `self.case`
+    and is the step's cost, on a clock of its own: `wait(seconds)` moves it."""
     for name in ("jfbcore", "baselines", "bench"):
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text("")
     (folder / "torch.py").write_text("def set_num_threads(n): pass\n")
     (folder / "bench" / "build.py").write_text("class Unsupported(Exception): reason = 'none'\n")
-    (folder / "bench" / "case.py").write_text("def Case(**fields): return fields\n")
+    write_case(folder, [field.name for field in dataclasses.fields(case.Case)])
     (folder / "bench" / "measure.py").write_text(
         "import os, time\n"
         "clock = [0.0]\n"
         "time.perf_counter = lambda: clock[0]\n"
-        "def wait(seconds): clock[0] += seconds\n"
-        f"def Step(case): return {step}\n"
+        "def wait(seconds):\n"
+        "    clock[0] += seconds\n"
+        "    return 1.0\n"
+        "class Step:\n"
+        "    def __init__(self, case): self.case = case\n"
+        "    def clear(self): pass\n"
+        f"    def __call__(self): return {step}\n"
     )
     return folder
+
+
+def write_case(folder: Path, names: list[str]) -> None:
+    """Let the tree's Case have fields of these names, without defaults."""
+    (folder / "bench" / "case.py").write_text(
+        f"import dataclasses\nCase = dataclasses.make_dataclass('Case', {names})\n"
+    )
 
 
 def make_repository(folder: Path, revisions: list[str], record: str) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from bench.ab.tree import open_tree
 from bench.case import Case
 from bench.cli import main
 from bench.gate import GateError, Outcome
-from tests.bench.fake_trees import make_repository, make_tree, run_git
+from tests.bench.fake_trees import make_repository, make_tree, run_git, write_case
 
 CASE = Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
 OTHER = Case(problem="bicycle", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
@@ -214,7 +216,7 @@ def test_timed_cases_are_told_apart():
 
 def test_a_process_times_the_tree_it_was_given(tmp_path):
     """And prints of that tree do not get between the answers."""
-    tree = make_tree(tmp_path / "tree", "lambda: (print('noise'), wait(1000))")
+    tree = make_tree(tmp_path / "tree", "print('noise') or wait(1000)")
     with TimedTree("head", tree) as process:
         process.wait_ready()
         assert process.build(CASE, 1) is None
@@ -224,15 +226,46 @@ def test_a_process_times_the_tree_it_was_given(tmp_path):
 
 def test_a_tree_without_the_case_gives_its_reason(tmp_path):
     tree = make_tree(tmp_path / "tree")
-    (tree / "bench" / "case.py").write_text("def Case(problem): pass\n")
+    write_case(tree, ["problem"])
     with TimedTree("base", tree) as process:
         process.wait_ready()
         assert "unexpected keyword argument" in process.build(CASE, 1)
 
 
+def test_both_trees_do_the_same_work_whatever_their_defaults(tmp_path):
+    """Every field is sent; one that a tree does not know is left out at its default only."""
+    tree = make_tree(tmp_path / "tree", "wait(self.case.tolerance)")
+    write_case(tree, [field.name for field in dataclasses.fields(Case) if field.name != "compile"])
+    with TimedTree("base", tree) as process:
+        process.wait_ready()
+        assert process.build(replace(CASE, tolerance=1000.0), 1) is None
+        assert process.time() == pytest.approx(1000, abs=10)
+        assert "compile" in process.build(replace(CASE, compile=True), 1)
+
+
 @pytest.mark.parametrize(
-    ("step", "code"), [("lambda: os._exit(7)", 7), ("lambda: os.kill(os.getpid(), 9)", -9)]
+    ("step", "words"),
+    [("float('nan')", "cost of a step is nan"), ("{}['made up']", "KeyError: 'made up'")],
 )
+def test_a_step_that_does_not_work_is_no_fast_one(tmp_path, step, words):
+    good, bad = make_tree(tmp_path / "good"), make_tree(tmp_path / "bad", step)
+    (found,) = compare_times(tree_pairs(good, bad), [CASE], Settings())
+    assert found.verdict is Verdict.VANISHED
+    assert words in found.reason
+    (found,) = compare_times(tree_pairs(bad, good), [CASE], Settings())
+    assert found.verdict is Verdict.NEW
+
+
+def test_a_clock_that_does_not_move_is_an_error_of_the_gate(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    with TimedTree("base", tree) as process:
+        process.wait_ready()
+        assert process.build(CASE, 1) is None
+        with pytest.raises(GateError, match="the base tree's clock gave"):
+            process.time()
+
+
+@pytest.mark.parametrize(("step", "code"), [("os._exit(7)", 7), ("os.kill(os.getpid(), 9)", -9)])
 def test_a_process_that_dies_is_an_error_of_the_gate_not_a_verdict(tmp_path, capsys, step, code):
     good, bad = make_tree(tmp_path / "good"), make_tree(tmp_path / "bad", step)
     with pytest.raises(GateError, match=f"head tree's process ended with code {code} while"):
@@ -250,8 +283,8 @@ def test_a_tree_that_cannot_be_imported_says_why(tmp_path, capsys):
 
 def test_a_slower_tree_fails_the_gate_and_the_same_tree_does_not(tmp_path, capsys):
     """The whole verb over real processes, on a clock that only the steps move."""
-    quick = make_tree(tmp_path / "quick", "lambda: wait(1000)")
-    slow = make_tree(tmp_path / "slow", "lambda: wait(1100)")
+    quick = make_tree(tmp_path / "quick", "wait(1000)")
+    slow = make_tree(tmp_path / "slow", "wait(1100)")
     assert main(["gate", "--base", str(quick), "--head", str(slow)]) == Outcome.REGRESSION
     assert f"SLOWER         {TIMED_CASES[0].id}" in capsys.readouterr().out
     assert main(["gate", "--base", str(slow), "--head", str(quick)]) == Outcome.PASS

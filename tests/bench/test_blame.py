@@ -100,6 +100,14 @@ def test_a_change_of_status_is_blamed_too():
     assert found.commit == COMMITS[4]
 
 
+def test_a_commit_whose_case_breaks_is_neither_good_nor_bad():
+    measure, _ = history(
+        lambda i: 108 if i >= 3 else 100, lambda i: "crashed" if 4 <= i <= 9 else "ok"
+    )
+    (found,) = blame(moves_of(summary(saved_tensor_bytes=108)), BASELINE, COMMITS, measure)
+    assert found.commit == COMMITS[3]
+
+
 def test_an_improvement_is_blamed_on_nobody():
     assert blame(moves_of(summary(saved_tensor_bytes=90)), BASELINE, COMMITS, None) == []
 

@@ -57,6 +57,13 @@ def tiny(**changes: str) -> list[str]:
     return ["train", *(part for pair in options.items() for part in pair)]
 
 
+def test_what_is_not_installed_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    code, out, err = run_cli(capsys, "predict", "--problem", "quadrotor")
+    assert (code, out) == (2, "")
+    assert "needs tqdm, which is not installed" in err
+
+
 class TestHelp:
     @pytest.mark.parametrize("verb", cli.VERBS)
     def test_every_verb_has_help(self, verb, capsys):

@@ -12,6 +12,7 @@ from bench.cli import main
 from bench.gate import Outcome, compare, summarise, table
 from bench.measure import Step, measure_memory
 from bench.predict import QUANTITIES, fit
+from bench.presets import PRESETS
 from bench.records import empty_record, write_json
 
 CASE = Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
@@ -159,6 +160,26 @@ def test_a_status_that_becomes_ok_is_better(before, now, outcome):
     moved = compare(summarise([make_record(status=before)]), summarise([make_record(status=now)]))
     assert moved.outcome is outcome
     assert f"status {before} -> {now}" in table(moved)
+
+
+def test_what_crashed_in_the_baseline_too_is_missing_data():
+    crashed = summarise([make_record(status="crashed")])
+    found = compare(crashed, crashed)
+    assert (found.outcome, found.missing) == (Outcome.MISSING, [CASE.id])
+
+
+def test_update_keeps_the_baseline_where_a_case_crashed_or_is_gone(tmp_path, capsys):
+    baseline = tmp_path / "baseline.json"
+    case = next(iter(PRESETS["gate"]()))
+    record = make_record() | {"case": case.to_dict(0)}
+    write_json(baseline, summarise([record]))
+    before = baseline.read_bytes()
+    crashed = write_run(tmp_path / "crashed", record | {"status": "crashed"})
+    without = write_run(tmp_path / "without", make_record())
+    for folder, words in ((crashed, "crashed"), (without, "without a record")):
+        assert main(["gate", "--baseline", str(baseline), "--update", folder]) == Outcome.MISSING
+        assert f"not written: {baseline}: {words}: {case.id}" in capsys.readouterr().err
+        assert baseline.read_bytes() == before
 
 
 def test_predictions_of_what_a_gradient_cannot_serve_have_the_reason(capsys):

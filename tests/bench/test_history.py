@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,7 +17,13 @@ from bench.presets import quick
 TIMES = {f"benchmarks.Times.time_{part}" for part in ("step", "forward", "backward")}
 TRACKED = {
     f"benchmarks.Quantities.track_{name}"
-    for name in ("peak_live_bytes", "saved_bytes", "iterations", "residual", "cuda_peak_bytes")
+    for name in (
+        "peak_live_bytes",
+        "saved_bytes",
+        "iterations",
+        "missed_tolerance",
+        "cuda_peak_bytes",
+    )
 }
 
 
@@ -85,6 +92,39 @@ def test_the_backward_clock_runs_only_during_the_backward_pass(monkeypatch):
     assert clock.read() == 2.25
     clock.run(step)
     assert clock.read() == 4.5
+
+
+def test_the_cases_tracked_are_the_quick_ones():
+    from bench.history import benchmarks
+
+    assert list(benchmarks.IDS) == [case.id for case in quick()]
+
+
+def test_a_commit_without_a_case_has_no_number_for_it(monkeypatch):
+    """And none of another case in its place."""
+    from bench.history import benchmarks
+
+    monkeypatch.setattr(benchmarks, "CASES", {})
+    assert benchmarks.Quantities().setup_cache() == {}
+    for setup in (
+        lambda: benchmarks.Times().setup(benchmarks.IDS[0]),
+        lambda: benchmarks.Quantities().setup({}, benchmarks.IDS[0]),
+    ):
+        with pytest.raises(NotImplementedError, match="no case"):
+            setup()
+
+
+def test_a_residual_below_its_tolerance_is_as_good_as_any_other():
+    from bench.history import benchmarks
+
+    found = {}
+    for case in quick():
+        for residual in (1e-6, 9e-5, 2e-4):
+            record = {"status": "ok", "residual": {"max": residual}}
+            value = benchmarks.Quantities().track_missed_tolerance({case.id: record}, case.id)
+            found[case.tolerance, residual] = value
+    assert [found[1e-4, r] for r in (1e-6, 9e-5, 2e-4)] == [1.0, 1.0, 2.0]
+    assert all(math.isnan(found[None, r]) for r in (1e-6, 9e-5, 2e-4))
 
 
 def test_unsupported_cases_are_not_applicable():

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.case import Case
 from bench.measure import Step
+from bench.report.build import write_report
 from bench.roofline import rates, run
 from bench.roofline.case import Update, bound, count, floor_seconds
 from bench.roofline.clock import clock_parts, graph_nodes
@@ -137,6 +138,17 @@ class TestParts:
         # solved without a graph, so nothing of it is left for backward
         assert ("forward", "inner solve") in places
         assert ("backward", "inner solve") not in places
+
+    @pytest.mark.parametrize("gradient", ["jfb", "direct"])
+    @pytest.mark.parametrize("problem", ["quadrotor", "bicycle", "consumption"])
+    def test_the_dynamics_are_a_part_of_every_problem(self, problem, gradient):
+        step = Step(replace(CASE, problem=problem, n_agents=2, gradient=gradient))
+        step()
+        counter = count(step, Update(step))
+        for phase in ("forward", "backward"):
+            assert counter.by_part[phase, "dynamics"].calls > 0
+        clock = clock_parts(step)
+        assert clock.times["forward", "dynamics"].calls == CASE.n_steps
 
     def test_a_node_belongs_to_the_part_that_made_it(self):
         x = torch.ones(3, requires_grad=True)
@@ -322,6 +334,29 @@ class TestVerb:
         assert last.startswith(("bench roofline: error:", "python -m bench roofline: error:"))
         for text in needed:
             assert text in last
+
+    def test_what_fails_is_listed_and_the_rest_kept(self, capsys, tmp_path, monkeypatch):
+        profile_case = run.profile_case
+
+        def fail(case, *arguments, **named):
+            if case.problem == "bicycle":
+                raise torch.OutOfMemoryError("made-up 9 GiB asked\nand more words")
+            return profile_case(case, *arguments, **named)
+
+        monkeypatch.setattr(run, "profile_case", fail)
+        both = ("--problem", "consumption", "bicycle", *TINY, "--out", tmp_path)
+        code, out, _ = run_cli(capsys, "roofline", *both)
+        assert code == 0
+        answer = json.loads(out.splitlines()[-1])
+        assert len(answer["cases"]) == 1
+        (failed,) = answer["failed"]
+        assert failed["reason"] == "OutOfMemoryError: made-up 9 GiB asked"
+        assert json.loads((tmp_path / "roofline.json").read_text())["failed"] == [failed]
+        page = write_report([tmp_path], tmp_path).read_text(encoding="utf-8")
+        assert "Failed: bicycle-n2" in page
+        code, out, _ = run_cli(capsys, "roofline", *both[:1], *both[2:])
+        assert code == 1
+        assert json.loads(out.splitlines()[-1])["cases"] == []
 
     def test_a_folder_that_cannot_be_made_stops_it_first(self, capsys, tmp_path, monkeypatch):
         monkeypatch.setattr(run, "profile", lambda *_, **__: pytest.fail("measured all the same"))

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from bench import runner, worker
+from bench import environment, runner, worker
 from bench.case import Case
 from bench.environment import ROOT, git_revision, processor
 from bench.records import (
@@ -34,6 +34,7 @@ from bench.records import (
 )
 from bench.runner import RunSettings, run_cases
 from jfbcore.guard import Guard
+from tests.bench.fake_trees import run_git
 from tests.bench.helpers import run_cli, stale_reasons, unexplained_nulls
 
 OK = Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
@@ -120,6 +121,48 @@ def test_notes_are_limits_of_the_run_and_survive_a_resume(tmp_path, monkeypatch)
     found = json.loads((tmp_path / "environment.json").read_text())
     assert found["notes"] == ["another case ran beside it", "a second note"]
     assert found["limits"][-2:] == found["notes"]
+
+
+def test_a_resume_with_nothing_to_do_leaves_the_environment_as_it_was(
+    tmp_path, monkeypatch, capsys
+):
+    """And says that what it keeps is not of the code as it is now."""
+    monkeypatch.setattr(runner, "_run_one", run_and_write)
+    now = {"commit": "a" * 40, "dirty": False}
+    monkeypatch.setattr(runner, "git_revision", lambda: now)
+    run_cases([OK], 1, settings(tmp_path))
+    before = json.loads((tmp_path / "environment.json").read_text())
+    monkeypatch.setattr(runner, "describe", refuse)
+    run_cases([OK], 1, settings(tmp_path, resume=True))
+    assert "kept" not in capsys.readouterr().err
+    now = {"commit": "b" * 40, "dirty": False}
+    run_cases([OK], 1, settings(tmp_path, resume=True, notes=("a late note",)))
+    assert "1 of 1 records kept are of another state of the code" in capsys.readouterr().err
+    after = json.loads((tmp_path / "environment.json").read_text())
+    assert after.pop("limits") == [*before.pop("limits"), "a late note"]
+    assert (before.pop("notes"), after.pop("notes")) == ([], ["a late note"])
+    assert after == before
+
+
+def test_the_commit_of_a_repository_around_the_code_is_not_the_codes(tmp_path, monkeypatch):
+    around = tmp_path / "around"
+    (around / "site-packages" / "bench").mkdir(parents=True)
+    (around / "site-packages" / "bench" / "environment.py").write_text("")
+    (around / ".gitignore").write_text("site-packages\n")
+    run_git(around, "init", "--quiet")
+    run_git(around, "add", ".gitignore")
+    run_git(around, "commit", "--quiet", "--message", "another project")
+    monkeypatch.setattr(environment, "ROOT", around / "site-packages")
+    assert git_revision() == {"commit": None, "dirty": None}
+    run_git(around, "add", "--force", "site-packages")
+    run_git(around, "commit", "--quiet", "--message", "with a copy of the code")
+    assert git_revision() == {"commit": run_git(around, "rev-parse", "HEAD"), "dirty": False}
+
+
+def run_and_write(case: Case, seed: int, settings: RunSettings, threads: int, git: dict) -> dict:
+    record = made_up(case, git=git)
+    write_json(record_path(settings.out, case, seed), record)
+    return record
 
 
 class TestRecords:
@@ -538,6 +581,22 @@ class TestCluster:
         pytest.importorskip("submitit")
         monkeypatch.setattr(runner, "_run_one", run_made_up)
         assert run_cases([OK, FIXED], 2, settings(tmp_path, jobs="debug")) == {"ok": 4}
+        limits = json.loads((tmp_path / "environment.json").read_text())["limits"]
+        assert any("machine which did so" in text for text in limits)
+
+    def test_a_job_has_as_many_processors_as_threads(self, tmp_path, monkeypatch):
+        submitit = pytest.importorskip("submitit")
+        monkeypatch.setattr(runner, "_run_one", run_made_up)
+        asked = {}
+        update = submitit.AutoExecutor.update_parameters
+
+        def note(executor, **parameters):
+            asked.update(parameters)
+            update(executor, **parameters)
+
+        monkeypatch.setattr(submitit.AutoExecutor, "update_parameters", note)
+        run_cases([OK], 1, settings(tmp_path, jobs="debug", threads=3))
+        assert asked["cpus_per_task"] == 3
 
     def test_without_submitit_it_says_how_to_get_it(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "submitit", None)

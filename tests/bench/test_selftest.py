@@ -17,6 +17,7 @@ from bench.gate import QUANTITIES, summarise
 from bench.measure import Step, measure_memory
 from bench.presets import PRESETS
 from bench.records import empty_record, read_records, write_json
+from bench.report.build import write_report
 from bench.report.load import TABLE_FILES, load_run
 from bench.report.tables import generic_table
 from bench.selftest.injections import DETERMINISTIC, INJECTIONS, Edit, Injection
@@ -158,6 +159,12 @@ def test_files_hold_the_table_and_the_report_shows_it(tmp_path):
     )  # fmt: skip
     with open(tmp_path / "gate_selftest.csv", newline="") as file:
         assert next(csv.DictReader(file))["injected"] == "retain"
+
+
+def test_the_table_alone_has_a_page(tmp_path):
+    write_results(tmp_path, [], [], Settings())
+    page = write_report([tmp_path], tmp_path / "page").read_text(encoding="utf-8")
+    assert "Proof of the regression gate" in page
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.SLOWER, 0), (Verdict.SAME, 1)])
