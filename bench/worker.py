@@ -45,7 +45,7 @@ def main() -> None:
         write_json(Path(order["path"]), predicted_record(case))
         return
     record = empty_record(case, seed)
-    record["threads"] = order["threads"]
+    record["threads"] = torch.get_num_threads()
     record["machine"] = machine(case.device)
     record["versions"], record["git"] = versions(), order["git"]
     fill(record, case, seed, measured=lambda: _mark(order.get("mark")))

@@ -289,6 +289,8 @@ def test_a_slower_tree_fails_the_gate_and_the_same_tree_does_not(tmp_path, capsy
     assert f"SLOWER         {TIMED_CASES[0].id}" in capsys.readouterr().out
     assert main(["gate", "--base", str(slow), "--head", str(quick)]) == Outcome.PASS
     assert f"faster         {TIMED_CASES[0].id}" in capsys.readouterr().out
+    assert main(["gate", "--base", str(slow), "--head", str(slow)]) == Outcome.PASS
+    assert f"same           {TIMED_CASES[0].id}" in capsys.readouterr().out
 
 
 @pytest.fixture

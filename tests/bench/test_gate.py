@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -59,6 +60,11 @@ def test_a_missing_case_is_missing_data_and_a_regression_outranks_it():
     nothing = compare(BASE, summarise([]))
     assert nothing.outcome is Outcome.MISSING
     assert CASE.id in table(nothing)
+    other = replace(CASE, n_agents=2)
+    base = summarise([make_record(), make_record(case=other.to_dict(0))])
+    worse = compare(base, summarise([make_record(saved_tensor_bytes=401)]))
+    assert worse.missing == [other.id]
+    assert worse.outcome is Outcome.REGRESSION
 
 
 def write_run(directory, record):

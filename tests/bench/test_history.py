@@ -10,6 +10,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bench.environment import ROOT
 from bench.presets import quick
@@ -125,6 +126,44 @@ def test_a_residual_below_its_tolerance_is_as_good_as_any_other():
             found[case.tolerance, residual] = value
     assert [found[1e-4, r] for r in (1e-6, 9e-5, 2e-4)] == [1.0, 1.0, 2.0]
     assert all(math.isnan(found[None, r]) for r in (1e-6, 9e-5, 2e-4))
+
+
+def test_every_benchmark_runs_and_has_the_numbers_of_the_benchmark_body(monkeypatch):
+    from bench.case import Case
+    from bench.history import benchmarks
+    from bench.measure import Step, measure_memory
+
+    case = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=2, n_steps=3)
+    monkeypatch.setattr(benchmarks, "IDS", (case.id,))
+    monkeypatch.setattr(benchmarks, "CASES", {case.id: case})
+    threads = torch.get_num_threads()
+    try:
+        quantities = benchmarks.Quantities()
+        records = quantities.setup_cache()
+        quantities.setup(records, case.id)
+        found = {
+            name: getattr(quantities, f"track_{name}")(records, case.id)
+            for name in (full.rpartition("track_")[2] for full in TRACKED)
+        }
+        times = benchmarks.Times()
+        times.setup(case.id)
+        for run in (times.time_step, times.time_forward, times.time_backward):
+            run(case.id)
+        assert times.step.last is not None
+        body = measure_memory(Step(case))
+    finally:
+        benchmarks._step.cache_clear()
+        torch.set_num_threads(threads)
+    assert math.isnan(found.pop("cuda_peak_bytes"))
+    assert found == {
+        "peak_live_bytes": body["peak_live_tensor_bytes"],
+        "saved_bytes": body["saved_tensor_bytes"],
+        "iterations": body["iterations"]["mean"],
+        "missed_tolerance": 1.0,
+    }
+    records[case.id] |= {"status": "crashed", "reason": "made up"}
+    with pytest.raises(RuntimeError, match="crashed: made up"):
+        quantities.track_saved_bytes(records, case.id)
 
 
 def test_unsupported_cases_are_not_applicable():

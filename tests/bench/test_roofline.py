@@ -235,8 +235,27 @@ def quick_rates(monkeypatch):
 
 
 def test_rates_are_positive_and_finite(quick_rates):
-    found = rates.machine_rates("cpu", torch.float32)
-    assert all(0 < value < float("inf") for value in vars(found).values())
+    found = vars(rates.machine_rates("cpu", torch.float32))
+    # A difference of two best times: a neighbour that disturbs the first alone leaves nothing.
+    assert 0 <= found.pop("tracked_backward_seconds") < float("inf")
+    assert all(0 < value < float("inf") for value in found.values())
+
+
+def test_rates_by_hand(monkeypatch):
+    """From the seconds of the fastest calls, in the order they are asked for."""
+    monkeypatch.setitem(rates._SQUARE, "cpu", 10)
+    monkeypatch.setitem(rates._COPY, "cpu", 600)
+    chain = rates._CHAIN
+    seconds = iter((4.0, 3.0 * chain, 8.0 * chain, 2.0 * chain, 0.5 * chain, 6.0))
+    monkeypatch.setattr(rates, "fastest", lambda *_: next(seconds))
+    assert rates.machine_rates("cpu", torch.float32) == MachineRates(
+        square_flops_per_second=2 * 10**3 / 4.0,
+        copy_bytes_per_second=2 * 600 / 6.0,
+        operator_seconds=2.0,
+        view_seconds=0.5,
+        tracked_forward_seconds=3.0,
+        tracked_backward_seconds=5.0,
+    )
 
 
 def test_default_cases_are_the_papers():

@@ -34,6 +34,7 @@ from bench.records import (
 )
 from bench.runner import RunSettings, run_cases
 from jfbcore.guard import Guard
+from jfbcore.train import Training
 from tests.bench.fake_trees import run_git
 from tests.bench.helpers import run_cli, stale_reasons, unexplained_nulls
 
@@ -251,6 +252,41 @@ class TestRecords:
         assert record["final"]["loss"] == curve[-1]["loss"]
         assert record["final"]["evaluation_cost"] == curve[-1]["evaluation_cost"]
         assert record["interventions"] == 0
+
+    def test_gaps_are_those_of_the_curve_against_the_reference_on_file(self, tmp_path, monkeypatch):
+        """With optima at half of what the untrained policy costs, state by state."""
+        from bench import gap, measure
+        from bench.build import build
+        from bench.reference.cache import make_reference, save_reference
+        from bench.reference.solution import Solution
+
+        training = Training(build(TRAINED, 0), measure.training_config(TRAINED, 0))
+        before = training.evaluate().costs
+        problem = training.problem
+        optima = [
+            Solution(cost=cost / 2, objective=cost / 2, controls=torch.zeros(1, 1), seconds=0.0,
+                     status="made up", solved=True)
+            for cost in before
+        ]  # fmt: skip
+        folder = tmp_path / "reports" / "references"
+        folder.mkdir(parents=True)
+        save_reference(make_reference(problem, "transcription", optima), problem, folder)
+        monkeypatch.setattr(gap, "ROOT", tmp_path)
+        record = empty_record(TRAINED, 0)
+        worker.fill(record, TRAINED, 0)
+        found = [point["optimality_gap"] for point in record["curve"]]
+        assert found[0] == pytest.approx(1.0)
+        assert record["final"]["optimality_gap"] == found[-1] != found[0]
+        # State by state, and the mean of that; the same training once more, to the bit.
+        again = Training(build(TRAINED, 0), measure.training_config(TRAINED, 0)).run()
+        ratios = [2 * a / b for a, b in zip(again.curve[-1].costs, before, strict=True)]
+        assert found[-1] == pytest.approx(sum(ratios) / len(ratios) - 1, rel=1e-9)
+        assert record["evaluation"]["reference_states"] == len(before) == 64
+        assert not any("optimality_gap" in name for name in record["null_reasons"])
+
+    def test_threads_are_those_torch_uses(self, tmp_path):
+        assert run_cases([FIXED], 1, settings(tmp_path, threads=3)) == {"ok": 1}
+        assert record_of(tmp_path, FIXED)["threads"] == 3
 
     def test_bytes_are_those_of_the_benchmark_body(self, measured):
         """The same function, the same bytes, in another process."""
@@ -476,6 +512,26 @@ class TestOutcomes:
         assert predicted["peak_live_tensor_bytes"] > predicted["saved_tensor_bytes"] > 5 * 2**28
         assert predicted["saved_tensor_bytes"] > 20 * 2**17 * 96 * 4 * 3
         assert predicted["model_error"] < 0.05
+
+    def test_what_took_too_long_is_predicted(self, tmp_path, monkeypatch):
+        """By the same model that `bench predict` has, in a worker of its own."""
+        from bench.predict import predicted_record
+
+        original, calls = runner._wait, []
+
+        def wait(process, *arguments):
+            calls.append(process.pid)
+            if len(calls) == 1:
+                runner._kill(process)
+                return "timeout after 1 s"
+            return original(process, *arguments)
+
+        monkeypatch.setattr(runner, "_wait", wait)
+        assert run_cases([FIXED], 1, settings(tmp_path)) == {"timeout": 1}
+        record = record_of(tmp_path, FIXED)
+        assert record["predicted"] == predicted_record(FIXED)
+        assert min(record["predicted"].values()) >= 0
+        assert unexplained_nulls(record) == stale_reasons(record) == set()
 
     def test_what_finished_is_not_predicted(self, tmp_path):
         assert run_cases([FIXED], 1, settings(tmp_path)) == {"ok": 1}

@@ -60,6 +60,28 @@ def test_an_indexed_one_sees_states_in_the_problems_units():
     torch.testing.assert_close(seen[0], expected)
 
 
+def test_controls_are_admissible_whatever_the_network_says():
+    bicycle = Bicycle(3, dtype=torch.float64)
+    consumption = Consumption(4, dtype=torch.float64)
+    for problem in (bicycle, consumption):
+        policy = DirectPolicy(problem, generator=generator())
+        with torch.no_grad():
+            for parameter in policy.network[-1].parameters():
+                parameter.mul_(1e6)
+        z = problem.sample_initial_states(8, generator(1))
+        u = policy(0.3, z).control.detach()
+        assert u.isfinite().all()
+        if problem is bicycle:
+            steering, acceleration = u[:, ::2], u[:, 1::2]
+            assert steering.abs().max() == problem.max_steering
+            assert acceleration.abs().max() > 100.0  # not bounded
+        else:
+            excess = u - z[:, 1:]
+            # Rounding in c = h + excess, with a habit near 0.01 and an excess of up to 100.
+            assert excess.min() == pytest.approx(problem.min_excess, rel=1e-9)
+            assert excess.max() == pytest.approx(problem.max_excess, rel=1e-9)
+
+
 def test_goods_are_not_identical_agents():
     with pytest.raises(ValueError, match="no identical agents"):
         DirectPolicy(Consumption(2), network=SharedValueNetwork)

@@ -241,10 +241,11 @@ def test_a_seed_means_the_same_network_in_every_dtype():
 
 
 def test_the_global_generator_has_no_say():
-    torch.manual_seed(0)
-    first = ValueNetwork(N, WIDTH, generator=generator(3))
-    torch.manual_seed(1)
-    second = ValueNetwork(N, WIDTH, generator=generator(3))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = ValueNetwork(N, WIDTH, generator=generator(3))
+        torch.manual_seed(1)
+        second = ValueNetwork(N, WIDTH, generator=generator(3))
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
 

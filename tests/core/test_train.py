@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -311,6 +310,23 @@ def test_a_checkpoint_between_two_grids_knows_the_one_it_left(tmp_path):
     second.load(tmp_path / "checkpoint")
     spoil(second, {5}, lambda x: x + 100.0)
     assert second.run().interventions == []
+
+
+def test_coarse_grids_and_warm_starts_reach_the_rollouts(monkeypatch):
+    """Training's own; an evaluation is on the whole grid whenever it is made."""
+    own, seen = jfbcore.train.rollout, []
+
+    def watched(*arguments, **named):
+        seen.append((named.get("n_steps"), named["warm_start"]))
+        return own(*arguments, **named)
+
+    monkeypatch.setattr(jfbcore.train, "rollout", watched)
+    settings = config(steps=4, evaluations=2, coarsening=((0.5, 2),), warm_start=True)
+    Training(make_policy(), settings).run()
+    assert seen == [(n, True) for n in (None, 2, 2, None, 4, 4, None)]
+    seen.clear()
+    Training(make_policy(), config(steps=1, evaluations=1, warm_start=False)).run()
+    assert seen == [(None, False), (4, False), (None, False)]
 
 
 def test_the_terminal_ramp_weighs_what_is_minimised_not_what_is_scored():
@@ -707,22 +723,22 @@ class TestHeldOut:
 
 
 def test_evaluations_and_callbacks_are_off_the_clock(monkeypatch):
-    pause = 0.05
-    training = Training(make_policy(), config(steps=4), callback=lambda _: time.sleep(pause))
-    evaluate = training.evaluate
-    monkeypatch.setattr(training, "evaluate", lambda: time.sleep(pause) or evaluate())
-    began = time.perf_counter()
+    """On a clock that moves in steps, which take 1, 3, 2 and 10 seconds, and outside of them."""
+    now, steps = [0.0], iter((1.0, 3.0, 2.0, 10.0))
+
+    def take(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(jfbcore.train, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    training = Training(make_policy(), config(steps=4), callback=lambda _: take(100.0))
+    evaluate, roll = training.evaluate, training._rollout
+    monkeypatch.setattr(training, "evaluate", lambda: take(100.0) or evaluate())
+    monkeypatch.setattr(training, "_rollout", lambda x: take(next(steps)) or roll(x))
     result = training.run()
-    elapsed = time.perf_counter() - began
-    assert len(result.curve) == 5
-    # Four callbacks and five evaluations slept.
-    assert elapsed - result.seconds > 9 * pause
-    assert result.seconds == pytest.approx(sum(result.step_seconds))
-    assert result.median_step_seconds == pytest.approx(sorted(result.step_seconds)[2], rel=1.0)
-    seconds = [point.seconds for point in result.curve]
-    assert seconds == sorted(seconds)
-    assert seconds[0] == 0.0
-    assert seconds[-1] == result.seconds
+    assert result.step_seconds == [1.0, 3.0, 2.0, 10.0]
+    assert result.seconds == 16.0
+    assert result.median_step_seconds == 2.5
+    assert [point.seconds for point in result.curve] == [0.0, 1.0, 4.0, 6.0, 16.0]
 
 
 def test_a_time_limit_counts_training_only(monkeypatch):
