@@ -19,8 +19,11 @@ import psutil
 import pytest
 import torch
 
-from bench import worker
+from bench import nvml, runner, worker
+from bench.case import Case
 from bench.nvml import Sampler
+from bench.records import read_record, record_path
+from tests.bench.helpers import stale_reasons, unexplained_nulls
 
 FIRST, SECOND = "GPU-11111111-aaaa", "GPU-22222222-bbbb"
 MIB = 2**20
@@ -401,13 +404,30 @@ def test_does_not_outlive_its_parent(driver, tmp_path):
 
 
 def test_samples_every_period(driver):
+    """Every 10 ms unless told otherwise; a loaded machine may make it miss some, and nothing may
+    make it take more."""
+    assert nvml.PERIOD == 0.01
     begun = time.monotonic()
     sampler = Sampler.start(FIRST, os.getpid(), period=0.05)
-    time.sleep(1.0)
+    until(lambda: driver.readings() >= 5)
     samples = sampler.stop()["samples"]
-    # 20 are due, one at the start and one at the stop; a loaded machine may make it miss many,
-    # and nothing may make it take more.
+    # One at the start and one at the stop beside those that are due.
     assert 5 <= samples <= (time.monotonic() - begun) / 0.05 + 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_sweep_puts_the_drivers_figures_into_the_record(driver, tmp_path, monkeypatch):
+    """Here the case itself ends without a device; what was sampled meanwhile is kept."""
+    case = Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=2, n_steps=3,
+                device="cuda")  # fmt: skip
+    monkeypatch.setattr(runner, "_gpu_uuid", lambda: FIRST)
+    settings = runner.RunSettings(out=tmp_path, preset="smoke", timeout=100.0, threads=1)
+    assert runner.run_cases([case], 1, settings) == {"crashed": 1}
+    record = read_record(record_path(tmp_path, case, 0))
+    assert record["cuda"]["samples"] >= 1
+    assert record["cuda"]["nvml_device_delta_bytes"] == 0
+    assert "every 10 ms" in record["cuda"]["nvml_source"]
+    assert unexplained_nulls(record) == stale_reasons(record) == set()
 
 
 def test_starts_from_any_directory(driver, tmp_path, monkeypatch):

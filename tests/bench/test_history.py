@@ -1,4 +1,4 @@
-"""asv's view of the cases: what it discovers, and the clock of the backward pass."""
+"""The cases under asv and pytest-benchmark: what is found, what is timed, which numbers result."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bench.case import REPEATS
 from bench.environment import ROOT
 from bench.presets import quick
 
@@ -99,6 +100,27 @@ def test_the_cases_tracked_are_the_quick_ones():
     from bench.history import benchmarks
 
     assert list(benchmarks.IDS) == [case.id for case in quick()]
+
+
+def test_pytest_benchmark_times_a_case_and_notes_its_numbers(tmp_path):
+    """In a process of its own, as its users start it."""
+    from bench.measure import Step, measure_memory
+    from bench.presets import smoke
+
+    case = next(case for case in smoke() if (case.problem, case.gradient) == ("bicycle", "direct"))
+    out = tmp_path / "found.json"
+    arguments = ["bench", "--benchmark-only", f"--benchmark-json={out}", "-p", "no:cacheprovider"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *arguments, "-k", case.id],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    (found,) = json.loads(out.read_text())["benchmarks"]
+    assert case.id in found["name"]
+    assert found["group"].startswith("bicycle")
+    assert found["stats"]["rounds"] == REPEATS
+    body = measure_memory(Step(case))
+    for name in ("saved_tensor_bytes", "peak_live_tensor_bytes", "iterations", "residual"):
+        assert found["extra_info"][name] == body[name]
 
 
 def test_a_commit_without_a_case_has_no_number_for_it(monkeypatch):
