@@ -67,8 +67,6 @@ class CvxpyLayer(GradientEstimator):
         return f"no convex formulation of {problem.name} is registered"
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
-        import diffcp
-
         hamiltonian = fixed_point_map.hamiltonian
         formulation = self._formulation(hamiltonian)
         parameters = [x.to("cpu", torch.float64) for x in formulation.parameters(hamiltonian)]
@@ -76,14 +74,10 @@ class CvxpyLayer(GradientEstimator):
         if torch.is_grad_enabled() and any(x.requires_grad for x in parameters):
             # solve_only_batch would hand this on to the conic solver, which does not know it.
             arguments["n_jobs_backward"] = self.jobs
-        try:
-            (answer,) = formulation.layer(*parameters, solver_args=arguments)
-        except diffcp.SolverError:
-            # One failed sample fails the batch: reported as a non-finite residual, like any
-            # other solver that did not get there.
-            answer = torch.full(initial.shape, torch.nan, dtype=torch.float64)
+        # Clarabel's last iterate comes back whatever its status; the residual tells its worth.
+        (answer,) = formulation.layer(*parameters, solver_args=arguments)
         answer = answer.to(initial.device, initial.dtype)
-        control = formulation.control(hamiltonian, answer)
+        control = hamiltonian.project(formulation.control(hamiltonian, answer))
         with torch.no_grad():
             residual = fixed_point_map.residual(control)
         return solver.solution(control, residual, 1)

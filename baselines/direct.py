@@ -12,7 +12,7 @@ from jfbcore import _validate
 from jfbcore.network import ValueNetwork
 from jfbcore.policy import Decision, Policy
 from jfbcore.problems import Consumption, Problem
-from jfbcore.problems.base import Time
+from jfbcore.problems.base import Time, time_tensor
 from jfbcore.shared_network import SharedValueNetwork
 
 
@@ -53,12 +53,15 @@ class DirectPolicy(Policy):
         index_dim = 0 if shared is None else shared.INDEX_DIM
         n_inputs = problem.state_dim // self._served + index_dim + 1
         sizes = [n_inputs, *[width] * depth, problem.control_dim // self._served]
+        drawn_on = "cpu" if generator is None else generator.device
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(sizes):
             layer = nn.Linear(n_in, n_out, dtype=problem.dtype, device=problem.device)
             with torch.no_grad():
                 for parameter in layer.parameters():
-                    draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+                    draw = torch.rand(
+                        parameter.shape, generator=generator, dtype=torch.float64, device=drawn_on
+                    )
                     parameter.copy_((2.0 * draw - 1.0) / n_in**0.5)
             layers += [layer, nn.Tanh()]
         self.network = nn.Sequential(*layers[:-1])
@@ -75,7 +78,7 @@ class DirectPolicy(Policy):
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
         rows = z.shape[0] * self._served
         # One time for all samples or one for each; a sample's agents share it.
-        time = torch.as_tensor(t, dtype=z.dtype, device=z.device).reshape(-1, 1, 1)
+        time = time_tensor(t, z).reshape(-1, 1, 1)
         time = time.expand(z.shape[0], self._served, 1).reshape(rows, 1)
         states = z.reshape(rows, -1)
         if self.units is not None:

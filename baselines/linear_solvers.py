@@ -131,7 +131,7 @@ class GMRES(LinearSolver):
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         r = preconditioner(b)
         beta = torch.linalg.vector_norm(r, dim=-1)
-        tiny = torch.finfo(b.dtype).tiny
+        tiny, rounding = torch.finfo(b.dtype).tiny, torch.finfo(b.dtype).eps
         basis = [r / beta.clamp_min(tiny).unsqueeze(-1)]
         steps = min(self.max_iterations, b.shape[-1])
         hessenberg = b.new_zeros(b.shape[0], steps + 1, steps)
@@ -148,7 +148,7 @@ class GMRES(LinearSolver):
                 w = w - (overlap.unsqueeze(1) @ vectors).squeeze(1)
             norm = torch.linalg.vector_norm(w, dim=-1)
             # An invariant subspace: the solution is inside what has been found.
-            broken = norm <= 1e-7 * hessenberg[:, : j + 1, j].norm(dim=1)
+            broken = norm <= rounding * hessenberg[:, : j + 1, j].norm(dim=1)
             hessenberg[:, j + 1, j] = torch.where(broken, 0.0, norm)
             basis.append(torch.where(broken, 0.0, 1.0 / norm).unsqueeze(-1) * w)
             block = hessenberg[:, : j + 2, : j + 1]

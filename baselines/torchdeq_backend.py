@@ -15,6 +15,8 @@ from jfbcore.problems import Problem
 from jfbcore.solvers import Anderson, Picard, Solution, Solver
 
 _SOLVER_NAMES = {Picard: "fixed_point_iter", Anderson: "anderson"}
+#: its Anderson applies the map twice before it has anything to return
+_FEWEST = {Picard: 1, Anderson: 3}
 #: how often the increment tolerance is tightened until the residual tolerance is met
 _ROUNDS = 6
 
@@ -47,6 +49,11 @@ class TorchDEQ(GradientEstimator):
 
     def supports_solver(self, solver: Solver) -> str | None:
         if type(solver) in _SOLVER_NAMES:
+            if solver.max_iterations < _FEWEST[type(solver)]:
+                return (
+                    f"torchdeq's {type(solver).__name__} returns its start before iteration "
+                    f"{_FEWEST[type(solver)]}, got max_iterations {solver.max_iterations}"
+                )
             return None
         return f"torchdeq has no {type(solver).__name__} solver; use picard or anderson"
 
@@ -73,14 +80,18 @@ class TorchDEQ(GradientEstimator):
         increment = torch.linalg.vector_norm(fixed_point_map(u) - u, dim=-1)
         for _ in range(_ROUNDS):
             left = solver.max_iterations - iterations
-            if left <= 0 or solver.done(0, residual):
+            if left < _FEWEST[type(solver)] or solver.done(0, residual):
                 break
-            # |T(u) - u| is about (alpha D) |grad H|: the ratio seen at the last point, halved.
-            ratio = float((increment / residual.clamp_min(1e-30)).min())
+            # |T(u) - u| is about (alpha D) |grad H|: the ratio seen at the last point, halved. Of
+            # samples that are not there yet: one that is exact would ask for the impossible.
+            ratios = (increment / residual)[residual > solver.tolerance]
+            ratio = float(ratios.min()) if len(ratios) else 0.0
             layer = self._layer(solver, 0.5 * solver.tolerance * ratio, left).eval()
-            outputs, info = layer(fixed_point_map, u)
+            # Counted here: torchdeq's own number is of the step with the least increment.
+            counted = _Counted(fixed_point_map)
+            outputs, _ = layer(counted, u)
             u = outputs[-1]
-            iterations += int(info["nstep"].max())
+            iterations += counted.calls
             residual = fixed_point_map.residual(u)
             increment = torch.linalg.vector_norm(fixed_point_map(u) - u, dim=-1)
         return u, residual, iterations
@@ -110,3 +121,14 @@ class TorchDEQ(GradientEstimator):
             eval_factor=1.0,
             eval_f_max_iter=iterations,
         )
+
+
+class _Counted:
+    """A map that counts its applications."""
+
+    def __init__(self, fixed_point_map: BoundMap) -> None:
+        self._map, self.calls = fixed_point_map, 0
+
+    def __call__(self, u: Tensor) -> Tensor:
+        self.calls += 1
+        return self._map(u)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore.policy import HamiltonianPolicy, Policy
-from jfbcore.problems.base import Time
+from jfbcore.problems.base import Time, time_tensor
 from jfbcore.rollout import Step, advance
 
 #: time steps of one graph; more gain little (calls cost about as much as one step's kernels), and
@@ -36,9 +36,11 @@ class CompiledStep:
     compiled code costs; None takes 4, or 1 where a gradient tracks so many applications of T that
     the graph would become too large. Times enter as tensors, so a coarser grid needs no new graph;
     another batch size or a warm start does. The first call of each kind takes the seconds that
-    compiling takes. `backend` is torch.compile's. On a GPU a fixed number of iterations is captured
-    as CUDA graphs; a stopping test waits for the device and is not. Raises ValueError with the
-    reason where `policy` cannot be compiled.
+    compiling takes; a grid that `span` does not divide needs a second graph for the steps left
+    over. `backend` is torch.compile's. On a GPU what has a fixed number of iterations is captured
+    as CUDA graphs, but for loops inside the graph, whose conditions the host reads: those of 20
+    exact iterations and more, and of Newton's method. Raises ValueError with the reason where
+    `policy` cannot be compiled.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class CompiledStep:
 
 
 def _fixed_iterations(policy: Policy) -> bool:
-    """Whether no operation of a time step waits for the device."""
+    """Whether no stopping test of a time step waits for the device."""
     return not isinstance(policy, HamiltonianPolicy) or policy.solver.tolerance is None
 
 
@@ -146,7 +148,7 @@ def _stacked(values: list[Any], like: Tensor) -> Tensor | None:
 
 
 def _tensors(like: Tensor, *times: float | Tensor) -> tuple[Tensor, ...]:
-    return tuple(torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in times)
+    return tuple(time_tensor(x, like) for x in times)
 
 
 def _default_span(policy: Policy) -> int:

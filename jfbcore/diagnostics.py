@@ -38,7 +38,8 @@ def spectral_norm(
     Raises torch.linalg.LinAlgError where a product is not finite.
     """
     _validate.positive_int("steps", steps)
-    draw = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    where = "cpu" if generator is None else generator.device
+    draw = torch.randn(like.shape, generator=generator, dtype=torch.float64, device=where)
     v = draw.to(like.device, like.dtype)
     v = v / torch.linalg.vector_norm(v, dim=-1, keepdim=True)
     basis, diagonal, off_diagonal = [v], [], []
@@ -134,7 +135,8 @@ def minibatch_gradients(
 ) -> list[Tensor]:
     """`policy_gradient` of every minibatch of `size` rows of `states`, from one rollout of all.
 
-    The inner solves of all rows stop together, when the slowest has reached its tolerance.
+    The inner solves of all rows stop together, when the slowest has reached its tolerance. All rows
+    share one graph: where one of them overflows, no minibatch has a finite gradient.
     """
     _validate.positive_int("size", size)
     own = policy.gradient

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from jfbcore.gradients import GradientEstimator
@@ -70,7 +71,12 @@ class HamiltonianPolicy(Policy):
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
         p = self.value_network.costate(t, z)
         hamiltonian = self.problem.hamiltonian(t, z, p)
-        initial = self.problem.initial_control(t, z) if warm_start is None else warm_start
+        if warm_start is None:
+            initial = self.problem.initial_control(t, z)
+        else:
+            # The admissible set may have moved with the state since.
+            with torch.no_grad():
+                initial = hamiltonian.project(warm_start)
         bound = self.fixed_point_map.bind(hamiltonian)
         solution = self.gradient.attach(bound, self.solver, initial)
         return Decision(solution.control, solution, hamiltonian)

@@ -158,7 +158,8 @@ class IndexedValueNetwork(SharedValueNetwork):
     def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor:
         # In float64 like the parameters: a seed means the same in every dtype.
         shape = (problem.n_agents, cls.INDEX_DIM)
-        draw = torch.randn(shape, generator=generator, dtype=torch.float64)
+        where = "cpu" if generator is None else generator.device
+        draw = torch.randn(shape, generator=generator, dtype=torch.float64, device=where)
         return (cls.INDEX_SCALE * draw).to(dtype=problem.dtype, device=problem.device)
 
     def _states(self, z: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import math
 import os
 import time
@@ -87,7 +88,8 @@ class TrainingConfig:
             _validate.positive_int("warmup_steps", self.warmup_steps, "0 for no warm-up")
         self._check_coarsening()
         if self.terminal_ramp is not None:
-            multiple, until, full = self.terminal_ramp
+            ramp = _validate.point("terminal_ramp", self.terminal_ramp, 3)
+            multiple, until, full = ramp
             _validate.positive("terminal_ramp multiple", multiple)
             if not 0.0 <= until < full <= 1.0:
                 raise ValueError(
@@ -282,11 +284,13 @@ class Training:
                 self._plateau_best += (growth - 1.0) * abs(self._plateau_best)
         self._multiple = multiple
 
-    @torch.no_grad()
     def _loss_on(self, x: Tensor) -> float:
-        """What `loss` is on the minibatch `x` with the present parameters."""
-        result = rollout(self.policy, x, n_steps=self.n_steps(), warm_start=self.config.warm_start)
-        return self._objective(result).item()
+        """What `loss` is on the minibatch `x` with the present parameters.
+
+        With a graph, though none is needed: without one the control would be the solver's, some
+        applications of the map behind the one that training flies.
+        """
+        return self._objective(self._rollout(x)).item()
 
     def _objective(self, result: Rollout) -> Tensor:
         """What training minimises, but for the penalties: a scalar."""
@@ -455,8 +459,13 @@ class Training:
 
 def _describe(policy: Policy) -> str:
     problem = policy.problem
+    names = inspect.signature(type(problem)).parameters
+    values = {name: getattr(problem, name) for name in names if hasattr(problem, name)}
+    values.pop("device", None)  # where it is trained is not what is trained
     shapes = ", ".join(str(tuple(p.shape)) for p in policy.parameters())
     method = ""
     if isinstance(policy, HamiltonianPolicy):
         method = f" by {policy.gradient}, {policy.fixed_point_map}, {policy.solver}"
-    return f"{type(policy).__name__} on {problem.name} n={problem.n_agents}{method} with {shapes}"
+        method += f" on {type(policy.value_network).__name__}"
+    settings = ", ".join(f"{name}={value}" for name, value in values.items())
+    return f"{type(policy).__name__} for {problem.name} ({settings}){method} with {shapes}"

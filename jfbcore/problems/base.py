@@ -246,6 +246,16 @@ class Problem(abc.ABC):
         return draw.to(device=self.device, dtype=self.dtype)
 
 
+def time_tensor(t: Time, like: Tensor) -> Tensor:
+    """`t` in the precision and on the device of `like`.
+
+    A number is filled in there: copied from the host it would wait for the device.
+    """
+    if isinstance(t, Tensor):
+        return t.to(like)
+    return torch.full((), t, dtype=like.dtype, device=like.device)
+
+
 def time_column(t: Time) -> Time:
     """A time that broadcasts against (batch, k): (batch,) becomes (batch, 1), scalars pass."""
     if isinstance(t, Tensor) and t.dim() == 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,7 +112,8 @@ class _QuadrotorHamiltonian(Hamiltonian):
     def __init__(self, problem: Quadrotor, t: Time, z: Tensor, p: Tensor) -> None:
         self.problem, self._t, self._z, self._p = problem, t, z, p
         self._n = problem.n_agents
-        self._seen: tuple | None = None
+        self._seen: tuple[weakref.ref[Tensor], int] | None = None
+        self._exponents: Any = None
         self._longest: Tensor | None = None
         plain = plain_formula_required()
         self._attitude = None if plain else _attitude(z)
@@ -126,19 +129,24 @@ class _QuadrotorHamiltonian(Hamiltonian):
     def _exponent(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """s = |u|^2 / 2N and exp(s), (batch, 1) each.
 
-        Remembered for the last `u` asked about: an inner iteration needs them three times (a
-        compiler sees that by itself).
+        Remembered for the last `u` asked about that carries no graph: an inner iteration needs them
+        three times (a compiler sees that by itself). Neither `u` itself nor anything of a graph is
+        kept: a graph that leads back here would be a cycle that no collector sees through.
         """
         if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or u.is_inference():
             # A tensor of inference mode has no version to tell a change by, and fits no graph.
             s = torch.linalg.vecdot(u, u).unsqueeze(-1) * (0.5 / self._n)
             return s, s.exp()
-        # Grad mode matters only where the control itself carries a graph.
-        key = (u, u._version, torch.is_grad_enabled() and u.requires_grad)
-        if self._seen is None or any(a is not b for a, b in zip(key, self._seen, strict=True)):
-            s = torch.linalg.vecdot(u, u).unsqueeze(-1) * self.problem.constant(0.5 / self._n, u)
-            self._seen, self._exponents = key, (s, s.exp())
-        return self._exponents
+        tracked = torch.is_grad_enabled() and u.requires_grad
+        if not tracked and self._seen is not None:
+            seen, version = self._seen
+            if seen() is u and version == u._version:
+                return self._exponents
+        s = torch.linalg.vecdot(u, u).unsqueeze(-1) * self.problem.constant(0.5 / self._n, u)
+        found = s, s.exp()
+        self._seen = None if tracked else (weakref.ref(u), u._version)
+        self._exponents = None if tracked else found
+        return found
 
     def dynamics(self, u: Tensor) -> Tensor:
         problem = self.problem

@@ -47,7 +47,9 @@ class Anderson(Solver):
             last = iterations >= self.max_iterations
             if last or (self.tolerance is not None and iterations % self.check_interval == 0):
                 residual = fixed_point_map.residual(u, gradient)
-                if last or self.done(iterations, residual):
+                if last or (
+                    self.done(iterations, residual) and not _recoverable(residual, best_norm)
+                ):
                     return self.solution(u, residual, iterations)
             image = fixed_point_map.step(u, gradient)
             increment = image - u
@@ -62,6 +64,13 @@ class Anderson(Solver):
             best_image = torch.where(improved, image, best_image)
             best_norm = torch.where(improved, norm, best_norm)
             iterations += 1
+
+
+def _recoverable(residual: Tensor, best_norm: Tensor | None) -> bool:
+    """Whether a sample is not a number that was one before: the safeguard brings it back."""
+    if best_norm is None:
+        return False
+    return bool((residual.isnan() & best_norm.squeeze(-1).isfinite()).any())
 
 
 class _History:

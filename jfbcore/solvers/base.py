@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,11 +90,16 @@ class Solver(abc.ABC):
         return f"{name} decides on the host when to stop; compile with Picard or Newton"
 
     def done(self, iteration: int, residual: Tensor) -> bool:
-        """The stopping test: all samples within tolerance, or some not a number."""
+        """The stopping test: every sample within tolerance or not a number.
+
+        A NaN can only get worse, and is no reason to leave the other samples where they are.
+        """
         if self.tolerance is None or iteration % self.check_interval:
             return False
-        # Written so that a NaN ends the iteration: it can only get worse from there.
-        return not residual.max().item() > self.tolerance
+        worst = residual.max().item()
+        if math.isnan(worst):
+            return not bool((residual > self.tolerance).any())
+        return not worst > self.tolerance
 
     def solution(self, control: Tensor, residual: Tensor, iterations: int) -> Solution:
         return Solution(control, residual, iterations, self.tolerance)

@@ -76,7 +76,9 @@ class Newton(Solver):
 
         def unfinished(iterations: Tensor, *state: Tensor) -> Tensor:
             going = iterations < self.max_iterations
-            return going if self.tolerance is None else going & (state[-1].max() > self.tolerance)
+            if self.tolerance is None:
+                return going
+            return going & (state[-1] > self.tolerance).any()
 
         def trip(
             iterations: Tensor,

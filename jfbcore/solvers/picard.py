@@ -55,7 +55,7 @@ class Picard(Solver):
         gradient_of = fixed_point_map.hamiltonian.grad
 
         def unfinished(iterations: Tensor, u: Tensor, residual: Tensor) -> Tensor:
-            return (iterations < self.max_iterations) & (residual.max() > tolerance)
+            return (iterations < self.max_iterations) & (residual > tolerance).any()
 
         def iterate(
             iterations: Tensor, u: Tensor, residual: Tensor

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -307,3 +310,48 @@ def test_a_segment_is_at_least_one_step():
     policy = make("quadrotor")
     with pytest.raises(ValueError, match=r"`segment` must be .*0"):
         rollout(policy, policy.problem.sample_initial_states(1, generator()), segment=0)
+
+
+def test_a_warm_start_is_projected_on_the_set_as_it_is_now():
+    """Consumption below a habit that has grown has no utility: any start from there is lost."""
+    problem = PROBLEMS["consumption"](n_agents=2, dtype=F64)
+    policy = policy_for(problem, solver=Newton(tolerance=1e-8), fixed_point_map=ScaledMap())
+    z = problem.sample_initial_states(BATCH, generator())
+    cold = policy(0.0, z).control.detach()
+    found = policy(0.0, z, z[:, 1:] - 0.005)
+    assert bool(found.solution.converged.all())
+    # Each within 1e-8 / curvature of the maximiser.
+    torch.testing.assert_close(found.control, cold, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_rollout_that_is_dropped_leaves_nothing(gradient, monkeypatch):
+    """Neither with its backward pass nor without: a cycle through a graph is never collected."""
+    alive: weakref.WeakSet = weakref.WeakSet()
+    problem = PROBLEMS["quadrotor"](n_agents=2, n_steps=3)
+    estimator = GRADIENTS[gradient]
+    if gradient == DIRECT:
+        pytest.skip("makes no Hamiltonian in a rollout")
+    if (reason := estimator.supports(problem)) is not None:
+        pytest.skip(reason)
+    policy = policy_for(problem, solver=Picard(tolerance=1e-4), gradient=estimator)
+    build, count = problem.hamiltonian, []
+
+    def watched(*arguments):
+        made = build(*arguments)
+        alive.add(made)
+        count.append(len(alive))
+        return made
+
+    monkeypatch.setattr(problem, "hamiltonian", watched)
+    x = problem.sample_initial_states(BATCH, generator())
+    result = rollout(policy, x, penalties=True)
+    assert max(count) > 0
+    (result.cost.mean() + result.hjb_penalty.mean()).backward()
+    del result
+    gc.collect()
+    assert len(alive) == 0
+    result = rollout(policy, x, penalties=True)
+    del result
+    gc.collect()
+    assert len(alive) == 0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from baselines import TorchDEQ
 from jfbcore.maps import MAPS, FixedPointMap, PlainMap, ScaledMap
 from jfbcore.problems import Bicycle, Consumption, Hamiltonian, Quadrotor
 from jfbcore.solvers import SOLVERS, Anderson, ClosedForm, Newton, Picard, Solver, Status
@@ -172,6 +173,20 @@ def test_non_finite_is_a_status(name, bad):
     assert found.status is Status.NON_FINITE
     assert not found.converged[1]
     assert found.iterations <= 50
+
+
+@every_iterative
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_one_sample_that_is_no_number_does_not_stop_the_others(name, bad):
+    h = Quadratic(SLOW)
+    alone = build(name, tolerance=1e-8, max_iterations=500).solve(PlainMap().bind(h), h.start())
+    h.b[1, 0] = bad
+    found = build(name, tolerance=1e-8, max_iterations=500).solve(PlainMap().bind(h), h.start())
+    assert found.converged.tolist() == [True, False, True]
+    # What is infinite may still come back, as far as a solver knows.
+    assert math.isinf(bad) or found.iterations <= alone.iterations + 1
+    for i in (0, 2):
+        assert error(found.control[i], h.maximiser()[i]) < 1e-6
 
 
 def test_divergence_is_a_status():
@@ -342,10 +357,11 @@ def test_anderson_drops_a_wild_application_at_once(size):
 
 
 @pytest.mark.parametrize("size", [math.inf, math.nan])
-def test_anderson_safeguard_against_non_finite_values(size):
-    """Without a stopping test to end it, the iteration recovers as from a finite jump."""
+@pytest.mark.parametrize("tolerance", [None, 1e-9])
+def test_anderson_safeguard_against_non_finite_values(size, tolerance):
+    """The iteration recovers as from a finite jump, and no stopping test ends it before."""
     h = Quadratic(SLOW)
-    solver = Anderson(tolerance=None, max_iterations=60)
+    solver = Anderson(tolerance=tolerance, max_iterations=60)
     found = solver.solve(Spoiled((6,), size).bind(h), h.start())
     assert error(found.control, h.maximiser()) < 1e-6
 
@@ -541,3 +557,30 @@ def test_settings_are_keywords(name):
     assert solver == dataclasses.replace(solver)
     with pytest.raises(dataclasses.FrozenInstanceError):
         solver.tolerance = 1.0
+
+
+def test_torchdeq_keeps_to_its_iterations_and_counts_them():
+    """A map that swings between two points for ever: its library's own count is of the best one."""
+    pytest.importorskip("torchdeq")
+    h = Quadratic([2.0, 2.0])
+    solver = Picard(tolerance=1e-9, max_iterations=50)
+    with torch.no_grad():
+        found = TorchDEQ().attach(PlainMap(1.0).bind(h), solver, h.start())
+    assert found.status is Status.MAX_ITERATIONS
+    assert found.iterations == 50
+    # Before the first round and after the only one: a residual and an increment.
+    assert h.gradients <= 50 + 4
+
+
+def test_torchdeq_stops_where_one_sample_is_exact():
+    pytest.importorskip("torchdeq")
+    h = Quadratic(SLOW)
+    start = h.start()
+    start[1] = h.maximiser()[1]
+    h.b[1] = start[1] @ h.matrix  # to the bit
+    solver = Picard(tolerance=1e-6, max_iterations=2000)
+    with torch.no_grad():
+        found = TorchDEQ().attach(PlainMap().bind(h), solver, start)
+        picard = solver.solve(PlainMap().bind(h), start)
+    assert found.status is Status.CONVERGED
+    assert found.iterations < 2 * picard.iterations

@@ -358,6 +358,7 @@ def test_a_ramp_that_is_over_trains_as_none_does():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"terminal_ramp": (0.1, 0.3)}, "`terminal_ramp` must have 3 entries"),
         ({"terminal_ramp": (0.0, 0.1, 0.5)}, "`terminal_ramp multiple` must be"),
         ({"terminal_ramp": (0.1, 0.5, 0.5)}, "`terminal_ramp` must have 0 <= until < full <= 1"),
         ({"terminal_ramp": (0.1, -0.1, 0.5)}, "`terminal_ramp` must have 0 <= until < full <= 1"),
@@ -641,6 +642,25 @@ def test_another_network_is_refused(tmp_path):
     training = Training(make_policy(width=9), config())
     with pytest.raises(ValueError, match=r"`checkpoint` .*checkpoint\.pt"):
         training.load(path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"n_steps": 5},
+        {"mass": 0.6},
+        {"dtype": torch.float64},
+        {"gradient": "implicit"},
+        {"n_agents": 2},
+    ],
+)
+def test_the_own_identity_is_that_of_the_run(tmp_path, other):
+    """Also where the parameters would fit."""
+    path = tmp_path / "checkpoint"
+    Training(make_policy(), config(), checkpoint=path).run()
+    Training(make_policy(), config()).load(path)
+    with pytest.raises(ValueError, match="quadrotor"):
+        Training(make_policy(**other), config()).load(path)
 
 
 def test_another_identity_is_refused(tmp_path):
