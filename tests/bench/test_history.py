@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -110,9 +111,11 @@ def test_pytest_benchmark_times_a_case_and_notes_its_numbers(tmp_path):
     case = next(case for case in smoke() if (case.problem, case.gradient) == ("bicycle", "direct"))
     out = tmp_path / "found.json"
     arguments = ["bench", "--benchmark-only", f"--benchmark-json={out}", "-p", "no:cacheprovider"]
+    # A worker of pytest-xdist would hand on that it is one, and then nothing is timed.
+    alone = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *arguments, "-k", case.id],
-        cwd=ROOT, check=True, capture_output=True,
+        cwd=ROOT, env=alone, check=True, capture_output=True,
     )  # fmt: skip
     (found,) = json.loads(out.read_text())["benchmarks"]
     assert case.id in found["name"]
