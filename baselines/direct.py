@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jfbcore import _validate
+from jfbcore._random import draw
 from jfbcore.network import ValueNetwork
 from jfbcore.policy import Decision, Policy
 from jfbcore.problems import Consumption, Problem
@@ -53,16 +54,13 @@ class DirectPolicy(Policy):
         index_dim = 0 if shared is None else shared.INDEX_DIM
         n_inputs = problem.state_dim // self._served + index_dim + 1
         sizes = [n_inputs, *[width] * depth, problem.control_dim // self._served]
-        drawn_on = "cpu" if generator is None else generator.device
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(sizes):
             layer = nn.Linear(n_in, n_out, dtype=problem.dtype, device=problem.device)
             with torch.no_grad():
                 for parameter in layer.parameters():
-                    draw = torch.rand(
-                        parameter.shape, generator=generator, dtype=torch.float64, device=drawn_on
-                    )
-                    parameter.copy_((2.0 * draw - 1.0) / n_in**0.5)
+                    uniform = draw(torch.rand, parameter.shape, generator)
+                    parameter.copy_((2.0 * uniform - 1.0) / n_in**0.5)
             layers += [layer, nn.Tanh()]
         self.network = nn.Sequential(*layers[:-1])
         indices = None if shared is None else shared.draw_indices(problem, generator)

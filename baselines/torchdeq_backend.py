@@ -48,14 +48,15 @@ class TorchDEQ(GradientEstimator):
         return None
 
     def supports_solver(self, solver: Solver) -> str | None:
-        if type(solver) in _SOLVER_NAMES:
-            if solver.max_iterations < _FEWEST[type(solver)]:
-                return (
-                    f"torchdeq's {type(solver).__name__} returns its start before iteration "
-                    f"{_FEWEST[type(solver)]}, got max_iterations {solver.max_iterations}"
-                )
-            return None
-        return f"torchdeq has no {type(solver).__name__} solver; use picard or anderson"
+        name = type(solver).__name__
+        if type(solver) not in _SOLVER_NAMES:
+            return f"torchdeq has no {name} solver; use picard or anderson"
+        if solver.max_iterations < (fewest := _FEWEST[type(solver)]):
+            return (
+                f"torchdeq's {name} returns its start before iteration {fewest}, got "
+                f"max_iterations {solver.max_iterations}"
+            )
+        return None
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         u, residual, iterations = self._solve(fixed_point_map, solver, initial)

@@ -68,7 +68,8 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
 
     jobs = [(case, seed) for case in cases for seed in range(seeds)]
     with _claim(settings.out):
-        done = {job: found for job in jobs if (found := _finished(settings.out, *job)) is not None}
+        # The state of the code that each record kept is of.
+        done = {job: r.get("git") for job in jobs if (r := _finished(settings.out, *job))}
         there = [job for job in jobs if record_path(settings.out, *job).exists()]
         if there and not settings.resume:
             raise ValueError(
@@ -79,7 +80,7 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
         git = git_revision()
         todo = [_Job(*job, settings, threads, git) for job in jobs if job not in done]
         _write_environment(settings, threads, anew=bool(todo))
-        if older := sum(found.get("git") != git for found in done.values()):
+        if older := sum(then != git for then in done.values()):
             print(
                 f"warning: {older} of {len(done)} records kept are of another state of the code; "
                 "remove them to measure again",
@@ -102,24 +103,20 @@ def _write_environment(settings: RunSettings, threads: int, *, anew: bool) -> No
     stays, but for new notes.
     """
     path = settings.out / "environment.json"
-    earlier = _earlier_environment(path)
+    environment = earlier = _earlier_environment(path)
     if anew or not earlier:
-        environment = describe(
-            settings.preset, threads, datetime.now(UTC).isoformat(timespec="seconds")
-        )
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        environment = describe(settings.preset, threads, started)
         if settings.jobs != "local":
             environment["limits"].append(
                 f"Submitted to {settings.jobs}: the environment is that of the machine which did "
                 "so; every record names the processor it was made on."
             )
-    else:
-        environment = dict(earlier)
-        notes_then = earlier.get("notes") or ()
-        environment["limits"] = [x for x in earlier.get("limits") or () if x not in notes_then]
     # Records from before a --resume were made under the notes of then.
     notes = [*(str(note) for note in earlier.get("notes") or ()), *settings.notes]
     environment["notes"] = list(dict.fromkeys(note for note in notes if note.strip()))
-    environment["limits"] = [*environment["limits"], *environment["notes"]]
+    limits = environment.get("limits") or ()
+    environment["limits"] = list(dict.fromkeys([*limits, *environment["notes"]]))
     write_json(path, environment)
 
 
@@ -163,7 +160,7 @@ def _collect(running: Any, job: _Job) -> dict[str, Any]:
     except Exception as error:  # whatever submitit and the cluster have to say
         path = record_path(job.settings.out, job.case, job.seed)
         # before it was lost
-        if (found := _finished(job.settings.out, job.case, job.seed)) is not None:
+        if found := _finished(job.settings.out, job.case, job.seed):
             return found
         record = empty_record(job.case, job.seed) | {"threads": job.threads, "git": job.git}
         record["status"] = "crashed"

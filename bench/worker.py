@@ -212,7 +212,12 @@ def _ran_out(error: Exception) -> str | None:
 
 def _crashed(record: dict[str, Any], error: Exception) -> None:
     traceback.print_exc()
-    record["status"], record["reason"] = "crashed", f"{type(error).__name__}: {_first_line(error)}"
+    record["status"], record["reason"] = "crashed", words_of(error)
+
+
+def words_of(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
+from jfbcore._random import draw
 from jfbcore.gradients import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.policy import HamiltonianPolicy
@@ -38,9 +39,7 @@ def spectral_norm(
     Raises torch.linalg.LinAlgError where a product is not finite.
     """
     _validate.positive_int("steps", steps)
-    where = "cpu" if generator is None else generator.device
-    draw = torch.randn(like.shape, generator=generator, dtype=torch.float64, device=where)
-    v = draw.to(like.device, like.dtype)
+    v = draw(torch.randn, like.shape, generator).to(like.device, like.dtype)
     v = v / torch.linalg.vector_norm(v, dim=-1, keepdim=True)
     basis, diagonal, off_diagonal = [v], [], []
     for _ in range(min(steps, like.shape[-1])):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jfbcore import _validate
+from jfbcore._random import draw
 from jfbcore.problems._fused import differentiable_vjp, plain_formula_required
 from jfbcore.problems.base import NetworkScaling, Problem, Time, time_column
 
@@ -25,7 +26,7 @@ class ValueNetwork(nn.Module):
     automatic differentiation. `scaling` puts numbers of order one into and out of it, for
     problems whose states or values are far from that.
 
-    Parameters are drawn from `generator` (CPU) in float64, so that a seed means the same network
+    Parameters are drawn from `generator` in float64, so that a seed means the same network
     in every dtype and on every device.
     """
 
@@ -50,8 +51,8 @@ class ValueNetwork(nn.Module):
 
         def uniform(*shape: int, fan_in: int) -> nn.Parameter:
             bound = 1.0 / math.sqrt(fan_in)
-            draw = torch.rand(*shape, generator=generator, dtype=torch.float64)
-            return nn.Parameter(((2.0 * draw - 1.0) * bound).to(device=device, dtype=dtype))
+            found = draw(torch.rand, shape, generator)
+            return nn.Parameter(((2.0 * found - 1.0) * bound).to(device=device, dtype=dtype))
 
         def zeros(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(*shape, device=device, dtype=dtype))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jfbcore import _validate
+from jfbcore._random import draw
 from jfbcore.network import ValueNetwork
 from jfbcore.problems.base import NetworkScaling, Problem, Time
 
@@ -156,11 +157,8 @@ class IndexedValueNetwork(SharedValueNetwork):
 
     @classmethod
     def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor:
-        # In float64 like the parameters: a seed means the same in every dtype.
-        shape = (problem.n_agents, cls.INDEX_DIM)
-        where = "cpu" if generator is None else generator.device
-        draw = torch.randn(shape, generator=generator, dtype=torch.float64, device=where)
-        return (cls.INDEX_SCALE * draw).to(dtype=problem.dtype, device=problem.device)
+        found = draw(torch.randn, (problem.n_agents, cls.INDEX_DIM), generator)
+        return (cls.INDEX_SCALE * found).to(dtype=problem.dtype, device=problem.device)
 
     def _states(self, z: Tensor) -> Tensor:
         indices = self.indices.repeat(z.shape[0], 1)

@@ -88,8 +88,7 @@ class TrainingConfig:
             _validate.positive_int("warmup_steps", self.warmup_steps, "0 for no warm-up")
         self._check_coarsening()
         if self.terminal_ramp is not None:
-            ramp = _validate.point("terminal_ramp", self.terminal_ramp, 3)
-            multiple, until, full = ramp
+            multiple, until, full = _validate.point("terminal_ramp", self.terminal_ramp, 3)
             _validate.positive("terminal_ramp multiple", multiple)
             if not 0.0 <= until < full <= 1.0:
                 raise ValueError(

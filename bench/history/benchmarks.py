@@ -170,11 +170,9 @@ class Quantities:
         where exactly K iterations were asked for, whose residual is one of rounding.
         """
         tolerance = CASES[case].tolerance
-        return (
-            math.nan
-            if tolerance is None
-            else max(_read(records[case], "residual", "max") / tolerance, 1.0)
-        )
+        if tolerance is None:
+            return math.nan
+        return max(_read(records[case], "residual", "max") / tolerance, 1.0)
 
     def track_cuda_peak_bytes(self, records: dict[str, dict], case: str) -> float:
         return _read(records[case], "cuda", "max_allocated_bytes")

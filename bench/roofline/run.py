@@ -17,6 +17,7 @@ from bench.environment import describe
 from bench.roofline.case import profile_case
 from bench.roofline.parts import PARTS
 from bench.roofline.rates import machine_rates
+from bench.worker import words_of
 
 SCHEMA_VERSION = 1
 #: sizes profiled where none are asked for
@@ -81,9 +82,7 @@ def profile(selected: Sequence[Case], *, repeats: int = REPEATS) -> dict[str, An
                 unsupported.append({"id": case.id, "reason": reason.reason})
             except (RuntimeError, MemoryError) as error:
                 # Out of memory above all, on the host or the device.
-                lines = str(error).strip().splitlines()
-                words = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-                failed.append({"id": case.id, "reason": words})
+                failed.append({"id": case.id, "reason": words_of(error)})
             bar.update()
     return {
         "schema_version": SCHEMA_VERSION,

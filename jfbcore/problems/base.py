@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
+from jfbcore._random import draw
 
 Time = float | Tensor
 
@@ -235,15 +236,10 @@ class Problem(abc.ABC):
         return self._draw(torch.randn, batch, width, generator)
 
     def _draw(self, sampler, batch: int, width: int, generator: torch.Generator) -> Tensor:
-        # Drawn in float64 on the generator's device and cast, so that float32 and float64 runs,
-        # on any device, start from the same states.
         _validate.positive_int("batch", batch)
         if not isinstance(generator, torch.Generator):
             raise TypeError(f"`generator` must be a torch.Generator, got {generator!r}")
-        draw = sampler(
-            batch, width, generator=generator, dtype=torch.float64, device=generator.device
-        )
-        return draw.to(device=self.device, dtype=self.dtype)
+        return draw(sampler, (batch, width), generator).to(device=self.device, dtype=self.dtype)
 
 
 def time_tensor(t: Time, like: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,8 +111,8 @@ class _QuadrotorHamiltonian(Hamiltonian):
     def __init__(self, problem: Quadrotor, t: Time, z: Tensor, p: Tensor) -> None:
         self.problem, self._t, self._z, self._p = problem, t, z, p
         self._n = problem.n_agents
-        self._seen: tuple[weakref.ref[Tensor], int] | None = None
-        self._exponents: Any = None
+        #: a control, its version, and s and exp(s) of it
+        self._last: tuple[weakref.ref[Tensor], int, tuple[Tensor, Tensor]] | None = None
         self._longest: Tensor | None = None
         plain = plain_formula_required()
         self._attitude = None if plain else _attitude(z)
@@ -138,14 +137,13 @@ class _QuadrotorHamiltonian(Hamiltonian):
             s = torch.linalg.vecdot(u, u).unsqueeze(-1) * (0.5 / self._n)
             return s, s.exp()
         tracked = torch.is_grad_enabled() and u.requires_grad
-        if not tracked and self._seen is not None:
-            seen, version = self._seen
+        if not tracked and self._last is not None:
+            seen, version, found = self._last
             if seen() is u and version == u._version:
-                return self._exponents
+                return found
         s = torch.linalg.vecdot(u, u).unsqueeze(-1) * self.problem.constant(0.5 / self._n, u)
         found = s, s.exp()
-        self._seen = None if tracked else (weakref.ref(u), u._version)
-        self._exponents = None if tracked else found
+        self._last = None if tracked else (weakref.ref(u), u._version, found)
         return found
 
     def dynamics(self, u: Tensor) -> Tensor:
