@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -45,18 +46,53 @@ class Implicit(GradientEstimator):
         found = solver.solve(fixed_point_map, initial)
         if not torch.is_grad_enabled():
             return found
-        hamiltonian = fixed_point_map.hamiltonian
         # The control is a constant here; its derivative is put back by the linear solve.
         u = found.control.detach()
-        gradient = hamiltonian.grad(u)
-        with torch.no_grad():
-            step = u + fixed_point_map.scale(u, gradient)
-        # T(u), tracked only in how the bounds that hold it move with the state.
-        image = hamiltonian.project(step)
+        gradient, step, image = _parts(fixed_point_map, u)
+        interior = fixed_point_map.hamiltonian.interior(step)
         control = _ImplicitControl.apply(
-            u, gradient, image, hamiltonian.interior(step), fixed_point_map, self.linear_solver
+            u, gradient, image, interior, fixed_point_map, self.linear_solver
         )
         return Solution(control, found.residual, found.iterations, found.tolerance)
+
+    def supports_pull_back(self, solver: Solver) -> str | None:
+        return self.linear_solver.supports_repeat()
+
+    def reattach(self, fixed_point_map: BoundMap, solver: Solver, kept: Tensor) -> Tensor:
+        return fixed_point_map(kept)
+
+    def pull_back(
+        self,
+        bind: Callable[[Tensor, Tensor], BoundMap],
+        solver: Solver,
+        z: Tensor,
+        p: Tensor,
+        kept: Tensor,
+        control_bar: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        bound = bind(z, p)
+        _, step, _ = _parts(bound, kept)
+        interior = bound.hamiltonian.interior(step)
+        x, on_bounds = _transposed(bound, self.linear_solver.repeat, kept, interior, control_bar)
+
+        def formula(z: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+            gradient, _, image = _parts(bind(z, p), kept)
+            return (gradient,) if on_bounds is None else (gradient, image)
+
+        _, pull = torch.func.vjp(formula, z, p)
+        return pull((x,) if on_bounds is None else (x, on_bounds))
+
+
+def _parts(fixed_point_map: BoundMap, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """grad H at the constant `u`, the point the map steps to, and T(u), (batch, m) each.
+
+    T(u) is tracked only in how the bounds that hold it move with the state.
+    """
+    hamiltonian = fixed_point_map.hamiltonian
+    gradient = hamiltonian.grad(u)
+    with torch.no_grad():
+        step = u + fixed_point_map.scale(u, gradient)
+    return gradient, step, hamiltonian.project(step)
 
 
 class _ImplicitControl(torch.autograd.Function):
@@ -80,22 +116,32 @@ class _ImplicitControl(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, v: Tensor):
         u, interior = ctx.saved_tensors
-        bound_map = ctx.fixed_point_map
-        hamiltonian = bound_map.hamiltonian
-        if interior is None:
-            x = ctx.linear_solver.solve(
-                lambda w: -hamiltonian.hvp(u, w), lambda r: bound_map.scale(u, r), v
-            )
-            return None, x, None, None, None, None
-
-        # On the bounds the system is the identity with a zero right-hand side.
-        def operator(w: Tensor) -> Tensor:
-            inside = torch.where(interior, w, 0.0)
-            return torch.where(interior, -hamiltonian.hvp(u, inside), w)
-
-        def preconditioner(r: Tensor) -> Tensor:
-            return torch.where(interior, bound_map.scale(u, torch.where(interior, r, 0.0)), r)
-
-        x = ctx.linear_solver.solve(operator, preconditioner, torch.where(interior, v, 0.0))
-        on_bounds = torch.where(interior, 0.0, v + hamiltonian.hvp(u, x))
+        x, on_bounds = _transposed(ctx.fixed_point_map, ctx.linear_solver.solve, u, interior, v)
         return None, x, on_bounds, None, None, None
+
+
+def _transposed(
+    fixed_point_map: BoundMap,
+    solve: Callable[..., Tensor],
+    u: Tensor,
+    interior: Tensor | None,
+    v: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """x = (-M H M)^-1 M v, and what is left of v for controls on their bounds; None without any."""
+    hamiltonian = fixed_point_map.hamiltonian
+    if interior is None:
+        x = solve(
+            lambda w: -hamiltonian.hvp(u, w), lambda r: fixed_point_map.scale(u, r), v
+        )
+        return x, None
+
+    # On the bounds the system is the identity with a zero right-hand side.
+    def operator(w: Tensor) -> Tensor:
+        inside = torch.where(interior, w, 0.0)
+        return torch.where(interior, -hamiltonian.hvp(u, inside), w)
+
+    def preconditioner(r: Tensor) -> Tensor:
+        return torch.where(interior, fixed_point_map.scale(u, torch.where(interior, r, 0.0)), r)
+
+    x = solve(operator, preconditioner, torch.where(interior, v, 0.0))
+    return x, torch.where(interior, 0.0, v + hamiltonian.hvp(u, x))

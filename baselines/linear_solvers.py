@@ -31,6 +31,17 @@ class LinearSolver(abc.ABC):
         """None, or the reason why torch.compile cannot make one graph of `solve`."""
         return f"{type(self).__name__} decides on the host when to stop; run it eager"
 
+    def repeat(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        """As `solve`, by a fixed number of steps without a test: nothing waits for the device.
+
+        Raises ValueError where `supports_repeat` has a reason.
+        """
+        raise ValueError(self.supports_repeat())
+
+    def supports_repeat(self) -> str | None:
+        """None, or the reason why there is no fixed number of steps to take."""
+        return f"{type(self).__name__} decides on the host when to stop; use ConjugateGradient"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DenseLU(LinearSolver):
@@ -60,18 +71,51 @@ class ConjugateGradient(LinearSolver):
 
     tolerance: float = 1e-6
     max_iterations: int = 100
+    #: steps of `repeat`; the Hessians of this suite, diagonal plus at most rank one, need two
+    untested_steps: int = 6
 
     def __post_init__(self) -> None:
         _validate.positive("tolerance", self.tolerance)
         _validate.positive_int("max_iterations", self.max_iterations)
+        _validate.positive_int("untested_steps", self.untested_steps)
 
     def supports_compilation(self) -> str | None:
         return None
 
+    def supports_repeat(self) -> str | None:
+        return None
+
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        state, active, step = self._start(operator, preconditioner, b)
+        if torch.compiler.is_compiling():
+            # The same loop as an operator of the graph, which may not test on the host.
+            count = torch.zeros((), dtype=torch.int64, device=b.device)
+            start = (count, *(tensor.clone() for tensor in state))
+            _, x, r, *_ = while_loop(
+                lambda i, x, r, p, rz: (i < self.max_iterations) & active(r).any(),
+                lambda i, x, r, p, rz: (i + 1, *step(x, r, p, rz)),
+                start,
+            )
+            return torch.add(x, r, alpha=0.0)
+        for _ in range(self.max_iterations):
+            if not bool(active(state.residual).any()):
+                break
+            state = step(*state)
+        # Adds zero to a finite residual and turns a NaN residual into NaN.
+        return torch.add(state.solution, state.residual, alpha=0.0)
+
+    def repeat(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        state, _, step = self._start(operator, preconditioner, b)
+        for _ in range(min(self.untested_steps, self.max_iterations)):
+            state = step(*state)
+        return torch.add(state.solution, state.residual, alpha=0.0)
+
+    def _start(
+        self, operator: Operator, preconditioner: Operator, b: Tensor
+    ) -> tuple[_Search, Callable[[Tensor], Tensor], Callable[..., _Search]]:
+        """Where the search starts, which samples are not solved yet, and one step of it."""
         z = preconditioner(b)
         limit = self.tolerance * torch.linalg.vector_norm(b, dim=-1, keepdim=True)
-        state = _Search(torch.zeros_like(b), b, z, _dot(b, z))
 
         def active(r: Tensor) -> Tensor:
             return torch.linalg.vector_norm(r, dim=-1, keepdim=True) > limit
@@ -87,22 +131,7 @@ class ConjugateGradient(LinearSolver):
             p = z + torch.where(usable, rz_new / rz, 0.0) * p
             return _Search(x, r, p, rz_new)
 
-        if torch.compiler.is_compiling():
-            # The same loop as an operator of the graph, which may not test on the host.
-            count = torch.zeros((), dtype=torch.int64, device=b.device)
-            start = (count, *(tensor.clone() for tensor in state))
-            _, x, r, *_ = while_loop(
-                lambda i, x, r, p, rz: (i < self.max_iterations) & active(r).any(),
-                lambda i, x, r, p, rz: (i + 1, *step(x, r, p, rz)),
-                start,
-            )
-            return torch.add(x, r, alpha=0.0)
-        for _ in range(self.max_iterations):
-            if not bool(active(state.residual).any()):
-                break
-            state = step(*state)
-        # Nothing to a residual that is a number; one that is none is the answer too.
-        return torch.add(state.solution, state.residual, alpha=0.0)
+        return _Search(torch.zeros_like(b), b, z, _dot(b, z)), active, step
 
 
 class _Search(NamedTuple):

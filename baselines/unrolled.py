@@ -16,6 +16,8 @@ from jfbcore.solvers import Picard, Solution, Solver
 
 #: tracked iterations up to which a compiled time step builds in a minute or two
 _MOST_COMPILED = 50
+#: iterations up to which one function holds all of them forwards and backwards
+LONGEST_PULL_BACK = 16
 
 
 def _needs_picard(name: str, solver: Solver) -> str | None:
@@ -71,6 +73,23 @@ class Unrolled(GradientEstimator):
 
     def tracked_in_graph(self, solver: Solver) -> int:
         return solver.max_iterations
+
+    def supports_pull_back(self, solver: Solver) -> str | None:
+        if solver.tolerance is not None or solver.max_iterations > LONGEST_PULL_BACK:
+            return (
+                f"pulling back through every iteration needs a fixed number of at most "
+                f"{LONGEST_PULL_BACK}; use the eager rollout"
+            )
+        return None
+
+    def kept(self, initial: Tensor, solved: Tensor) -> Tensor:
+        return initial
+
+    def reattach(self, fixed_point_map: BoundMap, solver: Solver, kept: Tensor) -> Tensor:
+        u = kept
+        for _ in range(solver.max_iterations):
+            u = fixed_point_map(u)
+        return u
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,13 @@ from baselines import GRADIENTS, DenseLU, Implicit, build_policy
 from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
 from jfbcore.compiled import CompiledStep, compilation_reason
+from jfbcore.extras.compiled_rollout import CompiledRollout, compiled_rollout_reason
 from jfbcore.maps import MAPS, FixedPointMap, PlainMap
 from jfbcore.network import ValueNetwork
 from jfbcore.policy import Policy
 from jfbcore.problems import PROBLEMS, Problem
 from jfbcore.problems.consumption import Consumption
-from jfbcore.rollout import Step, advance
+from jfbcore.rollout import Rollout, rollout
 from jfbcore.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.solvers import SOLVERS, Solver
 
@@ -74,13 +76,19 @@ def build_solver(case: Case, problem: Problem) -> Solver:
     return SOLVERS[case.solver](tolerance=tolerance, max_iterations=case.max_iterations)
 
 
-def build_advance(case: Case, policy: Policy) -> Callable[..., Step]:
-    """What takes a time step of `case` in rollouts with a graph; raises Unsupported."""
+def build_rollout(case: Case, policy: Policy) -> Callable[..., Rollout]:
+    """What rolls out `policy` as `case` asks: eager, compiled or captured; raises Unsupported."""
+    if case.capture:
+        if (reason := compiled_rollout_reason(policy)) is not None:
+            raise Unsupported(reason, "capture")
+        return CompiledRollout(policy)
+    if not case.compile and case.segment is None:
+        return rollout
     if not case.compile:
-        return advance
+        return functools.partial(rollout, segment=case.segment)
     if (reason := compilation_reason(policy)) is not None:
         raise Unsupported(reason, "compile")
-    return CompiledStep(policy)
+    return functools.partial(rollout, advance=CompiledStep(policy), segment=case.segment)
 
 
 def exact_estimator(case: Case) -> Implicit:

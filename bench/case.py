@@ -52,7 +52,7 @@ class Case:
     record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
     map's. `compile` passes the time step through torch.compile. `network` "shared" gives all agents
     one network, "indexed" one that is told which agent it serves. `segment` checkpoints the
-    rollout every so many time steps. `recipe` trains for `train_seconds` as `bench train` would, at
+    rollout every so many time steps. `capture` replays whole rollouts as CUDA graphs. `recipe` trains for `train_seconds` as `bench train` would, at
     `learning_rate` in place of its own if one is given. Raises ValueError or TypeError naming the
     field.
     """
@@ -73,6 +73,7 @@ class Case:
     train_steps: int = 0
     timed: bool = True
     compile: bool = False
+    capture: bool = False
     network: str = "dense"
     segment: int | None = None
     recipe: str | None = None
@@ -123,9 +124,14 @@ class Case:
                 raise ValueError(
                     f"`learning_rate` {self.learning_rate:g} replaces that of a `recipe`, got none"
                 )
-        for name in ("timed", "compile"):
+        for name in ("timed", "compile", "capture"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
+        if self.capture and not (self.compile and self.device == "cuda" and self.segment is None):
+            raise ValueError(
+                "`capture` needs compile True, device cuda and no segment, got compile "
+                f"{self.compile}, device {self.device!r} and segment {self.segment}"
+            )
 
     @property
     def id(self) -> str:
@@ -146,7 +152,7 @@ class Case:
                 parts.append(f"tol{self.tolerance:g}")
         parts += [f"b{self.batch_size}", f"t{self.n_steps}", self.dtype, self.device]
         if self.compile:
-            parts.append("compiled")
+            parts.append("captured" if self.capture else "compiled")
         if self.segment is not None:
             parts.append(f"segment{self.segment}")
         if self.recipe is not None:

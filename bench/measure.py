@@ -19,13 +19,13 @@ from torch import Tensor
 from baselines import Implicit
 from baselines.linear_solvers import Watched
 from bench import recipes
-from bench.build import build, build_advance, exact_estimator
+from bench.build import build, build_rollout, exact_estimator
 from bench.case import REPEATS, Case
 from bench.gap import Gaps
 from bench.memory import LiveTensorTracker, SavedTensorCounter
 from jfbcore.diagnostics import policy_gradient
 from jfbcore.policy import HamiltonianPolicy, Policy
-from jfbcore.rollout import Rollout, rollout
+from jfbcore.rollout import Rollout
 from jfbcore.train import Evaluation, TrainingConfig
 
 #: untimed repeats of a step before the timed ones
@@ -47,16 +47,14 @@ class Step:
     def __init__(self, case: Case, seed: int = 0) -> None:
         self.case = case
         self.policy = build(case, seed)
-        self.advance = build_advance(case, self.policy)
+        self.rollout = build_rollout(case, self.policy)
         generator = torch.Generator().manual_seed(_MINIBATCH_SEED + seed)
         self.states = self.policy.problem.sample_initial_states(case.batch_size, generator)
         self.last: Rollout | None = None
 
     def forward(self) -> Tensor:
         """The minibatch's mean cost, with its graph."""
-        self.last = rollout(
-            self.policy, self.states, advance=self.advance, segment=self.case.segment
-        )
+        self.last = self.rollout(self.policy, self.states)
         return self.last.cost.mean()
 
     def clear(self) -> None:

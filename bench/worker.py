@@ -161,14 +161,14 @@ def _diagnose(
 
 def _train(record: dict[str, Any], case: Case, seed: int) -> None:
     from bench import measure
-    from bench.build import build, build_advance
+    from bench.build import build, build_rollout
     from bench.gap import gaps
     from jfbcore.train import Training
 
     reasons = record["null_reasons"]
     policy = build(case, seed)
     training = Training(
-        policy, measure.training_config(case, seed), advance=build_advance(case, policy)
+        policy, measure.training_config(case, seed), rollout=build_rollout(case, policy)
     )
     result = training.run()
     gap = gaps(policy.problem)

@@ -7,6 +7,7 @@ the ones it is compared with are in the `baselines` package.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,32 @@ class GradientEstimator(abc.ABC):
         """None, or the reason why torch.compile cannot make one graph of `attach`."""
         return f"{type(self).__name__} decides on the host between its operations; run it eager"
 
+    def supports_pull_back(self, solver: Solver) -> str | None:
+        """None, or the reason why the derivative cannot be had without a graph to the solve."""
+        return f"{type(self).__name__} needs the eager rollout"
+
+    def kept(self, initial: Tensor, solved: Tensor) -> Tensor:
+        """What a rollout without a graph keeps for `reattach`: the solver's control (batch, m)."""
+        return solved
+
+    def reattach(self, fixed_point_map: BoundMap, solver: Solver, kept: Tensor) -> Tensor:
+        """The control (batch, m) that is handed on, as a function of the Hamiltonian's z and p."""
+        raise ValueError(self.supports_pull_back(solver))
+
+    def pull_back(
+        self,
+        bind: Callable[[Tensor, Tensor], BoundMap],
+        solver: Solver,
+        z: Tensor,
+        p: Tensor,
+        kept: Tensor,
+        control_bar: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """(z_bar, p_bar), (batch, n) each: the derivative of the control, transposed, times
+        `control_bar` (batch, m). `bind` makes the map for a state and a costate."""
+        _, pull = torch.func.vjp(lambda z, p: self.reattach(bind(z, p), solver, kept), z, p)
+        return pull(control_bar)
+
     def tracked_in_graph(self, solver: Solver) -> int:
         """Applications of the map that one time step's graph holds for backward."""
         return 1
@@ -72,10 +99,17 @@ class JFB(GradientEstimator):
         found = solver.solve(fixed_point_map, initial)
         if not torch.is_grad_enabled():
             return found
+        control = self.reattach(fixed_point_map, solver, found.control)
+        return Solution(control, found.residual, found.iterations, found.tolerance)
+
+    def supports_pull_back(self, solver: Solver) -> str | None:
+        return None
+
+    def reattach(self, fixed_point_map: BoundMap, solver: Solver, kept: Tensor) -> Tensor:
         # The one place where a derivative is dropped: the solver's result comes without a graph,
         # so its dependence on its inputs, (I - dT/du)^-1 beyond the first `tracked` terms of its
         # series, is not there.
-        control = found.control
+        control = kept
         for _ in range(self.tracked):
             control = fixed_point_map(control)
-        return Solution(control, found.residual, found.iterations, found.tolerance)
+        return control

@@ -164,8 +164,9 @@ class ValueNetwork(nn.Module):
             self.quadratic,
             self.quadratic_time,
             self.linear,
-            *self.weights,
-            *self.biases,
+            # One by one: torch.compile of 2.11 cannot unpack a ParameterList.
+            *(self.weights[i] for i in range(self.depth - 1)),
+            *(self.biases[i] for i in range(self.depth - 1)),
         )
 
 

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore.compiled import CompiledStep
 from jfbcore.guard import Guard, GuardSettings, Intervention
 from jfbcore.held_out import held_out_states
 from jfbcore.optimizers import OPTIMIZERS, build_optimizer
 from jfbcore.policy import HamiltonianPolicy, Policy
-from jfbcore.rollout import Rollout, Step, advance, rollout
+from jfbcore.rollout import Rollout, rollout
 
 CHECKPOINT_VERSION = 6
+#: the rollout that needs no first step to compile in
+_EAGER = rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +160,8 @@ class Training:
 
     `identity` is a line that names what is trained; a checkpoint continues only a run with the
     same one. `callback`, if given, is called after every step with this object; time spent in it
-    and in evaluations is off the clock. `advance` takes the time steps of the training rollouts;
-    `CompiledStep(policy)` is a faster one, which compiles in the first step of a process. Those
+    and in evaluations is off the clock. `rollout` runs the training rollouts;
+    one that compiles does so in the first step of a process. Those
     seconds are on the clock, and no part of what the schedules of a run with a time limit divide.
     """
 
@@ -173,7 +174,7 @@ class Training:
         checkpoint_interval: int = 100,
         identity: str | None = None,
         callback: Callable[[Training], None] | None = None,
-        advance: Callable[..., Step] = advance,
+        rollout: Callable[..., Rollout] = rollout,
     ) -> None:
         self.policy, self.config, self.problem = policy, config, policy.problem
         self.checkpoint = checkpoint
@@ -181,7 +182,7 @@ class Training:
         self.checkpoint_interval = _validate.positive_int(
             "checkpoint_interval", checkpoint_interval
         )
-        self.callback, self.advance = callback, advance
+        self.callback, self.rollout = callback, rollout
         self.optimizer = build_optimizer(
             config.optimizer,
             policy.parameters(),
@@ -194,7 +195,7 @@ class Training:
         self.minibatch = self._draw() if config.fixed_minibatch else None
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.compiling_seconds = 0.0
-        self._compiling = isinstance(advance, CompiledStep)
+        self._compiling = rollout is not _EAGER
         self.step_seconds: list[float] = []
         self.curve: list[Evaluation] = []
         self._plateau_scale, self._plateau_best, self._plateau_wait = 1.0, math.inf, 0
@@ -297,13 +298,12 @@ class Training:
 
     def _rollout(self, x: Tensor) -> Rollout:
         penalties = self.config.hjb_running > 0 or self.config.hjb_final > 0
-        return rollout(
+        return self.rollout(
             self.policy,
             x,
             n_steps=self.n_steps(),
             warm_start=self.config.warm_start,
             penalties=penalties,
-            advance=self.advance,
         )
 
     def n_steps(self) -> int:

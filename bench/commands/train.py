@@ -136,7 +136,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     import torch
     from tqdm import tqdm
 
-    from bench.build import Unsupported, build, build_advance
+    from bench.build import Unsupported, build, build_rollout
     from bench.environment import default_threads
     from bench.gap import gaps
     from bench.measure import evaluation, peak_rss_bytes
@@ -158,7 +158,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     )
     try:
         policy = build(case, args.seed)
-        advance = build_advance(case, policy)
+        rollout = build_rollout(case, policy)
     except Unsupported as unsupported:
         asked = getattr(case, unsupported.field)
         raise ValueError(
@@ -169,7 +169,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         config,
         checkpoint=args.checkpoint,
         identity=f"{case.id}, seed {args.seed}",
-        advance=advance,
+        rollout=rollout,
     )
     if args.resume and args.checkpoint.exists():
         training.load(args.checkpoint)

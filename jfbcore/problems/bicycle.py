@@ -93,8 +93,11 @@ class Bicycle(Problem):
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G = terminal_weight * sum over agents |position - target|^2: (batch, 4 N) -> (batch,)."""
         self.check(z=z)
-        miss = self._agents(z)[..., :2] - z.new_tensor(self.target_position)
-        return self.terminal_weight * miss.square().sum((1, 2))
+        x, y = (
+            self._agents(z)[..., i] - coordinate
+            for i, coordinate in enumerate(self.target_position)
+        )
+        return self.terminal_weight * (x.square() + y.square()).sum(1)
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
         self.check(z=z, p=p)

@@ -81,7 +81,9 @@ class Quadrotor(Problem):
     def target_state(self, like: Tensor) -> Tensor:
         """The target (12 N,): every agent at rest at `target_position`, angles zero."""
         one = like.new_zeros(STATES_PER_AGENT)
-        one[:3] = like.new_tensor(self.target_position)
+        # Filled in where it lies: a tensor of host numbers would be copied, and waited for.
+        for i, coordinate in enumerate(self.target_position):
+            one[i].fill_(coordinate)
         return one.repeat(self.n_agents)
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
@@ -275,9 +277,9 @@ def _plain_direction(agents: Tensor) -> Tensor:
 
 def _plain_dynamics(z: Tensor, u: Tensor, mass: float, g: float) -> Tensor:
     agents, controls = _agents(z, STATES_PER_AGENT), _agents(u, CONTROLS_PER_AGENT)
-    gravity = agents.new_tensor((0.0, 0.0, g))
-    acceleration = _plain_direction(agents) * (controls[..., :1] / mass) - gravity
-    return torch.cat((agents[..., 6:], acceleration, controls[..., 1:]), -1).view_as(z)
+    force = _plain_direction(agents) * (controls[..., :1] / mass)
+    rate = (agents[..., 6:], force[..., :2], force[..., 2:] - g, controls[..., 1:])
+    return torch.cat(rate, -1).view_as(z)
 
 
 def _plain_control_coefficient(z: Tensor, p: Tensor, mass: float) -> Tensor:

@@ -89,6 +89,17 @@ class Solver(abc.ABC):
         name = type(self).__name__
         return f"{name} decides on the host when to stop; compile with Picard or Newton"
 
+    def repeat(self, fixed_point_map: BoundMap, initial: Tensor, times: int) -> tuple[Tensor, Tensor]:
+        """Exactly `times` steps from `initial`, none of them tested: control and residual.
+
+        Nothing in it waits for the device. Raises ValueError where `supports_repeat` has a reason.
+        """
+        raise ValueError(self.supports_repeat())
+
+    def supports_repeat(self) -> str | None:
+        """None, or the reason why the solver cannot take a given number of steps untested."""
+        return f"{type(self).__name__} decides on the host between its steps; use Picard or Newton"
+
     def done(self, iteration: int, residual: Tensor) -> bool:
         """The stopping test: every sample within tolerance or not a number.
 

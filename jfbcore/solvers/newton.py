@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,48 +66,24 @@ class Newton(Solver):
             torch.where(rejected, value, found),
         )
 
-    def _solve_in_graph(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
-        """The same iteration as an operator of the compiled graph, which may not test on the host.
+    def supports_repeat(self) -> str | None:
+        if self.tolerance is None:
+            return "Newton with a fixed number of steps backtracks as often as each needs; give a tolerance"
+        return None
 
-        Both loops as one: a trip tries one step length; once no sample rejects it, or the
-        halvings are used up, it moves and takes a new direction.
-        """
+    @torch.no_grad()
+    def repeat(self, fixed_point_map: BoundMap, initial: Tensor, times: int) -> tuple[Tensor, Tensor]:
+        """`times` trial steps, each with its own acceptance per sample."""
+        state = self._start(fixed_point_map, initial)
+        for _ in range(times):
+            state = self._trip(fixed_point_map, state, together=False)
+        return state.control, state.residual
+
+    def _start(self, fixed_point_map: BoundMap, initial: Tensor) -> _Search:
         hamiltonian = fixed_point_map.hamiltonian
-
-        def unfinished(iterations: Tensor, *state: Tensor) -> Tensor:
-            going = iterations < self.max_iterations
-            if self.tolerance is None:
-                return going
-            return going & (state[-1] > self.tolerance).any()
-
-        def trip(
-            iterations: Tensor,
-            halvings: Tensor,
-            u: Tensor,
-            value: Tensor,
-            direction: Tensor,
-            step: Tensor,
-            residual: Tensor,
-        ) -> tuple[Tensor, ...]:
-            candidate, found, rejected = _try(fixed_point_map, u, value, direction, step)
-            moves = ~rejected.any() | (halvings + 1 >= self.max_halvings)
-            kept = rejected | ~moves
-            u = torch.where(kept.unsqueeze(-1), u, candidate)
-            value = torch.where(kept, value, found)
-            gradient = hamiltonian.grad(u)
-            return (
-                iterations + moves,
-                torch.where(moves, 0, halvings + 1),
-                u,
-                value,
-                torch.where(moves, hamiltonian.newton_direction(u, gradient), direction),
-                torch.where(moves, 1.0, torch.where(rejected, 0.5 * step, step)),
-                torch.where(moves, fixed_point_map.residual(u, gradient), residual),
-            )
-
-        zero = torch.zeros((), dtype=torch.int64, device=initial.device)
         gradient, value = hamiltonian.grad(initial), hamiltonian.control_part(initial)
-        start = (
+        zero = torch.zeros((), dtype=torch.int64, device=initial.device)
+        return _Search(
             zero,
             zero.clone(),
             initial.clone(),
@@ -116,8 +92,58 @@ class Newton(Solver):
             torch.ones_like(value),
             fixed_point_map.residual(initial, gradient),
         )
-        iterations, _, u, _, _, _, residual = while_loop(unfinished, trip, start)
-        return self.solution(u, residual, iterations)
+
+    def _trip(self, fixed_point_map: BoundMap, state: _Search, *, together: bool) -> _Search:
+        """Try one step length; once it is accepted, or the halvings are used up, move and take a
+        new direction: all samples `together`, as the loop on the host does, or each by itself."""
+        hamiltonian = fixed_point_map.hamiltonian
+        iterations, halvings, u, value, direction, step, residual = state
+        candidate, found, rejected = _try(fixed_point_map, u, value, direction, step)
+        accepted = ~(rejected.any() if together else rejected)
+        moves = accepted | (halvings + 1 >= self.max_halvings)
+        kept = rejected | ~moves
+        taken = moves if together else moves.unsqueeze(-1)
+        u = torch.where(kept.unsqueeze(-1), u, candidate)
+        value = torch.where(kept, value, found)
+        gradient = hamiltonian.grad(u)
+        return _Search(
+            iterations + moves,
+            torch.where(moves, 0, halvings + 1),
+            u,
+            value,
+            torch.where(taken, hamiltonian.newton_direction(u, gradient), direction),
+            torch.where(moves, 1.0, torch.where(rejected, 0.5 * step, step)),
+            torch.where(moves, fixed_point_map.residual(u, gradient), residual),
+        )
+
+    def _solve_in_graph(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        """The same iteration as an operator of the compiled graph, which may not test on the host."""
+
+        def unfinished(*tensors: Tensor) -> Tensor:
+            state = _Search(*tensors)
+            going = state.iterations < self.max_iterations
+            if self.tolerance is None:
+                return going
+            return going & (state.residual > self.tolerance).any()
+
+        def trip(*tensors: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self._trip(fixed_point_map, _Search(*tensors), together=True))
+
+        last = _Search(*while_loop(unfinished, trip, tuple(self._start(fixed_point_map, initial))))
+        return self.solution(last.control, last.residual, last.iterations)
+
+
+class _Search(NamedTuple):
+    """Where the search stands: counts (), then control and direction (batch, m), the value of H,
+    the step length and the residual (batch,)."""
+
+    iterations: Tensor
+    halvings: Tensor
+    control: Tensor
+    value: Tensor
+    direction: Tensor
+    step: Tensor
+    residual: Tensor
 
 
 def _try(

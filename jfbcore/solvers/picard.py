@@ -25,6 +25,16 @@ class Picard(Solver):
     def supports_compilation(self) -> str | None:
         return None
 
+    def supports_repeat(self) -> str | None:
+        return None
+
+    @torch.no_grad()
+    def repeat(self, fixed_point_map: BoundMap, initial: Tensor, times: int) -> tuple[Tensor, Tensor]:
+        u = initial
+        for _ in range(times):
+            u = fixed_point_map.step(u, fixed_point_map.hamiltonian.grad(u))
+        return u, fixed_point_map.residual(u)
+
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
         if torch.compiler.is_compiling():

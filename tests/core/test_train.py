@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -322,10 +323,11 @@ def test_coarse_grids_and_warm_starts_reach_the_rollouts(monkeypatch):
 
     monkeypatch.setattr(jfbcore.train, "rollout", watched)
     settings = config(steps=4, evaluations=2, coarsening=((0.5, 2),), warm_start=True)
-    Training(make_policy(), settings).run()
+    Training(make_policy(), settings, rollout=watched).run()
     assert seen == [(n, True) for n in (None, 2, 2, None, 4, 4, None)]
     seen.clear()
-    Training(make_policy(), config(steps=1, evaluations=1, warm_start=False)).run()
+    settings = config(steps=1, evaluations=1, warm_start=False)
+    Training(make_policy(), settings, rollout=watched).run()
     assert seen == [(None, False), (4, False), (None, False)]
 
 
@@ -810,7 +812,7 @@ def test_schedules_begin_after_compiling(monkeypatch, tmp_path):
         return Training(
             policy,
             settings,
-            advance=CompiledStep(policy, "eager", span=2),
+            rollout=functools.partial(rollout, advance=CompiledStep(policy, "eager", span=2)),
             callback=lambda training: grids.append(training._grid),
             checkpoint=checkpoint,
             checkpoint_interval=1,
@@ -839,7 +841,7 @@ def test_a_limit_within_compiling_ends_the_run(monkeypatch):
     )
     policy = make_policy()
     settings = config(steps=None, time_limit=7.0)
-    result = Training(policy, settings, advance=CompiledStep(policy, "eager", span=2)).run()
+    result = Training(policy, settings, rollout=functools.partial(rollout, advance=CompiledStep(policy, "eager", span=2))).run()
     assert (result.steps, result.seconds, result.status) == (1, 7.0, "ok")
 
 

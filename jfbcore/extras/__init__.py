@@ -1,0 +1,1 @@
+"""What a training run may use besides the method itself."""
