@@ -5,15 +5,40 @@ sweep pulls back to it. With act(a) = log(2 cosh a), whose derivative is tanh, a
 
     x_1 = act(a_0),  a_i = W_i x_i + b_i,  x_{i+1} = x_i + h act(a_i),
     q_{i-1} = q_i + h W_i^T (tanh(a_i) * q_i),  pulled = tanh(a_0) * q_0.
+
+`core` and `core_vjp` take the Triton kernels of `_sweep_triton` where these serve, through the
+custom operations jfbcore::sweep_core and jfbcore::sweep_core_vjp, which torch.compile does not
+look into and a CUDA graph can capture after one call to compile them. Everywhere else they take
+the formulas below.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+#: what the kernels keep in registers: two weights of 128 columns
+MOST_COLUMNS, MOST_WEIGHTS = 128, 2
+#: eight for each multiprocessor of an H100; for more rows the matrix products of the formulas fill
+#: the device, and launches cost them little
+MOST_ROWS = 1056
+_TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+def kernels_serve(a0: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether `core` and `core_vjp` of `a0` are one GPU kernel each."""
+    return (
+        _TRITON_IS_INSTALLED
+        and a0.is_cuda
+        and a0.dtype == torch.float32
+        and a0.shape[0] <= MOST_ROWS
+        and a0.shape[1] <= MOST_COLUMNS
+        and 1 <= len(weights) <= MOST_WEIGHTS
+    )
 
 
 def core(
@@ -22,8 +47,11 @@ def core(
     """What the sweep pulls back to the opening pre-activation `a0`: (rows, width), as `a0`.
 
     `readout` w is (width,), `weights` are d - 1 matrices (width, width), `biases` d - 1 vectors
-    (width,), `step` is the residual step h of a network of depth d.
+    (width,), `step` is the residual step h of a network of depth d. Autograd may not be able to
+    differentiate the result: `core_formula` is for that.
     """
+    if kernels_serve(a0, weights):
+        return _sweep_core(a0, readout, list(weights), list(biases), step)
     return core_formula(a0, readout, weights, biases, step)
 
 
@@ -39,6 +67,8 @@ def core_vjp(
 
     Everything between is computed again from `a0`. The parameters get no cotangent.
     """
+    if kernels_serve(a0, weights):
+        return _sweep_core_vjp(a0, pulled_bar, readout, list(weights), list(biases), step)
     return core_vjp_formula(a0, pulled_bar, readout, weights, biases, step)
 
 
@@ -105,3 +135,36 @@ def _pulled(
 def _antiderivative_of_tanh(a: Tensor) -> Tensor:
     """log(2 cosh a) without overflow."""
     return functional.softplus(2.0 * a, threshold=40.0) - a
+
+
+@torch.library.custom_op("jfbcore::sweep_core", mutates_args=(), device_types="cuda")
+def _sweep_core(
+    a0: Tensor, readout: Tensor, weights: list[Tensor], biases: list[Tensor], step: float
+) -> Tensor:
+    from jfbcore.kernels import _sweep_triton
+
+    return _sweep_triton.launch_core(a0, readout, weights, biases, step)
+
+
+@torch.library.custom_op("jfbcore::sweep_core_vjp", mutates_args=(), device_types="cuda")
+def _sweep_core_vjp(
+    a0: Tensor,
+    pulled_bar: Tensor,
+    readout: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    step: float,
+) -> Tensor:
+    from jfbcore.kernels import _sweep_triton
+
+    return _sweep_triton.launch_core_vjp(a0, pulled_bar, readout, weights, biases, step)
+
+
+@_sweep_core.register_fake
+def _(a0, readout, weights, biases, step) -> Tensor:
+    return torch.empty_like(a0, memory_format=torch.contiguous_format)
+
+
+@_sweep_core_vjp.register_fake
+def _(a0, pulled_bar, readout, weights, biases, step) -> Tensor:
+    return torch.empty_like(a0, memory_format=torch.contiguous_format)
