@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,6 +101,7 @@ def interpreted(rows: int, width: int, depth: int) -> None:
 
 
 # Of 149 rows each program takes two, the last one of them beyond the end.
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 @pytest.mark.parametrize(
     ("rows", "width", "depth"), [(50, 96, 3), (50, 100, 3), (50, 50, 3), (149, 20, 2)]
@@ -108,6 +110,7 @@ def test_kernels_in_the_interpreter(rows, width, depth):
     program = f"from {__name__} import interpreted; interpreted({rows}, {width}, {depth})"
     subprocess.run(
         [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         check=True,
         timeout=300,
