@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jfbcore import _validate
+from jfbcore.kernels.sweep import core, core_vjp
 from jfbcore._random import draw
 from jfbcore.problems._fused import differentiable_vjp, plain_formula_required
 from jfbcore.problems.base import NetworkScaling, Problem, Time, time_column
@@ -152,10 +153,57 @@ class ValueNetwork(nn.Module):
             return phi, p, phi_t
         return phi * self.scaling.value, p * self._costate_unit, phi_t * self.scaling.value
 
+    def prepare(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Opening layer and A as one matrix (width + rank, n), its time column and its bias.
+
+        One product then serves both; made once for a rollout that calls `prepared_costate`.
+        """
+        return (
+            torch.cat((self.opening, self.quadratic)),
+            torch.cat((self.opening_time, self.quadratic_time)),
+            torch.cat((self.opening_bias, torch.zeros_like(self.quadratic_time))),
+        )
+
+    def prepared_costate(self, prepared: tuple[Tensor, ...], t: Time, z: Tensor) -> Tensor:
+        """`costate` without a graph, the residual core in one kernel where there is one for it."""
+        matrix, time, bias = prepared
+        y = torch.addmm(bias + time_column(t) * time, self._normalised(z), matrix.T)
+        opened, projected = y[:, : self.width], y[:, self.width :]
+        pulled = core(opened.contiguous(), self.readout, *self._layers(), self.residual_step)
+        p = torch.addmm(self.linear, torch.cat((pulled, projected), 1), matrix)
+        return p if self.scaling is None else p * self._costate_unit
+
+    def prepared_pull_back(
+        self, prepared: tuple[Tensor, ...], t: Time, z: Tensor, p_bar: Tensor
+    ) -> Tensor:
+        """(dp/dz)^T p_bar, (batch, n), without a graph."""
+        matrix, time, bias = prepared
+        if self.scaling is not None:
+            p_bar = p_bar * self._costate_unit
+        width = self.width
+        opening_bias = bias[:width] + time_column(t) * time[:width]
+        opened = torch.addmm(opening_bias, self._normalised(z), matrix[:width].T)
+        bars = p_bar @ matrix.T
+        pulled_bar, projected_bar = bars[:, :width], bars[:, width:]
+        opened_bar = core_vjp(
+            opened, pulled_bar.contiguous(), self.readout, *self._layers(), self.residual_step
+        )
+        z_bar = torch.cat((opened_bar, projected_bar), 1) @ matrix
+        return z_bar if self.scaling is None else z_bar / self._state_unit
+
+    def _layers(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights and biases of the residual layers."""
+        # One by one: torch.compile of 2.11 cannot unpack a ParameterList.
+        return (
+            [self.weights[i] for i in range(self.depth - 1)],
+            [self.biases[i] for i in range(self.depth - 1)],
+        )
+
     def _normalised(self, z: Tensor) -> Tensor:
         return z if self.scaling is None else z / self._state_unit
 
     def _sweep_parameters(self) -> tuple[Tensor, ...]:
+        weights, biases = self._layers()
         return (
             self.opening,
             self.opening_time,
@@ -164,9 +212,8 @@ class ValueNetwork(nn.Module):
             self.quadratic,
             self.quadratic_time,
             self.linear,
-            # One by one: torch.compile of 2.11 cannot unpack a ParameterList.
-            *(self.weights[i] for i in range(self.depth - 1)),
-            *(self.biases[i] for i in range(self.depth - 1)),
+            *weights,
+            *biases,
         )
 
 

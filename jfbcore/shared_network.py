@@ -103,6 +103,30 @@ class SharedValueNetwork(nn.Module):
             phi_t.view(-1, self.n_agents).sum(1) * self.share,
         )
 
+    def prepare(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As `ValueNetwork.prepare`, of psi."""
+        return self.agent_network.prepare()
+
+    def prepared_costate(self, prepared: tuple[Tensor, ...], t: Time, z: Tensor) -> Tensor:
+        """As `ValueNetwork.prepared_costate`."""
+        p = self.agent_network.prepared_costate(prepared, self._times(t), self._states(z))
+        return self._costates(p, z) * self.share
+
+    def prepared_pull_back(
+        self, prepared: tuple[Tensor, ...], t: Time, z: Tensor, p_bar: Tensor
+    ) -> Tensor:
+        """As `ValueNetwork.prepared_pull_back`."""
+        bars = self._states_of(p_bar * self.share)
+        z_bar = self.agent_network.prepared_pull_back(
+            prepared, self._times(t), self._states(z), bars
+        )
+        return self._costates(z_bar, z)
+
+    def _states_of(self, bar: Tensor) -> Tensor:
+        """Cotangents of the swarm's costates (batch, n) as those of psi's gradients."""
+        rows = bar.reshape(bar.shape[0] * self.n_agents, -1)
+        return torch.nn.functional.pad(rows, (0, self.INDEX_DIM))
+
     def _states(self, z: Tensor) -> Tensor:
         """What psi sees of each agent, (batch N, psi's inputs)."""
         return z.reshape(z.shape[0] * self.n_agents, -1)

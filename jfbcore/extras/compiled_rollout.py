@@ -40,6 +40,7 @@ def compiled_rollout_reason(policy: Policy) -> str | None:
 class _Body:
     """The functions of one time step, compiled or not, for a fixed number of solver steps."""
 
+    prepare: Callable[..., tuple[Tensor, ...]]
     forward: Callable[..., tuple[Tensor, ...]]
     backward: Callable[..., tuple[Tensor, Tensor]]
     more: Callable[..., Tensor] | None
@@ -57,6 +58,7 @@ class _Flight:
     states: list[Tensor]
     outputs: list[Tensor] = field(default_factory=list)
     controls: list[Tensor] = field(default_factory=list)
+    prepared: tuple[Tensor, ...] = ()
     running_cost: Tensor | None = None
     terminal_cost: Tensor | None = None
     residual: Tensor | None = None
@@ -201,14 +203,15 @@ class CompiledRollout:
         if warm_start and isinstance(policy, HamiltonianPolicy):
             start = policy.problem.initial_control(0.0, states)
         residuals = []
+        flight.prepared = prepared = body.prepare()
         for t in flight.times:
             z = flight.states[-1]
             if body.more is None or body.finish is None:
                 z, running, output, control, flown, residual = body.forward(
-                    t, flight.step_length, z, running, start
+                    prepared, t, flight.step_length, z, running, start
                 )
             else:
-                output, control = body.forward(t, flight.step_length, z, running, start)
+                output, control = body.forward(prepared, t, flight.step_length, z, running, start)
                 for _ in range(count // LONGEST_BODY):
                     control = body.more(t, z, output, control)
                 z, running, flown, residual = body.finish(
@@ -235,6 +238,7 @@ class CompiledRollout:
         output_bars: list[Tensor] = [z_bar] * n_steps
         for i in reversed(range(n_steps)):
             z_bar, output_bars[i] = body.backward(
+                flight.prepared,
                 flight.times[i],
                 flight.step_length,
                 flight.states[i],
@@ -330,11 +334,21 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
     problem = policy.problem
     long = count > LONGEST_BODY
 
-    def signal(t: Tensor, z: Tensor) -> Tensor:
+    def signal(prepared: tuple[Tensor, ...], t: Tensor, z: Tensor) -> Tensor:
         """What the network says: the costate, or the control of a direct policy."""
         if isinstance(policy, HamiltonianPolicy):
-            return policy.value_network.costate(t, z)
+            return policy.value_network.prepared_costate(prepared, t, z)
         return policy(t, z).control
+
+    def pull_signal(prepared: tuple[Tensor, ...], t: Tensor, z: Tensor, bar: Tensor) -> Tensor:
+        """The state's cotangent for one of what the network says."""
+        if isinstance(policy, HamiltonianPolicy):
+            return policy.value_network.prepared_pull_back(prepared, t, z, bar)
+        _, pull = torch.func.vjp(lambda z: policy(t, z).control, z)
+        return pull(bar)[0]
+
+    def prepare() -> tuple[Tensor, ...]:
+        return policy.value_network.prepare() if isinstance(policy, HamiltonianPolicy) else ()
 
     def bind(t: Tensor, z: Tensor, output: Tensor):
         assert isinstance(policy, HamiltonianPolicy)
@@ -349,8 +363,8 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
     def euler(t: Tensor, h: Tensor, z: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
         return z + h * problem.dynamics(t, z, control), h * problem.running_cost(t, z, control)
 
-    def begin(t: Tensor, z: Tensor, start: Tensor | None, steps: int) -> tuple[Tensor, ...]:
-        output = signal(t, z)
+    def begin(prepared, t: Tensor, z: Tensor, start: Tensor | None, steps: int):
+        output = signal(prepared, t, z)
         if not isinstance(policy, HamiltonianPolicy):
             return output, output, z.new_zeros(z.shape[0])
         bound = bind(t, z, output)
@@ -361,14 +375,14 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
         # Where the estimator tracks the iteration from its start, that start is what is kept.
         return output, policy.gradient.kept(initial, control), residual, control
 
-    def forward(t, h, z, running, start):
-        output, kept, residual, *_ = begin(t, z, start, count)
+    def forward(prepared, t, h, z, running, start):
+        output, kept, residual, *_ = begin(prepared, t, z, start, count)
         flown = control_of(t, z, output, kept)
         z_next, cost = euler(t, h, z, flown)
         return z_next, running + cost, output, kept, flown, residual
 
-    def first(t, h, z, running, start):
-        output, _, _, control = begin(t, z, start, count % LONGEST_BODY)
+    def first(prepared, t, h, z, running, start):
+        output, _, _, control = begin(prepared, t, z, start, count % LONGEST_BODY)
         return output, control
 
     def more(t, z, output, control):
@@ -380,7 +394,7 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
         z_next, cost = euler(t, h, z, flown)
         return z_next, running + cost, flown, residual
 
-    def backward(t, h, z, output, solved, z_bar, running_bar):
+    def backward(prepared, t, h, z, output, solved, z_bar, running_bar):
         flown = control_of(t, z, output, solved)
         _, pull_euler = torch.func.vjp(lambda z, u: euler(t, h, z, u), z, flown)
         z_direct, control_bar = pull_euler((z_bar, running_bar))
@@ -390,8 +404,7 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
             )
         else:
             z_control, output_bar = 0.0, control_bar
-        _, pull_signal = torch.func.vjp(lambda z: signal(t, z), z)
-        (z_signal,) = pull_signal(output_bar)
+        z_signal = pull_signal(prepared, t, z, output_bar)
         return z_direct + z_control + z_signal, output_bar
 
     def terminal_pull_back(z: Tensor, bar: Tensor) -> Tensor:
@@ -399,6 +412,7 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
         return pull(bar)[0]
 
     return _Body(
+        compiled(prepare),
         compiled(first if long else forward),
         compiled(backward),
         compiled(more) if long else None,

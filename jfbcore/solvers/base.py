@@ -89,7 +89,9 @@ class Solver(abc.ABC):
         name = type(self).__name__
         return f"{name} decides on the host when to stop; compile with Picard or Newton"
 
-    def repeat(self, fixed_point_map: BoundMap, initial: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    def repeat(
+        self, fixed_point_map: BoundMap, initial: Tensor, times: int
+    ) -> tuple[Tensor, Tensor]:
         """Exactly `times` steps from `initial`, none of them tested: control and residual.
 
         Nothing in it waits for the device. Raises ValueError where `supports_repeat` has a reason.

@@ -72,7 +72,9 @@ class Newton(Solver):
         return None
 
     @torch.no_grad()
-    def repeat(self, fixed_point_map: BoundMap, initial: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    def repeat(
+        self, fixed_point_map: BoundMap, initial: Tensor, times: int
+    ) -> tuple[Tensor, Tensor]:
         """`times` trial steps, each with its own acceptance per sample."""
         state = self._start(fixed_point_map, initial)
         for _ in range(times):

@@ -29,7 +29,9 @@ class Picard(Solver):
         return None
 
     @torch.no_grad()
-    def repeat(self, fixed_point_map: BoundMap, initial: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    def repeat(
+        self, fixed_point_map: BoundMap, initial: Tensor, times: int
+    ) -> tuple[Tensor, Tensor]:
         u = initial
         for _ in range(times):
             u = fixed_point_map.step(u, fixed_point_map.hamiltonian.grad(u))
