@@ -21,18 +21,18 @@ from bench.jobs import Job
 from bench.records import read_record, record_path
 from bench.runner import run_cases
 from bench.workers import Pool, Worker
+from tests.bench import test_runner
 from tests.bench.test_runner import (
     DIRECT,
     FIXED,
     OK,
-    TestInterruption,
     orphans,
     settings,
     wait_for,
     worker_of,
 )
 
-LONG = TestInterruption.LONG
+LONG = test_runner.TestInterruption.LONG
 COMPILED = replace(OK, compile=True)
 
 
