@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.nvml_reader import Reader
+
 PERIOD = 0.01
 
 
@@ -37,6 +39,8 @@ class Sampler:
         #: what the sampling process printed, line by line; None once it has closed its output
         self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._result: dict[str, Any] | None = None
+        #: bytes used on the device when sampling began; None where that is unknown
+        self.baseline: int | None = None
 
     @classmethod
     def start(
@@ -69,8 +73,10 @@ class Sampler:
             return sampler
         if first is None:
             sampler._give_up()
-        elif "ready" not in first:
+        elif "baseline" not in first:
             sampler._finish(first)
+        else:
+            sampler.baseline = first["baseline"]
         return sampler
 
     @property
@@ -171,64 +177,6 @@ def _unavailable(reason: str) -> dict[str, Any]:
     }
 
 
-class _Reader:
-    """Device and per-process memory of one device, through NVML."""
-
-    def __init__(self, nvml: Any, uuid: str, pid: int) -> None:
-        self._nvml, self._pid = nvml, pid
-        self._handle = _handle(nvml, uuid)
-        self.uuid: str = nvml.nvmlDeviceGetUUID(self._handle)
-        self.call = "nvmlDeviceGetMemoryInfo v2"
-        try:
-            self.used()
-        except nvml.NVMLError_FunctionNotFound:
-            # An old driver. Version 1 counts memory the driver reserves as used; the difference
-            # to the baseline does not change.
-            self.call = "nvmlDeviceGetMemoryInfo v1"
-        self.process_peak: int | None = None
-        self.process_reason = "the driver did not list the process (as in most containers)"
-        self._ask_for_processes = True
-
-    def used(self) -> int:
-        """Bytes used on the device now."""
-        if self.call.endswith("v1"):
-            return self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used
-        version = self._nvml.nvmlMemory_v2
-        return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, version=version).used
-
-    def processes(self) -> set[int]:
-        """Ids of the processes on the device; updates the peak of the one looked for."""
-        if not self._ask_for_processes:
-            return set()
-        try:
-            found = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
-        except self._nvml.NVMLError as error:
-            self._ask_for_processes = False
-            self.process_reason = f"the driver refused to list processes: {error}"
-            return set()
-        for process in found:
-            if process.pid == self._pid:
-                if process.usedGpuMemory is None:
-                    self.process_reason = "the driver lists the process without its memory"
-                else:
-                    self.process_peak = max(self.process_peak or 0, process.usedGpuMemory)
-        return {process.pid for process in found}
-
-
-def _handle(nvml: Any, uuid: str) -> Any:
-    bare = not uuid.startswith(("GPU-", "MIG-"))
-    for name in ("GPU-" + uuid, "MIG-" + uuid) if bare else (uuid,):
-        try:
-            return nvml.nvmlDeviceGetHandleByUUID(name)
-        except (nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
-            continue
-    seen = [
-        nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))
-        for i in range(nvml.nvmlDeviceGetCount())
-    ]
-    raise LookupError(f"NVML knows no device {uuid}; it has {', '.join(seen) or 'none'}")
-
-
 def _sample(
     uuid: str, pid: int, period: float, stop: threading.Event, marked: threading.Event
 ) -> dict[str, Any]:
@@ -247,9 +195,9 @@ def _sample(
     except (pynvml.NVMLError, OSError) as error:
         return _unavailable(f"NVML cannot be initialised: {error}")
     try:
-        reader = _Reader(pynvml, uuid, pid)
+        reader = Reader(pynvml, uuid, pid)
         baseline, present = reader.used(), reader.processes()
-        print(json.dumps({"ready": True}), flush=True)
+        print(json.dumps({"baseline": baseline}), flush=True)
         try:
             target: psutil.Process | None = psutil.Process(pid)
         except psutil.NoSuchProcess:
@@ -310,14 +258,26 @@ def _is_alive(process: Any) -> bool:
         return False
 
 
-def main() -> None:
-    """The sampling process: prints {"ready": true} at the baseline, and the figures at the end."""
+def main() -> int:
+    """The sampling process: prints {"baseline": bytes}, and the figures at the end.
+
+    With --self-check, samples a known allocation and says whether the sampler saw it.
+    """
     parser = argparse.ArgumentParser(prog="python -m bench.nvml", description=main.__doc__)
-    parser.add_argument("--uuid", required=True, help="UUID of the device")
-    parser.add_argument("--pid", required=True, type=int, help="process to attribute memory to")
+    parser.add_argument("--self-check", action="store_true", help="exit code 1 where it fails")
+    parser.add_argument("--uuid", help="UUID of the device")
+    parser.add_argument("--pid", type=int, help="process to attribute memory to")
     parser.add_argument("--period", type=float, default=PERIOD, help="seconds between samples")
     parser.add_argument("--until", type=int, help="file descriptor; a byte from it is the end")
     arguments = parser.parse_args()
+    if arguments.self_check:
+        from bench.nvml_check import self_check
+
+        checked = self_check()
+        print(json.dumps(checked))
+        return 0 if checked["ok"] else 1
+    if arguments.uuid is None or arguments.pid is None:
+        parser.error("--uuid and --pid are required, or --self-check")
     stop, marked = threading.Event(), threading.Event()
 
     def wait_for_end_of_input() -> None:
@@ -336,7 +296,8 @@ def main() -> None:
         threading.Thread(target=wait_for_mark, daemon=True).start()
     found = _sample(arguments.uuid, arguments.pid, arguments.period, stop, marked)
     print(json.dumps(found), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

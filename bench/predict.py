@@ -94,7 +94,11 @@ def predicted_record(case: Case) -> dict[str, float]:
 
     Measured on the CPU wherever the case belongs: live bytes do not depend on the device.
     """
-    model = fit(replace(case, device="cpu"))
+    return predicted_by(fit(replace(case, device="cpu")), case)
+
+
+def predicted_by(model: MemoryModel, case: Case) -> dict[str, float]:
+    """The same by a model of this kind of case, whatever sizes that was made for."""
     size = (case.batch_size, case.n_steps, case.max_iterations)
     found = {quantity: round(model.predict(*size, quantity)) for quantity in QUANTITIES}
     return found | {"model_error": model.error}

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ STATUSES = (
 #: what is known of a case that did not fit, see `bench.predict`
 PREDICTED_FIELDS = ("peak_live_tensor_bytes", "saved_tensor_bytes", "model_error")
 _CUDA_FIELDS = (
+    "context_bytes",
     "max_allocated_bytes",
     "max_reserved_bytes",
     "nvml_device_delta_bytes",
@@ -157,6 +159,24 @@ def read_record(path: Path) -> dict[str, Any]:
     if record.get("status") not in STATUSES or not {"id", "seed"} <= set(record["case"]):
         raise ValueError(f"{path}: no known status, or a case without id or seed")
     return record
+
+
+def finished(out: Path, case: Case, seed: int) -> dict[str, Any] | None:
+    """The record that is there of exactly this case and seed."""
+    path = record_path(out, case, seed)
+    if not path.exists():
+        return None
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        print(f"warning: {error}; measuring it again", file=sys.stderr)
+        return None
+    try:
+        # Records from before a field existed are of cases with its usual value.
+        found = Case.from_dict(record["case"])
+    except (TypeError, ValueError):
+        return None
+    return record if (found, record["case"].get("seed")) == (case, seed) else None
 
 
 def read_records(directory: Path) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 `python -m bench.worker` is started by `bench.runner`, never by hand. It always writes a record,
 whatever happens in the case; what it cannot write (killed, hung) the runner writes for it. Asked
-to predict, it writes what the memory model says of the case instead.
+to predict, it writes what the memory model says of the case instead; asked to build, it runs the
+case's step once, for the compiler's caches on disk, and writes nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import device
 from bench.case import Case
 from bench.environment import machine, versions
+from bench.failures import ran_out, words_of
 from bench.records import empty_record, explain_nulls, finite, write_json
 
 if TYPE_CHECKING:
@@ -26,16 +29,23 @@ if TYPE_CHECKING:
 
 #: seconds the sampler of device memory has for its last reading, at ten milliseconds each
 _LAST_READING = 0.05
+#: what the trackers of tensors count
+_COUNTS = ("peak_live_tensor_bytes", "saved_tensor_bytes")
 
 
 def main() -> None:
     _die_with(int(sys.argv[1]))
-    # Imported before the case arrives: the runner starts its GPU sampler in the meantime.
+    # Imported before the case arrives, which may be long after, and without touching a GPU: what
+    # a waiting worker held there would be in the measurement of another.
     import torch
 
-    from bench import measure  # noqa: F401 - pays the import before the case is read
+    from bench import measure
+    from bench.build import Unsupported
 
-    order = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        return  # not needed
+    order = json.loads(line)
     torch.set_num_threads(order["threads"])
     case, seed = Case.from_dict(order["case"]), order["case"]["seed"]
     _limit_memory(order["memory_limit"])
@@ -44,31 +54,48 @@ def main() -> None:
 
         write_json(Path(order["path"]), predicted_record(case))
         return
+    if order["build"]:
+        with contextlib.suppress(Unsupported):
+            measure.Step(case, seed)()
+        return
     record = empty_record(case, seed)
     record["threads"] = torch.get_num_threads()
     record["machine"] = machine(case.device)
     record["versions"], record["git"] = versions(), order["git"]
-    fill(record, case, seed, measured=lambda: _mark(order.get("mark")))
+    fill(
+        record,
+        case,
+        seed,
+        measured=lambda: _mark(order["mark"]),
+        context=lambda: device.context_bytes(order["uuid"], order["idle_bytes"]),
+    )
     write_json(Path(order["path"]), record)
 
 
 def fill(
-    record: dict[str, Any], case: Case, seed: int, measured: Callable[[], object] = lambda: None
+    record: dict[str, Any],
+    case: Case,
+    seed: int,
+    measured: Callable[[], object] = lambda: None,
+    context: Callable[[], tuple[int | None, str | None]] = lambda: (None, "no sampler"),
 ) -> None:
     """Measure `case` into `record`; every outcome becomes a status and a reason.
 
     `measured` is called when the step's memory on the device has been measured: diagnostics and
-    training follow, with a memory of their own.
+    training follow, with a memory of their own. `context` creates the CUDA context of a CUDA case
+    and returns its bytes, or None and why.
     """
     from bench.build import Unsupported
 
     try:
-        _measure(record, case, seed, measured)
+        _measure(record, case, seed, measured, context)
     except Unsupported as unsupported:
         record["status"], record["reason"] = "unsupported", unsupported.reason
     except Exception as error:
-        if (ran_out := _ran_out(error)) is not None:
-            record["status"], record["reason"] = "out_of_memory", ran_out
+        if (shortage := ran_out(error)) is not None:
+            record["status"], record["reason"] = "out_of_memory", shortage
+            if case.device == "cuda":
+                device.keep_peaks(record)
         else:
             _crashed(record, error)
     # What JSON cannot hold becomes null here, so that it gets its reason.
@@ -89,12 +116,21 @@ def _mark(descriptor: int | None) -> None:
     time.sleep(_LAST_READING)
 
 
-def _measure(record: dict[str, Any], case: Case, seed: int, measured: Callable[[], object]) -> None:
-    from bench import measure
-    from bench.build import check_device
+def _measure(
+    record: dict[str, Any],
+    case: Case,
+    seed: int,
+    measured: Callable[[], object],
+    context: Callable[[], tuple[int | None, str | None]],
+) -> None:
+    from bench import build, measure
 
-    check_device(case.device)
+    build.check_device(case.device)
     reasons = record["null_reasons"]
+    if case.device == "cuda":
+        record["cuda"]["context_bytes"], reason = context()
+        if reason is not None:
+            reasons["cuda.context_bytes"] = reason
     step = measure.Step(case, seed)
     if case.gradient == "direct":
         for name in ("iterations", "residual", "tolerance_reached", "gradient_cosine"):
@@ -111,27 +147,37 @@ def _measure(record: dict[str, Any], case: Case, seed: int, measured: Callable[[
     else:
         for name in ("step_seconds", "forward_seconds", "backward_seconds", "compile_seconds"):
             reasons[name] = "a memory-only case"
-        step()
-    if case.compile:
-        for name in ("peak_live_tensor_bytes", "saved_tensor_bytes"):
-            reasons[name] = "compiled kernels allocate where no tracker of operations can see"
-    else:
+        # An eager step on a GPU allocates the first time what it always does; a compiled one also
+        # what compiling and capturing take.
+        for _ in range(1 if case.device == "cpu" else measure.WARM_UP * case.compile):
+            step()
+    if not case.compile:
         reasons["compile_seconds"] = "not a compiled case"
-    # Before the trackers of the memory pass, which have a footprint of their own.
-    record["peak_rss_bytes"] = measure.peak_rss_bytes()
     if case.device == "cuda":
         record["cuda"] |= measure.cuda_memory(step)
     else:
         for name in record["cuda"]:
             reasons[f"cuda.{name}"] = "a CPU case: no CUDA device in it"
+    # Before the trackers of the memory pass, which have a footprint of their own.
+    record["peak_rss_bytes"] = measure.peak_rss_bytes()
     measured()
-    found = measure.measure_memory(step)
+    uncounted = device.uncounted_reason(case)
+    found = measure.measure_memory(step) if uncounted is None else device.inner_statistics(step)
     finite = found.pop("finite")
     record |= found
     record["tolerance_reached"] = measure.tolerance_reached(step.policy, record["residual"])
-    reasons.setdefault("linear_residual", "not implicit differentiation by the suite's own solvers")
-    _diagnose(record, "gradient_cosine", measure.gradient_cosine, step)
-    _diagnose(record, "linear_residual", measure.linear_residual, step)
+    if uncounted is None:
+        if case.compile:
+            for name in _COUNTS:
+                reasons[name] = "compiled kernels allocate where no tracker of operations can see"
+        reasons.setdefault(
+            "linear_residual", "not implicit differentiation by the suite's own solvers"
+        )
+        _diagnose(record, "gradient_cosine", measure.gradient_cosine, step)
+        _diagnose(record, "linear_residual", measure.linear_residual, step)
+    else:
+        for name in (*_COUNTS, "gradient_cosine", "linear_residual"):
+            reasons.setdefault(name, uncounted)
     record["status"] = "ok"
     if not finite:
         record["status"], record["reason"] = "diverged", "the rollout's cost is not finite"
@@ -152,9 +198,9 @@ def _diagnose(
     try:
         record[name] = diagnostic(step)
     except Exception as error:
-        if (ran_out := _ran_out(error)) is None:
+        if (shortage := ran_out(error)) is None:
             raise
-        record["null_reasons"][name] = f"memory ran out beside the step: {ran_out}"
+        record["null_reasons"][name] = f"memory ran out beside the step: {shortage}"
     if record[name] is not None:
         record["null_reasons"].pop(name, None)
 
@@ -196,32 +242,9 @@ def _train(record: dict[str, Any], case: Case, seed: int) -> None:
         record["status"], record["reason"] = result.status, result.reason
 
 
-def _ran_out(error: Exception) -> str | None:
-    """What `error` says where it says that memory ran out, else None."""
-    import torch
-
-    if isinstance(error, MemoryError):
-        return f"the host ran out: {error!r}"
-    words = ("can't allocate memory", "not enough memory")
-    if isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    ):
-        return _first_line(error)
-    return None
-
-
 def _crashed(record: dict[str, Any], error: Exception) -> None:
     traceback.print_exc()
     record["status"], record["reason"] = "crashed", words_of(error)
-
-
-def words_of(error: BaseException) -> str:
-    """What went wrong, in one line."""
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [repr(error)])[0]
 
 
 def _die_with(runner: int) -> None:

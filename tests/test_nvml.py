@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from bench import nvml, runner, worker
+from bench import nvml, nvml_check, runner, worker
 from bench.case import Case
 from bench.nvml import Sampler
 from bench.records import read_record, record_path
@@ -436,6 +436,110 @@ def test_starts_from_any_directory(driver, tmp_path, monkeypatch):
     (elsewhere / "bench" / "nvml.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(elsewhere)
     assert Sampler.start(FIRST, os.getpid()).stop()["samples"] >= 1
+
+
+#: stands for the process that allocates: it moves the fake driver's figure by so many bytes
+ALLOCATOR = """
+import json, os, sys, time
+from pathlib import Path
+state = Path({state!r})
+print({uuid!r}, flush=True)
+sys.stdin.readline()
+now = json.loads(state.read_text())
+now["used"][{uuid!r}] += {step}
+state.with_suffix(".new").write_text(json.dumps(now))
+os.replace(state.with_suffix(".new"), state)
+time.sleep(0.2)
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def allocator(folder: Path, step: int) -> list[str]:
+    code = ALLOCATOR.format(state=str(folder / "state.json"), uuid=FIRST, step=step)
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize(
+    ("off", "ok"), [(0, True), (3, True), (-4, True), (8, False), (-8, False), (-256, False)]
+)
+def test_self_check_sees_a_known_allocation_to_4_mib(driver, tmp_path, off, ok):
+    found = nvml_check.self_check(allocator(tmp_path, (256 + off) * MIB))
+    assert found["expected_bytes"] == 256 * MIB
+    assert found["seen_bytes"] == (256 + off) * MIB
+    assert found["tolerance_bytes"] == 4 * MIB
+    assert found["ok"] is ok
+    assert (found["reason"] is None) == ok
+
+
+def test_self_check_notices_a_sampler_that_misses_the_peak(driver, tmp_path, monkeypatch):
+    original = nvml_check.Sampler.stop
+
+    def stop(sampler):
+        found = original(sampler)
+        return found | {"nvml_device_delta_bytes": found["nvml_device_delta_bytes"] - 8 * MIB}
+
+    monkeypatch.setattr(nvml_check.Sampler, "stop", stop)
+    found = nvml_check.self_check(allocator(tmp_path, 256 * MIB))
+    assert found["ok"] is False
+    assert str(248 * MIB) in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("code", "timeout", "reason"),
+    [
+        ("raise SystemExit('no CUDA here')", 60.0, "no CUDA here"),
+        (
+            f"print({FIRST!r}, flush=True); input(); raise SystemExit('it went away')",
+            60.0,
+            "went away",
+        ),
+        ("import time; time.sleep(60)", 1.0, "nothing within 1 s"),
+    ],
+    ids=["no device", "dies", "hangs"],
+)
+def test_self_check_without_an_allocation_says_why(driver, code, timeout, reason):
+    found = nvml_check.self_check([sys.executable, "-c", code], timeout=timeout)
+    assert (found["ok"], found["seen_bytes"]) == (None, None)
+    assert reason in found["reason"]
+
+
+def test_self_check_without_nvml_says_why(driver, tmp_path):
+    driver.set(init_error="Driver Not Loaded")
+    found = nvml_check.self_check(allocator(tmp_path, 256 * MIB))
+    assert found["ok"] is None
+    assert "Driver Not Loaded" in found["reason"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_self_check_on_the_command_line():
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.nvml", "--self-check"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["ok"] is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_self_check_on_a_real_driver():
+    found = nvml_check.self_check()
+    if found["ok"] is None:
+        pytest.skip(found["reason"])
+    assert found["ok"], found["reason"]
+
+
+def test_the_baseline_is_known_once_sampling_has_begun(driver):
+    driver.use(12345)
+    sampler = Sampler.start(FIRST, os.getpid())
+    assert sampler.baseline == 12345
+    sampler.stop()
+    assert Sampler.start(None, os.getpid()).baseline is None
 
 
 WORKER = """

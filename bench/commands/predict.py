@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from bench.arguments import integer, number
 
@@ -17,9 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gradients", nargs="+", default=["jfb", "unrolled"], metavar="GRADIENT")
     parser.add_argument("--batch", type=integer, metavar="B", help="default: the problem's own")
     parser.add_argument("--memory", type=number, default=24.0, metavar="GIB", help="default: 24")
+    parser.add_argument(
+        "--fill",
+        type=Path,
+        metavar="DIR",
+        help="instead put the predictions into the CUDA records of a run, computed on the CPU",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.fill is not None:
+        from bench.fill_predictions import fill_predictions
+
+        counts = fill_predictions(args.fill)
+        print(f"{counts['filled']} records filled, {counts['left']} left; in {args.fill}")
+        return 0
     from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, GRADIENT_NAMES, PROBLEM_NAMES
     from jfbcore import _validate
 

@@ -22,7 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--time-limit",
         type=number,
         metavar="S",
-        help="start no case after S seconds; see --resume (local jobs only)",
+        help="start no case after S seconds, end 10 s later at most; see --resume (local only)",
+    )
+    parser.add_argument(
+        "--spare",
+        type=integer,
+        metavar="N",
+        help="processes that import ahead of their case, on more than 4 cores; default: 2 on CUDA",
+    )
+    parser.add_argument(
+        "--build-ahead",
+        type=integer,
+        default=0,
+        metavar="N",
+        help="build compiled cases, N at a time, before measuring; default: 0",
     )
     parser.add_argument("--resume", action="store_true", help="measure only what is missing")
     parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
@@ -64,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"`time-limit` is for a local sweep, got {args.time_limit:g} with jobs {args.jobs}"
             )
+    for name in ("spare", "build_ahead"):
+        if (count := getattr(args, name)) is not None:
+            _validate.non_negative(name.replace("_", "-"), count)
     settings = RunSettings(
         out=(args.out or ROOT / "reports" / "runs" / args.preset).resolve(),
         preset=args.preset,
@@ -74,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         jobs=args.jobs,
         notes=tuple(args.note),
         time_limit=args.time_limit,
+        spare=args.spare,
+        build_ahead=args.build_ahead,
     )
     # The machine that submits to a cluster need not be one that measures.
     if args.jobs == "local" and any(case.device == "cuda" for case in cases):

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from bench.build import DTYPES, Unsupported
 from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, REPEATS, Case
 from bench.environment import describe
+from bench.failures import words_of
 from bench.roofline.case import profile_case
 from bench.roofline.parts import PARTS
 from bench.roofline.rates import machine_rates
-from bench.worker import words_of
 
 SCHEMA_VERSION = 1
 #: sizes profiled where none are asked for

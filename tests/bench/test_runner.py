@@ -19,9 +19,10 @@ import psutil
 import pytest
 import torch
 
-from bench import environment, runner, worker
+from bench import cluster, environment, runner, worker, workers
 from bench.case import Case
 from bench.environment import ROOT, git_revision, processor
+from bench.jobs import Job, RunSettings
 from bench.records import (
     STATUSES,
     CorruptRecord,
@@ -32,7 +33,7 @@ from bench.records import (
     record_path,
     write_json,
 )
-from bench.runner import RunSettings, run_cases
+from bench.runner import run_cases
 from jfbcore.guard import Guard
 from jfbcore.train import Training
 from tests.bench.fake_trees import run_git
@@ -102,7 +103,7 @@ def first_worker(monkeypatch):
     """Call a function with the process of the first worker as soon as it has been started."""
 
     def install(act) -> None:
-        original, calls = runner._wait, []
+        original, calls = workers.wait, []
 
         def wait(process, *arguments):
             if not calls:
@@ -110,13 +111,13 @@ def first_worker(monkeypatch):
             calls.append(process.pid)
             return original(process, *arguments)
 
-        monkeypatch.setattr(runner, "_wait", wait)
+        monkeypatch.setattr(workers, "wait", wait)
 
     return install
 
 
 def test_notes_are_limits_of_the_run_and_survive_a_resume(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_run_one", lambda case, seed, *rest: made_up(case))
+    monkeypatch.setattr(runner, "_run_one", lambda job, *rest: made_up(job.case))
     run_cases([OK], 1, settings(tmp_path, notes=("another case ran beside it",)))
     run_cases([OK], 1, settings(tmp_path, notes=("a second note", " "), resume=True))
     found = json.loads((tmp_path / "environment.json").read_text())
@@ -160,9 +161,9 @@ def test_the_commit_of_a_repository_around_the_code_is_not_the_codes(tmp_path, m
     assert git_revision() == {"commit": run_git(around, "rev-parse", "HEAD"), "dirty": False}
 
 
-def run_and_write(case: Case, seed: int, settings: RunSettings, threads: int, git: dict) -> dict:
-    record = made_up(case, git=git)
-    write_json(record_path(settings.out, case, seed), record)
+def run_and_write(job: Job, *_: object) -> dict:
+    record = made_up(job.case, git=job.git)
+    write_json(record_path(job.settings.out, job.case, job.seed), record)
     return record
 
 
@@ -183,8 +184,8 @@ class TestRecords:
             *("saved_tensor_bytes", "peak_rss_bytes", "cuda", "curve", "final", "versions", "git"),
         }
         assert set(record["cuda"]) == {
-            *("max_allocated_bytes", "max_reserved_bytes", "nvml_device_delta_bytes"),
-            *("nvml_process_bytes", "nvml_source", "samples"),
+            *("context_bytes", "max_allocated_bytes", "max_reserved_bytes"),
+            *("nvml_device_delta_bytes", "nvml_process_bytes", "nvml_source", "samples"),
         }
         assert set(record["final"]) == {"loss", "evaluation_cost", "optimality_gap"}
 
@@ -443,9 +444,9 @@ class TestResume:
         write_json(record_path(tmp_path, OK, 0), made_up(OK))
         asked = []
 
-        def run_one(case, seed, *_):
-            asked.append(seed)
-            return made_up(case)
+        def run_one(job, *_):
+            asked.append(job.seed)
+            return made_up(job.case)
 
         monkeypatch.setattr(runner, "_run_one", run_one)
         run_cases([OK], 3, settings(tmp_path, resume=True))
@@ -477,22 +478,22 @@ class TestOutcomes:
 
     def test_a_timeout_is_recorded_and_ends_the_worker(self, tmp_path, monkeypatch):
         """Shorter than the import of torch, so that no machine is too fast for it."""
-        workers = []
-        original = runner._wait
+        ended = []
+        original = workers.wait
 
         def wait(process, *arguments):
-            workers.append(process)
+            ended.append(process)
             return original(process, *arguments)
 
-        monkeypatch.setattr(runner, "_wait", wait)
+        monkeypatch.setattr(workers, "wait", wait)
         assert run_cases([OK], 1, settings(tmp_path, timeout=0.05)) == {"timeout": 1}
         record = record_of(tmp_path, OK)
         assert record["status"] == "timeout"
         assert "0.05 s" in record["reason"]
         assert unexplained_nulls(record) == set()
         assert stale_reasons(record) == set()
-        assert [w.returncode for w in workers] == [-signal.SIGKILL]
-        assert not psutil.pid_exists(workers[0].pid)
+        assert [w.returncode for w in ended] == [-signal.SIGKILL]
+        assert not psutil.pid_exists(ended[0].pid)
 
     @pytest.mark.skipif(
         torch.version.cuda is not None, reason="torch with CUDA maps more than the limit itself"
@@ -517,16 +518,16 @@ class TestOutcomes:
         """By the same model that `bench predict` has, in a worker of its own."""
         from bench.predict import predicted_record
 
-        original, calls = runner._wait, []
+        original, calls = workers.wait, []
 
         def wait(process, *arguments):
             calls.append(process.pid)
             if len(calls) == 1:
-                runner._kill(process)
+                workers.kill(process)
                 return "timeout after 1 s"
             return original(process, *arguments)
 
-        monkeypatch.setattr(runner, "_wait", wait)
+        monkeypatch.setattr(workers, "wait", wait)
         assert run_cases([FIXED], 1, settings(tmp_path)) == {"timeout": 1}
         record = record_of(tmp_path, FIXED)
         assert record["predicted"] == predicted_record(FIXED)
@@ -617,18 +618,18 @@ class TestTimeLimit:
         """Each case takes ten seconds of a made-up clock; the third would start at twenty."""
         clock = SimpleNamespace(seconds=0.0)
 
-        def run_slowly(case, seed, *rest):
+        def run_slowly(job, *rest):
             clock.seconds += 10.0
-            record = empty_record(case, seed) | {"status": "ok"}
-            write_json(record_path(tmp_path, case, seed), record)
+            record = empty_record(job.case, job.seed) | {"status": "ok"}
+            write_json(record_path(tmp_path, job.case, job.seed), record)
             return record
 
         monkeypatch.setattr(runner, "_run_one", run_slowly)
         monkeypatch.setattr(runner.time, "monotonic", lambda: clock.seconds)
         assert run_cases([OK, FIXED], 2, settings(tmp_path, time_limit=15.0)) == {"ok": 2}
-        assert "2 cases not started; continue with --resume" in capsys.readouterr().err
+        assert "2 cases not measured; continue with --resume" in capsys.readouterr().err
         assert run_cases([OK, FIXED], 2, settings(tmp_path, resume=True)) == {"ok": 2}
-        assert "not started" not in capsys.readouterr().err
+        assert "not measured" not in capsys.readouterr().err
 
 
 class TestCluster:
@@ -689,9 +690,7 @@ class TestCluster:
             def result(self) -> dict:
                 raise RuntimeError(text)
 
-        found = runner._collect(
-            Ended(), runner._Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {})
-        )
+        found = cluster.collect(Ended(), Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
         record = read_record(record_path(tmp_path, OK, 0))
         assert record["status"] == found["status"] == "crashed"
         assert record["reason"].startswith("the slurm job failed: ")
@@ -705,12 +704,12 @@ class TestCluster:
 
         found = made_up(OK)
         write_json(record_path(tmp_path, OK, 0), found)
-        kept = runner._collect(Lost(), runner._Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
+        kept = cluster.collect(Lost(), Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
         assert kept == read_record(record_path(tmp_path, OK, 0)) == found
 
 
-def run_made_up(case: Case, *_: object) -> dict:
-    return made_up(case)
+def run_made_up(job: Job, *_: object) -> dict:
+    return made_up(job.case)
 
 
 class TestOneSweepPerFolder:
@@ -870,7 +869,7 @@ class TestWriting:
     def test_a_full_disk_during_the_sweep_is_one_line(self, tmp_path, monkeypatch, capsys):
         """The environment is written, then the disk fills: the case has no record, the sweep ends
         with one line, and once there is room `--resume` measures the case."""
-        monkeypatch.setattr(runner, "_wait", lambda process, *_: runner._kill(process) or "exited")
+        monkeypatch.setattr(workers, "wait", lambda process, *_: workers.kill(process) or "exited")
         original, count = os.fsync, []
 
         def full(descriptor: int) -> None:

@@ -1,0 +1,102 @@
+"""The memory model's bytes, put into the records of a sweep that a GPU has measured.
+
+Exact counts do not depend on the device. A CUDA record of exactly K iterations gets them from
+the model of `bench.predict`, fitted on the CPU once for all its sizes and iterations.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench import predict
+from bench.build import Unsupported
+from bench.case import Case
+from bench.predict import MemoryModel, predicted_by
+from bench.records import CorruptRecord, finite, read_record, write_json
+
+
+def fill_predictions(
+    directory: Path, fit: Callable[[Case], MemoryModel] = predict.fit
+) -> dict[str, int]:
+    """Fill `predicted` in the records under `directory`: how many are {"filled", "left"}.
+
+    Left alone are those that the model does not serve: of the CPU, direct, to a tolerance,
+    compiled, or of a case that cannot be built. A second time changes nothing. `fit` makes the
+    model of a kind of case. Raises ValueError where there are no records.
+    """
+    from tqdm import tqdm
+
+    paths = sorted((directory / "records").glob("*.json"))
+    if not paths:
+        raise ValueError(f"`fill` {directory} holds no records")
+    models: dict[Case, MemoryModel | None] = {}
+    counts = {"filled": 0, "left": 0}
+    for path in tqdm(paths, unit="record"):
+        try:
+            record = read_record(path)
+            case = Case.from_dict(record["case"])
+        except (ValueError, TypeError) as error:
+            warnings.warn(str(error), CorruptRecord, stacklevel=2)
+            continue
+        model = None
+        if _served(case):
+            kind = _kind(case)
+            if kind not in models:
+                models[kind] = _model(kind, fit)
+            model = models[kind]
+        counts["left" if model is None else "filled"] += 1
+        if model is not None:
+            _fill(path, record, finite(predicted_by(model, case)))
+    return counts
+
+
+def _served(case: Case) -> bool:
+    return (
+        case.device == "cuda"
+        and case.gradient != "direct"
+        and case.tolerance is None
+        and not case.compile
+    )
+
+
+def _kind(case: Case) -> Case:
+    """What cases that differ only in what the model is a function of have in common."""
+    return replace(
+        case,
+        device="cpu",
+        batch_size=1,
+        n_steps=1,
+        max_iterations=1,
+        timed=False,
+        train_steps=0,
+        recipe=None,
+        train_seconds=None,
+        learning_rate=None,
+    )
+
+
+def _model(kind: Case, fit: Callable[[Case], MemoryModel]) -> MemoryModel | None:
+    try:
+        return fit(kind)
+    except Unsupported:
+        return None
+
+
+def _fill(path: Path, record: dict[str, Any], predicted: dict[str, Any]) -> None:
+    reasons = {
+        name: why
+        for name, why in record.get("null_reasons", {}).items()
+        if not name.startswith("predicted.")
+    }
+    reasons |= {
+        f"predicted.{name}": "the model gives no finite figure"
+        for name, value in predicted.items()
+        if value is None
+    }
+    changed = record | {"predicted": predicted, "null_reasons": reasons}
+    if changed != record:
+        write_json(path, changed)

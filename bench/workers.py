@@ -1,0 +1,168 @@
+"""Worker processes: started ahead, used for one order each, ended with all they started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.environment import ROOT, default_threads
+from bench.nvml import Sampler
+
+#: cores up to which no worker is started beside a measurement
+_FEW_CORES = 4
+#: how the log of a worker without an order begins
+_WAITING = ".waiting-"
+
+
+class Ended(NamedTuple):
+    """How a worker ended: "exited" or the timeout, its exit code, what the GPU sampler saw."""
+
+    outcome: str
+    code: int
+    sampled: dict[str, Any] | None
+
+
+class Worker:
+    """A process of `bench.worker`, which imports what a case needs and waits for its order.
+
+    It ends with the thread that made it, so it has to be made by one that lasts as long as the
+    sweep: the main one.
+    """
+
+    def __init__(
+        self, logs: Path, threads: int, environment: Mapping[str, str] | None = None
+    ) -> None:
+        descriptor, name = tempfile.mkstemp(prefix=_WAITING, suffix=".log", dir=logs)
+        os.fchmod(descriptor, 0o644)
+        self.log = Path(name)
+        # With a byte in this pipe the worker tells the sampler that the step has been measured.
+        self._heard, self._mark = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bench.worker", str(os.getpid())],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=descriptor,
+                stderr=descriptor,
+                text=True,
+                env=os.environ
+                | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+                | dict(environment or {}),
+                # Its own session: a timeout takes whatever the case started down with it.
+                start_new_session=True,
+                pass_fds=(self._mark,),
+            )
+        except BaseException:
+            os.close(self._heard)
+            self.log.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+            os.close(self._mark)
+
+    def send(self, order: Mapping[str, Any]) -> None:
+        """Hand the order over and return at once."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as stdin:
+            stdin.write(json.dumps(order) + "\n")
+
+    def run(
+        self, order: Mapping[str, Any], log: Path, timeout: float, uuid: str | None = None
+    ) -> Ended:
+        """Hand the order over and wait for the end; the worker's output is in `log`.
+
+        `uuid`: the device whose memory is sampled meanwhile, from an idle baseline on.
+        """
+        self.log = self.log.replace(log)
+        sampler = Sampler.start(uuid, self.process.pid, until=self._heard) if uuid else None
+        order = dict(order) | {
+            "mark": self._mark if sampler else None,
+            "uuid": uuid,
+            "idle_bytes": sampler.baseline if sampler else None,
+        }
+        try:
+            outcome = wait(self.process, json.dumps(order) + "\n", timeout)
+        except BaseException:
+            if sampler:
+                sampler.stop()
+            raise
+        return Ended(outcome, self.process.returncode, sampler.stop() if sampler else None)
+
+    def close(self) -> None:
+        """End the process if it is alive; the log of one that had no order goes with it."""
+        if self.process.poll() is None:
+            kill(self.process)
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+        if self._heard >= 0:
+            os.close(self._heard)
+            self._heard = -1
+        if self.log.name.startswith(_WAITING):
+            self.log.unlink(missing_ok=True)
+
+
+class Pool:
+    """Workers for the `needed` cases of a sweep, `spare` of them started ahead of their case."""
+
+    def __init__(self, logs: Path, threads: int, *, spare: int, needed: int) -> None:
+        self._logs, self._threads = logs, threads
+        self._spare = spare if default_threads() > _FEW_CORES else 0
+        self._needed = needed
+        self._ready: deque[Worker] = deque()
+        for path in logs.glob(f"{_WAITING}*"):
+            path.unlink(missing_ok=True)  # of a sweep that was killed
+
+    def fill(self) -> None:
+        """Start what is missing of the spare workers; returns before they have imported."""
+        while len(self._ready) < min(self._spare, self._needed):
+            self._ready.append(Worker(self._logs, self._threads))
+
+    def take(self) -> Worker:
+        """The worker that has waited longest, or a new one; the caller closes it."""
+        worker = None
+        while self._ready and worker is None:
+            worker = self._ready.popleft()
+            if worker.process.poll() is not None:
+                worker.close()
+                worker = None
+        worker = worker or Worker(self._logs, self._threads)
+        self._needed -= 1
+        try:
+            self.fill()
+        except BaseException:
+            worker.close()
+            raise
+        return worker
+
+    def close(self) -> None:
+        while self._ready:
+            self._ready.popleft().close()
+
+
+def wait(process: subprocess.Popen, order: str, timeout: float) -> str:
+    """Hand the case over and wait; "exited" or "timeout"."""
+    try:
+        process.communicate(order, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        return f"timeout after {timeout:g} s"
+    except BaseException:
+        # Interrupted: the case has no record and --resume will run it.
+        kill(process)
+        raise
+    return "exited"
+
+
+def kill(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, 9)
+    process.wait()

@@ -1,0 +1,279 @@
+"""Worker processes started ahead, the build phase before a sweep, and the end of its time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import build_ahead as building
+from bench import runner, workers
+from bench.environment import ROOT
+from bench.jobs import Job
+from bench.records import read_record, record_path
+from bench.runner import run_cases
+from bench.workers import Pool, Worker
+from tests.bench import test_runner
+from tests.bench.test_runner import (
+    DIRECT,
+    FIXED,
+    OK,
+    orphans,
+    settings,
+    wait_for,
+    worker_of,
+)
+
+LONG = test_runner.TestInterruption.LONG
+COMPILED = replace(OK, compile=True)
+
+
+def running(logs: Path) -> int:
+    """Worker processes whose log is in `logs`."""
+    return len(orphans(logs))
+
+
+@pytest.fixture
+def watched(monkeypatch) -> list[tuple[int, int]]:
+    """Of each order: the process that got it, and how many workers there were then."""
+    seen: list[tuple[int, int]] = []
+    original = workers.wait
+
+    def wait(process, *arguments):
+        seen.append((process.pid, len(psutil.Process().children())))
+        return original(process, *arguments)
+
+    monkeypatch.setattr(workers, "wait", wait)
+    return seen
+
+
+@pytest.fixture
+def many_cores(monkeypatch) -> None:
+    monkeypatch.setattr(workers, "default_threads", lambda: 16)
+
+
+class TestSpareWorkers:
+    def test_each_is_used_once_and_as_many_wait_as_are_needed(self, tmp_path, watched, many_cores):
+        cases = [FIXED, DIRECT, replace(FIXED, n_steps=4)]
+        assert run_cases(cases, 1, settings(tmp_path, spare=2)) == {"ok": 3}
+        assert len({pid for pid, _ in watched}) == 3
+        assert [count for _, count in watched] == [3, 2, 1]
+        assert [read_record(record_path(tmp_path, case, 0))["status"] for case in cases] == [
+            "ok"
+        ] * 3
+        assert list((tmp_path / "logs").iterdir()) == []
+        assert running(tmp_path) == 0
+
+    def test_on_few_cores_none_imports_beside_a_measurement(self, tmp_path, watched, monkeypatch):
+        monkeypatch.setattr(workers, "default_threads", lambda: 4)
+        assert run_cases([FIXED, DIRECT], 1, settings(tmp_path, spare=2)) == {"ok": 2}
+        assert [count for _, count in watched] == [1, 1]
+
+    def test_sweeps_on_the_cpu_have_none_unless_asked(self, tmp_path, watched, many_cores):
+        assert run_cases([FIXED, DIRECT], 1, settings(tmp_path)) == {"ok": 2}
+        assert [count for _, count in watched] == [1, 1]
+
+    def test_one_that_has_died_is_not_given_a_case(self, tmp_path, many_cores):
+        pool = Pool(tmp_path, 1, spare=2, needed=4)
+        try:
+            pool.fill()
+            first, second = pool._ready
+            first.process.kill()
+            first.process.wait()
+            with_order = pool.take()
+            assert with_order is second
+            with_order.close()
+            assert len(pool._ready) == 2
+        finally:
+            pool.close()
+        assert running(tmp_path) == 0
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_a_killed_sweep_left_of_them_is_removed(self, tmp_path):
+        (tmp_path / ".waiting-x.log").write_text("")
+        Pool(tmp_path, 1, spare=2, needed=1)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_one_that_is_not_needed_ends_by_itself(self, tmp_path):
+        """Where no signal tells it that the runner is gone, the end of its input does."""
+        worker = Worker(tmp_path, 1)
+        try:
+            worker.process.communicate("", timeout=60)
+            assert worker.process.returncode == 0
+            assert worker.log.read_text() == ""
+        finally:
+            worker.close()
+
+    def test_none_touches_a_gpu_before_its_order(self):
+        """Nothing that a waiting worker has imported asks CUDA for anything."""
+        code = (
+            "import torch\n"
+            "touched = []\n"
+            "def note(name):\n"
+            "    return lambda *a, **k: touched.append(name) or 0\n"
+            "for name in ('is_available', 'device_count', 'init', '_lazy_init', 'mem_get_info',\n"
+            "             'current_device', 'get_device_properties', 'synchronize'):\n"
+            "    setattr(torch.cuda, name, note(name))\n"
+            "from bench import build, measure, worker\n"
+            "print(touched)\n"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100
+        )
+        assert found.stdout == "[]\n", found.stderr
+
+    #: asks for SIGINT: a shell lets what it starts in the background ignore it
+    SWEEP = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from bench import workers; workers.default_threads = lambda: 16; "
+        "from tests.bench.test_workers import *; "
+        "run_cases([LONG, OK, DIRECT], 1, settings(Path(sys.argv[1]), spare=2))"
+    )
+
+    @pytest.mark.parametrize(
+        "kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda kind: kind.name
+    )
+    def test_they_end_with_the_sweep(self, kind, tmp_path):
+        sweep = subprocess.Popen(
+            [sys.executable, "-c", self.SWEEP, str(tmp_path)],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        try:
+            there = wait_for(lambda: worker_of(sweep, LONG, tmp_path))
+            assert len(there) == 3
+            sweep.send_signal(kind)
+            sweep.wait(20)
+            _, alive = psutil.wait_procs(there, timeout=5)
+            assert not alive
+        finally:
+            if sweep.poll() is None:
+                sweep.kill()
+                sweep.wait()
+            for orphan in orphans(tmp_path):
+                orphan.kill()
+        assert list((tmp_path / "records").iterdir()) == []
+
+
+class TestBuildPhase:
+    def jobs(self, out: Path, *cases, **changes) -> list[Job]:
+        return [
+            Job(case, seed, settings(out, **changes), 1, {}) for case in cases for seed in (0, 1)
+        ]
+
+    def test_a_worker_that_builds_writes_no_record(self, tmp_path):
+        """Here of a case without a compiler, which takes the same way."""
+        worker = Worker(tmp_path, 1)
+        try:
+            job = Job(OK, 0, settings(tmp_path), 1, {})
+            ended = worker.run(job.order(tmp_path / "r.json", build=True), tmp_path / "log", 60)
+        finally:
+            worker.close()
+        assert (ended.outcome, ended.code) == ("exited", 0)
+        assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+    def test_compiled_cases_only_each_once_in_their_order_and_as_many_as_allowed(
+        self, tmp_path, monkeypatch
+    ):
+        alive, orders = [], []
+
+        class Quick(Worker):
+            def send(self, order):
+                alive.append(running(tmp_path))
+                orders.append((order["case"]["n_steps"], order["case"]["seed"], order["build"]))
+                self.process.kill()
+                self.process.wait()
+                self.process.returncode = 0
+
+        monkeypatch.setattr(building, "Worker", Quick)
+        compiled = [replace(COMPILED, n_steps=n) for n in (3, 4, 5)]
+        building.build_ahead(self.jobs(tmp_path, FIXED, *compiled), tmp_path, 2)
+        assert orders == [(3, 0, True), (4, 0, True), (5, 0, True)]
+        assert max(alive) <= 2
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_cannot_be_built_is_one_line(self, tmp_path, capsys):
+        """A CUDA case without a device: the worker that measures it will say so in a record."""
+        case = replace(COMPILED, device="cuda")
+        building.build_ahead(self.jobs(tmp_path, case), tmp_path, 1)
+        err = [line for line in capsys.readouterr().err.splitlines() if "not built" in line]
+        assert len(err) == 1
+        assert case.id in err[0]
+        assert "exit code 1: " in err[0]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_half_of_a_cases_timeout_and_no_process_left(self, tmp_path, capsys):
+        building.build_ahead(self.jobs(tmp_path, COMPILED, timeout=0.1), tmp_path, 1)
+        assert f"not built ahead: {COMPILED.id}: timeout" in capsys.readouterr().err
+        assert running(tmp_path) == 0
+
+    def test_no_longer_than_its_share_of_the_limit(self, tmp_path, capsys):
+        end = time.monotonic() + 0.2
+        building.build_ahead(self.jobs(tmp_path, COMPILED), tmp_path, 1, end)
+        assert time.monotonic() - end < 2.0
+        assert "1 cases not built ahead" in capsys.readouterr().err
+        assert running(tmp_path) == 0
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_sweep_passes_its_share_on(self, tmp_path, monkeypatch):
+        asked = []
+        monkeypatch.setattr(runner, "build_ahead", lambda *arguments: asked.append(arguments))
+        began = time.monotonic()
+        found = run_cases([FIXED], 1, settings(tmp_path, build_ahead=3, time_limit=1000.0))
+        assert found == {"ok": 1}
+        ((todo, _, at_once, until),) = asked
+        assert ([job.case for job in todo], at_once) == ([FIXED], 3)
+        assert until - began == pytest.approx(300.0, abs=20.0)
+
+    @pytest.mark.slow
+    def test_the_compilers_cache_holds_the_case_afterwards(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+        case = replace(COMPILED, tolerance=None, max_iterations=2, n_steps=4)
+        counts = run_cases([case], 1, settings(tmp_path, timeout=600.0, build_ahead=1))
+        assert counts == {"ok": 1}
+        first = read_record(record_path(tmp_path, case, 0))["compile_seconds"]
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "empty"))
+        assert run_cases([case], 1, settings(tmp_path / "cold", timeout=600.0)) == {"ok": 1}
+        cold = read_record(record_path(tmp_path / "cold", case, 0))["compile_seconds"]
+        assert first < cold
+
+
+class TestTimeLimit:
+    def test_it_ends_the_case_that_runs_which_has_no_record(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(runner, "_GRACE", 1.0)
+        began = time.monotonic()
+        assert run_cases([LONG, FIXED], 1, settings(tmp_path, time_limit=0.5)) == {}
+        assert time.monotonic() - began < 1.5 + 5.0
+        assert "2 cases not measured; continue with --resume" in capsys.readouterr().err
+        assert list((tmp_path / "records").iterdir()) == []
+        assert list((tmp_path / "logs").iterdir()) == []
+        assert running(tmp_path) == 0
+        assert run_cases([FIXED], 1, settings(tmp_path, resume=True)) == {"ok": 1}
+
+    def test_a_cases_own_timeout_before_it_is_a_record(self, tmp_path):
+        counts = run_cases([DIRECT], 1, settings(tmp_path, timeout=0.05, time_limit=100.0))
+        assert counts == {"timeout": 1}
+
+    def test_the_grace_leaves_time_to_end_within_ten_seconds(self):
+        assert runner._GRACE <= 8.0
+
+
+def test_the_sampler_is_checked_once_where_there_is_a_cuda_case(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_run_one", lambda job, *rest: {"status": "ok"})
+    monkeypatch.setattr(runner, "self_check", lambda: {"ok": True, "seen_bytes": 1})
+    on_cuda = [replace(FIXED, device="cuda"), replace(DIRECT, device="cuda")]
+    run_cases(on_cuda, 1, settings(tmp_path / "cuda", spare=0))
+    found = json.loads((tmp_path / "cuda" / "environment.json").read_text())
+    assert found["nvml_self_check"] == {"ok": True, "seen_bytes": 1}
+    assert found["preset"] == "smoke"
+    run_cases([FIXED], 1, settings(tmp_path / "cpu"))
+    assert "nvml_self_check" not in json.loads((tmp_path / "cpu" / "environment.json").read_text())
