@@ -130,8 +130,10 @@ def _measure(record: dict[str, Any], case: Case, seed: int, measured: Callable[[
     record |= found
     record["tolerance_reached"] = measure.tolerance_reached(step.policy, record["residual"])
     reasons.setdefault("linear_residual", "not implicit differentiation by the suite's own solvers")
+    reasons.setdefault("reversible_drift", "the gradient inverts no iteration")
     _diagnose(record, "gradient_cosine", measure.gradient_cosine, step)
     _diagnose(record, "linear_residual", measure.linear_residual, step)
+    _diagnose(record, "reversible_drift", measure.reversible_drift, step)
     record["status"] = "ok"
     if not finite:
         record["status"], record["reason"] = "diverged", "the rollout's cost is not finite"
