@@ -8,6 +8,7 @@ from baselines.cvxpy_layers import CvxpyLayer
 from baselines.direct import DirectPolicy
 from baselines.implicit import Implicit
 from baselines.linear_solvers import GMRES, ConjugateGradient, DenseLU, LinearSolver, Neumann
+from baselines.reversible import Reversible
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint
 from baselines.unrolled_network import UnrolledNetworkPolicy
@@ -29,6 +30,7 @@ GRADIENTS: dict[str, GradientEstimator | None] = {
     "jfb-5": JFB(5),
     "unrolled": Unrolled(),
     "unrolled-checkpoint": UnrolledCheckpoint(),
+    "reversible": Reversible(),
     "implicit": Implicit(),
     "implicit-gmres": Implicit(GMRES()),
     "implicit-lu": Implicit(DenseLU()),
@@ -76,6 +78,7 @@ __all__ = [
     "Implicit",
     "LinearSolver",
     "Neumann",
+    "Reversible",
     "TorchDEQ",
     "Unrolled",
     "UnrolledCheckpoint",

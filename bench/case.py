@@ -24,6 +24,7 @@ GRADIENT_NAMES = (
     "jfb-5",
     "unrolled",
     "unrolled-checkpoint",
+    "reversible",
     "implicit",
     "implicit-gmres",
     "implicit-lu",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines import Implicit
+from baselines import Implicit, Reversible
 from baselines.linear_solvers import Watched
 from bench import recipes
 from bench.build import build, build_rollout, exact_estimator
@@ -223,6 +223,21 @@ def linear_residual(step: Step) -> dict[str, float] | None:
     )
     step.clear()
     found = torch.stack(watched.residuals)
+    return {"mean": found.mean().item(), "max": found.max().item()}
+
+
+def reversible_drift(step: Step) -> dict[str, float] | None:
+    """{mean, max} over time steps and samples of how far the controls that the backward pass of one
+    step reconstructed are from the true ones, relative; None for gradients that invert nothing."""
+    if not isinstance(step.policy, HamiltonianPolicy):
+        return None
+    gradient = step.policy.gradient
+    if not isinstance(gradient, Reversible):
+        return None
+    watched = replace(gradient, drifts=[])
+    policy_gradient(step.policy, step.states, watched, segment=step.case.segment)
+    step.clear()
+    found = torch.stack(watched.drifts or [])
     return {"mean": found.mean().item(), "max": found.max().item()}
 
 

@@ -61,6 +61,7 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
         "tolerance_reached": None,
         "gradient_cosine": None,
         "linear_residual": None,
+        "reversible_drift": None,
         "peak_live_tensor_bytes": None,
         "saved_tensor_bytes": None,
         "peak_rss_bytes": None,

@@ -173,10 +173,12 @@ def _measure(
         reasons.setdefault(
             "linear_residual", "not implicit differentiation by the suite's own solvers"
         )
+        reasons.setdefault("reversible_drift", "the gradient inverts no iteration")
         _diagnose(record, "gradient_cosine", measure.gradient_cosine, step)
         _diagnose(record, "linear_residual", measure.linear_residual, step)
+        _diagnose(record, "reversible_drift", measure.reversible_drift, step)
     else:
-        for name in (*_COUNTS, "gradient_cosine", "linear_residual"):
+        for name in (*_COUNTS, "gradient_cosine", "linear_residual", "reversible_drift"):
             reasons.setdefault(name, uncounted)
     record["status"] = "ok"
     if not finite:

@@ -53,6 +53,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "tolerance_reached": ("tolerance_reached", "boolean"),
     "gradient_cosine": ("gradient_cosine", "float64"),
     "linear_residual_max": ("linear_residual.max", "float64"),
+    "reversible_drift_max": ("reversible_drift.max", "float64"),
     "peak_live_tensor_bytes": ("peak_live_tensor_bytes", "Int64"),
     "saved_tensor_bytes": ("saved_tensor_bytes", "Int64"),
     "peak_rss_bytes": ("peak_rss_bytes", "Int64"),

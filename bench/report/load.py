@@ -13,8 +13,8 @@ from bench.records import CorruptRecord, read_records
 
 #: parts of a record that are objects, or null where nothing was measured
 _OBJECTS = (
-    *("step_seconds", "iterations", "residual", "linear_residual", "cuda", "predicted", "final"),
-    *("evaluation", "machine", "null_reasons"),
+    *("step_seconds", "iterations", "residual", "linear_residual", "reversible_drift"),
+    *("cuda", "predicted", "final", "evaluation", "machine", "null_reasons"),
 )
 #: optional result tables that other commands leave in a run directory
 TABLE_FILES = ("gate_selftest.json",)

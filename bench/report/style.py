@@ -26,6 +26,7 @@ LOOKS: dict[str, Look] = {
     "jfb-5": Look("#1B3A6B", "D", (4, 1.5, 1, 1.5)),
     "unrolled": Look("#D55E00", "^", ""),
     "unrolled-checkpoint": Look("#E69F00", "v", (4, 1.5)),
+    "reversible": Look("#B8860B", "<", (6, 2)),
     "unrolled-network": Look("#7A2E00", "X", (1.5, 1.5)),
     "implicit": Look("#009E73", "s", ""),
     "implicit-lu": Look("#7FA37F", "*", (6, 2)),

@@ -60,6 +60,7 @@ _MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("residual mean", "residual_mean", format_number),
     ("gradient cosine", "gradient_cosine", format_number),
     ("linear residual", "linear_residual_max", format_number),
+    ("reversible drift", "reversible_drift_max", format_number),
     ("final loss", "final_loss", format_number),
     ("interventions", "interventions", format_number),
 )

@@ -49,14 +49,20 @@ class Hamiltonian(abc.ABC):
     unless they say otherwise.
     """
 
-    #: the problem this Hamiltonian belongs to, the time and the states it was built from
+    #: the problem this Hamiltonian belongs to, the time, states and costates it was built from
     problem: Problem
     _t: Time
     _z: Tensor
+    _p: Tensor
     #: whether the set of admissible controls is a proper subset of R^m
     constrained: bool = False
     #: step size of plain ascent that suits the curvature of H at moderate controls
     plain_step_size: float
+
+    @property
+    def inputs(self) -> tuple[Time, Tensor, Tensor]:
+        """The (t, z, p) this Hamiltonian was built from, with the graph they came with."""
+        return self._t, self._z, self._p
 
     def dynamics(self, u: Tensor) -> Tensor:
         """f(t, z, u) at this Hamiltonian's own t and z: (batch, m) -> (batch, n).

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import bench.build as build_module
-from baselines import ConjugateGradient, Implicit
+from baselines import ConjugateGradient, Implicit, Reversible
 from bench import measure, worker
 from bench.build import Unsupported
 from bench.case import Case
@@ -25,6 +25,7 @@ from bench.measure import (
     linear_residual,
     measure_memory,
     measure_time,
+    reversible_drift,
     summarise,
     tolerance_reached,
 )
@@ -170,7 +171,9 @@ class CountingStep(Step):
 
 
 class TestMemory:
-    @pytest.mark.parametrize("gradient", ["jfb", "unrolled", "unrolled-checkpoint", "implicit"])
+    @pytest.mark.parametrize(
+        "gradient", ["jfb", "unrolled", "unrolled-checkpoint", "reversible", "implicit"]
+    )
     def test_repeats_to_the_byte(self, gradient):
         """Within one object, where caches may fill, and from a fresh one."""
         case = fixed(5, gradient=gradient)
@@ -188,8 +191,9 @@ class TestMemory:
         measure_time(step, repeats=3, warm_up=1)
         assert measure_memory(step) == cold
 
-    def test_jfb_saves_the_same_bytes_for_5_and_500_iterations(self):
-        few, many = (measure_memory(Step(fixed(k))) for k in (5, 500))
+    @pytest.mark.parametrize("gradient", ["jfb", "reversible"])
+    def test_the_same_bytes_for_5_and_500_iterations(self, gradient):
+        few, many = (measure_memory(Step(fixed(k, gradient=gradient))) for k in (5, 500))
         assert few["saved_tensor_bytes"] == many["saved_tensor_bytes"]
         assert few["peak_live_tensor_bytes"] == many["peak_live_tensor_bytes"]
         assert (few["iterations"]["max"], many["iterations"]["max"]) == (5, 500)
@@ -258,6 +262,24 @@ class TestLinearResidual:
     @pytest.mark.parametrize("gradient", ["jfb", "unrolled", "direct"])
     def test_is_none_without_a_linear_system(self, gradient):
         assert linear_residual(Step(replace(CASE, gradient=gradient))) is None
+
+
+class TestReversibleDrift:
+    def test_is_that_of_the_inverted_iteration(self):
+        case = fixed(20, gradient="reversible")
+        # 5^10 = 1e7 times the rounding of a sum in float64
+        found = reversible_drift(Step(case))
+        assert 0 < found["mean"] <= found["max"] < 1e-8
+        step = Step(case)
+        step.policy.gradient = Reversible(inversions=None)
+        longer = reversible_drift(step)
+        assert longer["max"] > 10 * found["max"]
+        assert step.policy.gradient == Reversible(inversions=None)
+        assert step.policy.gradient.drifts is None
+
+    @pytest.mark.parametrize("gradient", ["jfb", "implicit", "direct"])
+    def test_is_none_where_nothing_is_inverted(self, gradient):
+        assert reversible_drift(Step(replace(CASE, gradient=gradient))) is None
 
 
 class TestTolerance:

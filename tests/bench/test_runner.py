@@ -587,7 +587,10 @@ class TestOutcomes:
         from bench import measure
 
         calls = []
-        for name in ("measure_time", "measure_memory", "gradient_cosine", "linear_residual"):
+        for name in (
+            *("measure_time", "measure_memory", "gradient_cosine"),
+            *("linear_residual", "reversible_drift"),
+        ):
             own = getattr(measure, name)
             monkeypatch.setattr(
                 measure, name, lambda *a, own=own, name=name: calls.append(name) or own(*a)
@@ -595,7 +598,7 @@ class TestOutcomes:
         case = replace(OK, train_steps=2)
         worker.fill(empty_record(case, 0), case, 0, measured=lambda: calls.append("measured"))
         assert calls[:2] == ["measure_time", "measured"]
-        assert len(calls) == 5
+        assert len(calls) == 6
 
     def test_training_that_diverges_keeps_what_was_measured_before(self, monkeypatch):
         """The guard finds every step bad and gives up after its 20 in a row."""
