@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from baselines.conic_backends import Diffcp, Moreau
 from baselines.cvxpy_layers import CvxpyLayer
 from baselines.direct import DirectPolicy
 from baselines.implicit import Implicit
@@ -36,6 +37,8 @@ GRADIENTS: dict[str, GradientEstimator | None] = {
     "implicit-lu": Implicit(DenseLU()),
     "implicit-neumann": Implicit(Neumann()),
     "cvxpylayers": CvxpyLayer(),
+    "cvxpylayers-scs": CvxpyLayer(Diffcp("SCS")),
+    "cvxpylayers-moreau": CvxpyLayer(Moreau()),
     "torchdeq": TorchDEQ(),
     "torchdeq-phantom": TorchDEQ(tracked=3),
     "torchdeq-implicit": TorchDEQ(mode="implicit"),
@@ -74,9 +77,11 @@ __all__ = [
     "ConjugateGradient",
     "CvxpyLayer",
     "DenseLU",
+    "Diffcp",
     "DirectPolicy",
     "Implicit",
     "LinearSolver",
+    "Moreau",
     "Neumann",
     "Reversible",
     "TorchDEQ",

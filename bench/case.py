@@ -30,6 +30,8 @@ GRADIENT_NAMES = (
     "implicit-lu",
     "implicit-neumann",
     "cvxpylayers",
+    "cvxpylayers-scs",
+    "cvxpylayers-moreau",
     "torchdeq",
     "torchdeq-phantom",
     "torchdeq-implicit",

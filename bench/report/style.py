@@ -34,6 +34,8 @@ LOOKS: dict[str, Look] = {
     "implicit-gmres": Look("#63BFA0", "h", (4, 1.5, 1, 1.5)),
     "implicit-neumann": Look("#8A8D1A", "d", (1.5, 1.5)),
     "cvxpylayers": Look("#CC79A7", "D", ""),
+    "cvxpylayers-scs": Look("#A34E78", "^", (4, 1.5)),
+    "cvxpylayers-moreau": Look("#7B2F5B", "v", (1.5, 1.5)),
     "torchdeq": Look("#882255", "<", ""),
     "torchdeq-phantom": Look("#AA4499", ">", (4, 1.5)),
     "torchdeq-implicit": Look("#6B4A2B", "p", (4, 1.5, 1, 1.5)),

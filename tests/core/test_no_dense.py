@@ -80,7 +80,7 @@ def fixed(solver: str, iterations: int = 3) -> Solver:
 
 #: whose cost depends on values (a linear solver's stopping test) or lies outside torch
 DATA_DEPENDENT = ("implicit", "implicit-gmres", "implicit-neumann", "torchdeq-implicit")
-OUTSIDE = ("cvxpylayers",)
+OUTSIDE = ("cvxpylayers", "cvxpylayers-scs", "cvxpylayers-moreau")
 
 
 @every_problem

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import math
 from dataclasses import dataclass
 
@@ -20,8 +21,10 @@ from baselines import (
     ConjugateGradient,
     CvxpyLayer,
     DenseLU,
+    Diffcp,
     Implicit,
     LinearSolver,
+    Moreau,
     Neumann,
     Unrolled,
     UnrolledCheckpoint,
@@ -315,6 +318,17 @@ def test_reasons(case, gradient, solver):
     assert str(error.value) in given
 
 
+@pytest.mark.parametrize("backend", [Diffcp(), Diffcp("SCS"), Moreau()])
+def test_a_missing_package_is_a_reason(backend, monkeypatch):
+    package = backend.modules()[-1]
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else find(name)
+    )
+    reason = CvxpyLayer(backend).supports(CASES["quadrotor"](n_agents=1))
+    assert reason == f"{package} is not installed; pip install jfbbench[baselines]"
+
+
 @every_estimator
 def test_every_estimator_serves_something(gradient):
     estimator = ESTIMATORS[gradient]
@@ -432,8 +446,10 @@ def test_conjugate_gradient_stops_at_negative_curvature():
         (lambda: Neumann(terms=0), "`terms` must be >= 1"),
         (lambda: JFB(0), r"`tracked` must be >= 1, got 0; for the exact gradient use `Implicit"),
         (lambda: UnrolledCheckpoint(segment=0), "`segment` must be >= 1"),
-        (lambda: CvxpyLayer(jobs=0), "`jobs` must be >= 1"),
-        (lambda: CvxpyLayer(gap=0.0), "`gap` must be > 0"),
+        (lambda: Diffcp(jobs=0), "`jobs` must be >= 1"),
+        (lambda: Diffcp(gap=0.0), "`gap` must be > 0"),
+        (lambda: Diffcp("ECOS"), "`solver` must be one of"),
+        (lambda: Moreau(gap=-1.0), "`gap` must be > 0"),
         (lambda: PlainMap(0.0), "`step_size` must be > 0"),
         (lambda: ScaledMap(1.5), r"`damping` must be in \(0, 1\]"),
     ],
@@ -447,6 +463,8 @@ def test_bad_settings(build, message):
     ("build", "message"),
     [
         (lambda: Implicit("cg"), "`linear_solver` must be a LinearSolver object"),
+        (lambda: CvxpyLayer("SCS"), "`backend` must be a ConicBackend object"),
+        (lambda: Moreau(warm_start=1), "`warm_start` must be True or False"),
         (lambda: JFB(1.5), "`tracked` must be an integer"),
         (lambda: JFB(True), "`tracked` must be an integer"),
         (lambda: PlainMap("0.1"), "`step_size` must be a number"),

@@ -24,8 +24,10 @@ from baselines import (
     GMRES,
     GRADIENTS,
     ConjugateGradient,
+    CvxpyLayer,
     DenseLU,
     Implicit,
+    Moreau,
     Neumann,
     Reversible,
     TorchDEQ,
@@ -712,6 +714,52 @@ def test_one_estimator_serves_many_problems_in_turn():
         torch.testing.assert_close(found.control, h.closed_form(), rtol=1e-3, atol=1e-3)
 
 
+CONIC = [name for name in ESTIMATORS if "cvxpy" in type(ESTIMATORS[name]).__module__]
+
+
+@pytest.mark.parametrize("size", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("n_agents", [1, 20, 100])
+@pytest.mark.parametrize("gradient", CONIC)
+def test_conic_solvers_keep_their_accuracy_with_many_agents_and_large_costates(
+    gradient, n_agents, size
+):
+    """Controls of root mean square `size`, at running costs up to e^4.5 or more."""
+    problem, estimator = Quadrotor(n_agents, dtype=F64), ESTIMATORS[gradient]
+    if (reason := estimator.supports(problem)) is not None:
+        pytest.skip(reason)
+    z = problem.sample_initial_states(4, generator())
+    p = noise(z, 1)
+    c = problem.hamiltonian(0.0, z, p).control_coefficient()
+    # u = -N exp(-|u|^2/2N) c with |u|^2 = 4 N size^2
+    p = p * np.exp(2 * size**2) * size / n_agents / c.square().mean(1, keepdim=True).sqrt()
+    u = problem.hamiltonian(0.0, z, p).closed_form()
+    torch.testing.assert_close(u.square().mean(1).sqrt(), torch.full((4,), size, dtype=F64))
+    point = Point(problem, 0.0, z, p, u)
+    v = noise(u, 2)
+    expected = pulled_back(point, Implicit(DenseLU()), SOLVERS["closed-form"](), ScaledMap(), v)
+    found = attach(point, estimator, Picard(), ScaledMap()).control
+    # A gap of 1e-10 leaves the square root of it, of controls of order one; see `CvxpyLayer`.
+    assert (found - u).norm() < 5e-5 * u.norm()
+    assert relative_error(
+        pulled_back(point, estimator, Picard(), ScaledMap(), v), expected
+    ) < gradient_tolerance(estimator)
+
+
+def test_a_warm_start_changes_no_more_than_the_last_digits():
+    problem = Quadrotor(6, dtype=F64)
+    cold, warm = CvxpyLayer(Moreau()), CvxpyLayer(Moreau(warm_start=True))
+    if (reason := warm.supports(problem)) is not None:
+        pytest.skip(reason)
+    z = problem.sample_initial_states(4, generator())
+    p, drift = 0.1 * noise(z, 1), 0.002 * noise(z, 2)
+    for _ in range(4):
+        p = p + drift
+        point = Point(problem, 0.0, z, p, problem.hamiltonian(0.0, z, p).closed_form())
+        for estimator in (cold, warm):
+            found = attach(point, estimator, Picard(), ScaledMap()).control
+            torch.testing.assert_close(found, point.u, rtol=0, atol=1e-4)
+
+
 @every_case
 @every_estimator
 @every_map
@@ -846,8 +894,10 @@ def test_identical_uncoupled_agents_are_single_ones(case, gradient, n_agents):
     found = torch.autograd.grad(together.running_cost.mean(), parameters, materialize_grads=True)
     expected = torch.autograd.grad(alone.running_cost.mean(), parameters, materialize_grads=True)
     # The Jacobian-free ones too: the scaled map of N agents is N copies of the single one's.
-    # Iterative linear solvers stop at 1e-6 of different right-hand sides.
-    assert relative_error(found, tuple(factor * g for g in expected)) < (1e-4 if own else 1e-5)
+    # Iterative linear solvers stop at 1e-6 of different right-hand sides. Moreau's backward solve
+    # is regularised: 4e-4 for one good, whose excess is three times the nominal.
+    conic = 1e-3 if "moreau" in gradient else 1e-4
+    assert relative_error(found, tuple(factor * g for g in expected)) < (conic if own else 1e-5)
 
 
 # ---------------------------------------------------------------------------------------------
