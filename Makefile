@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SMOKE := reports/runs/smoke
 
-.PHONY: help venv bench test lint format clean
+.PHONY: help venv bench gpu test lint format clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
+	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite"
@@ -25,6 +26,13 @@ $(STAMP): pyproject.toml constraints.txt
 bench: $(STAMP)
 	$(BIN)/python -m bench run --preset smoke --out $(SMOKE) --resume
 	$(BIN)/python -m bench report $(SMOKE)
+
+# On a machine with a GPU: eight minutes, resumable; whatever torch is there serves.
+GPU := reports/runs/gpu-headline
+GPU_PYTHON ?= $(BIN)/python
+gpu: $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(STAMP))
+	$(GPU_PYTHON) -m bench run --preset gpu-headline --out $(GPU) --resume --threads 1 \
+		--build-ahead 12 --time-limit 460
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q --benchmark-disable -n auto --dist worksteal

@@ -12,7 +12,7 @@ from baselines.linear_solvers import GMRES, ConjugateGradient, DenseLU, LinearSo
 from baselines.reversible import Reversible
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint
-from baselines.unrolled_network import UnrolledNetworkPolicy
+from baselines.unrolled_network import UnrolledNetwork, UnrolledNetworkPolicy
 from jfbcore.gradients import JFB, GradientEstimator
 from jfbcore.maps import FixedPointMap
 from jfbcore.network import ValueNetwork
@@ -31,6 +31,7 @@ GRADIENTS: dict[str, GradientEstimator | None] = {
     "jfb-5": JFB(5),
     "unrolled": Unrolled(),
     "unrolled-checkpoint": UnrolledCheckpoint(),
+    "unrolled-network": UnrolledNetwork(),
     "reversible": Reversible(),
     "implicit": Implicit(),
     "implicit-gmres": Implicit(GMRES()),
@@ -65,9 +66,10 @@ def build_policy(
     if gradient is None:
         return DirectPolicy(problem, width=width, depth=depth, generator=generator, network=network)
     value_network = network.for_problem(problem, width=width, depth=depth, generator=generator)
-    return HamiltonianPolicy(
+    policy = HamiltonianPolicy(
         problem, value_network, fixed_point_map=fixed_point_map, solver=solver, gradient=gradient
     )
+    return UnrolledNetworkPolicy(policy) if isinstance(gradient, UnrolledNetwork) else policy
 
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "TorchDEQ",
     "Unrolled",
     "UnrolledCheckpoint",
+    "UnrolledNetwork",
     "UnrolledNetworkPolicy",
     "build_policy",
 ]

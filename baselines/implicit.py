@@ -130,9 +130,7 @@ def _transposed(
     """x = (-M H M)^-1 M v, and what is left of v for controls on their bounds; None without any."""
     hamiltonian = fixed_point_map.hamiltonian
     if interior is None:
-        x = solve(
-            lambda w: -hamiltonian.hvp(u, w), lambda r: fixed_point_map.scale(u, r), v
-        )
+        x = solve(lambda w: -hamiltonian.hvp(u, w), lambda r: fixed_point_map.scale(u, r), v)
         return x, None
 
     # On the bounds the system is the identity with a zero right-hand side.

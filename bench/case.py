@@ -24,6 +24,7 @@ GRADIENT_NAMES = (
     "jfb-5",
     "unrolled",
     "unrolled-checkpoint",
+    "unrolled-network",
     "reversible",
     "implicit",
     "implicit-gmres",

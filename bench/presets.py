@@ -190,6 +190,81 @@ def gpu() -> Iterator[Case]:
             )
 
 
+def gpu_headline() -> Iterator[Case]:
+    """What a GPU says first, in eight minutes: memory, step time, loss against seconds."""
+    for n_agents in (1, 20, 100):
+        yield from (_on_gpu(n_agents, "jfb", **how) for how in (_CAPTURED, {}))
+    for iterations in (5, 500, 50):
+        for n_agents in (100, 1, 20):
+            for gradient in ("jfb", "unrolled"):
+                yield _gpu_memory(n_agents, gradient, iterations)
+    for n_agents, seconds in ((100, 30.0), (1, 20.0), (20, 20.0)):
+        for gradient in ("jfb", "direct"):
+            yield _gpu_trained(n_agents, gradient, seconds)
+    for n_agents in (1, 20, 100):
+        yield _on_gpu(n_agents, "implicit", **_CAPTURED)
+        yield _on_gpu(n_agents, "direct", **_CAPTURED)
+        yield _on_gpu(n_agents, "unrolled", **_CAPTURED, tolerance=None, max_iterations=5)
+    for gradient in ("implicit", "reversible", "unrolled-checkpoint", "unrolled-network"):
+        for n_agents in (100, 1, 20):
+            yield _gpu_memory(n_agents, gradient, 50)
+    for gradient, n_agents, iterations, batch_size in _GPU_LIMITS:
+        yield _gpu_memory(n_agents, gradient, iterations, batch_size)
+    yield _on_gpu(6, "jfb", **_CAPTURED)
+    for n_agents in (1, 100):
+        yield _on_gpu(n_agents, "cvxpylayers-moreau")
+        yield _on_gpu(n_agents, "implicit")
+        yield _on_gpu(n_agents, "jfb", compile=True)
+    for gradient in ("jfb", "unrolled", "reversible", "implicit", "unrolled-checkpoint"):
+        yield _gpu_memory(6, gradient, 50)
+        yield _gpu_memory(100, gradient, 500)
+    for n_agents, seconds in ((1, 20.0), (100, 30.0)):
+        yield _gpu_trained(n_agents, "implicit", seconds)
+        yield _gpu_trained(n_agents, "unrolled", seconds)
+
+
+#: unrolled at 5 % below and above the batch that `bench predict` says fills an H100 (80 GB) at K=50
+_GPU_LIMITS = (
+    ("unrolled", 100, 50, 5145),
+    ("unrolled", 100, 50, 5685),
+    ("unrolled", 20, 50, 23_600),
+    ("unrolled", 20, 50, 26_100),
+    ("unrolled", 1, 50, 153_600),
+    ("unrolled", 1, 50, 169_800),
+)
+#: how a case on a GPU is run as one CUDA graph
+_CAPTURED = {"compile": True, "capture": True}
+
+
+def _on_gpu(n_agents: int, gradient: str, **changes: Any) -> Case:
+    case = Case(
+        problem="quadrotor",
+        n_agents=n_agents,
+        gradient=gradient,
+        batch_size=DEFAULT_BATCH["quadrotor"],
+        n_steps=DEFAULT_STEPS["quadrotor"],
+        device="cuda",
+    )
+    return replace(case, **changes)
+
+
+def _gpu_memory(n_agents: int, gradient: str, iterations: int, batch_size: int = 50) -> Case:
+    return _on_gpu(
+        n_agents,
+        gradient,
+        tolerance=None,
+        max_iterations=iterations,
+        timed=False,
+        batch_size=batch_size,
+    )
+
+
+def _gpu_trained(n_agents: int, gradient: str, seconds: float) -> Case:
+    case = _trained("recommended", "quadrotor", n_agents, gradient, seconds)
+    how = {} if gradient == "unrolled" else _CAPTURED
+    return replace(case, device="cuda", batch_size=max(case.batch_size, 32), **how)
+
+
 def released() -> Iterator[Case]:
     """The released code's settings: plain ascent, step 1e-4, 499 iterations, tolerance 0.1.
 
@@ -321,6 +396,7 @@ PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
     "gate": gate,
     "cpu": cpu,
     "gpu": gpu,
+    "gpu-headline": gpu_headline,
     "released": released,
     "targets": targets,
 }
@@ -331,6 +407,7 @@ TIMEOUTS = {
     "gate": 120.0,
     "cpu": 900.0,
     "gpu": 300.0,
+    "gpu-headline": 90.0,
     "released": 1800.0,
     "targets": 3600.0,
 }

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jfbcore import _validate
-from jfbcore.kernels.sweep import core, core_vjp
 from jfbcore._random import draw
+from jfbcore.kernels.sweep import core, core_vjp
 from jfbcore.problems._fused import differentiable_vjp, plain_formula_required
 from jfbcore.problems.base import NetworkScaling, Problem, Time, time_column
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
+from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import InnerStatistics, Rollout, Step
 from jfbcore.rollout import rollout as eager_rollout
@@ -25,6 +26,8 @@ from jfbcore.rollout import rollout as eager_rollout
 LONGEST_BODY = 16
 #: floats of one layer's activations for which parameter gradients are evaluated at once
 _CHUNK = 2**24
+#: width of a layer that such chunks are sized for
+_WIDEST = 128
 #: inner iterations tried in tolerance mode; few, because each needs a graph of its own
 _LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512)
 
@@ -431,8 +434,9 @@ def _parameter_gradients(
 ) -> list[Tensor]:
     """The network's parameter gradients for the cotangents of its outputs at all time steps."""
     batch, width = states[0].shape
-    n_agents = policy.problem.n_agents
-    together = max(1, _CHUNK // (batch * max(width, 128 * n_agents)))
+    dense = isinstance(policy, HamiltonianPolicy) and isinstance(policy.value_network, ValueNetwork)
+    floats = max(width, _WIDEST) if dense else policy.problem.n_agents * _WIDEST
+    together = max(1, _CHUNK // (batch * floats))
     found = [torch.zeros_like(p) for p in parameters]
     for first in range(0, len(times), together):
         part = slice(first, min(first + together, len(times)))

@@ -68,7 +68,7 @@ class Newton(Solver):
 
     def supports_repeat(self) -> str | None:
         if self.tolerance is None:
-            return "Newton with a fixed number of steps backtracks as often as each needs; give a tolerance"
+            return "Newton without a tolerance halves its steps on the host; give a tolerance"
         return None
 
     @torch.no_grad()
@@ -119,7 +119,7 @@ class Newton(Solver):
         )
 
     def _solve_in_graph(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
-        """The same iteration as an operator of the compiled graph, which may not test on the host."""
+        """The same iteration as an operator of a compiled graph, without tests on the host."""
 
         def unfinished(*tensors: Tensor) -> Tensor:
             state = _Search(*tensors)

@@ -841,7 +841,11 @@ def test_a_limit_within_compiling_ends_the_run(monkeypatch):
     )
     policy = make_policy()
     settings = config(steps=None, time_limit=7.0)
-    result = Training(policy, settings, rollout=functools.partial(rollout, advance=CompiledStep(policy, "eager", span=2))).run()
+    result = Training(
+        policy,
+        settings,
+        rollout=functools.partial(rollout, advance=CompiledStep(policy, "eager", span=2)),
+    ).run()
     assert (result.steps, result.seconds, result.status) == (1, 7.0, "ok")
 
 

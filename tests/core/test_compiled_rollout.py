@@ -1,0 +1,206 @@
+"""Rollouts without a graph against eager ones, whose gradients other tests hold to the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from baselines import GMRES, DirectPolicy, Implicit, Unrolled
+from jfbcore.extras.compiled_rollout import CompiledRollout, compiled_rollout_reason
+from jfbcore.gradients import JFB, GradientEstimator
+from jfbcore.maps import FixedPointMap, NewtonMap, PlainMap, ScaledMap
+from jfbcore.network import ValueNetwork
+from jfbcore.policy import HamiltonianPolicy, Policy
+from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
+from jfbcore.rollout import rollout
+from jfbcore.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.solvers import Anderson, Newton, Picard, Solver
+
+SETTINGS: dict[str, Any] = {"dtype": torch.float64, "n_steps": 7}
+PROBLEMS = {
+    "quadrotor": lambda **more: Quadrotor(1, **SETTINGS | more),
+    "quadrotors": lambda **more: Quadrotor(3, **SETTINGS | more),
+    "bicycles": lambda **more: Bicycle(2, **SETTINGS | more),
+    "goods": lambda **more: Consumption(3, **SETTINGS | more),
+}
+EXACT = {"tolerance": None, "max_iterations": 5}
+#: gradient, solver, map, and how closely the two gradients agree: to rounding where both take the
+#: same steps; where the compiled one may take more, to what the tolerance leaves
+METHODS: dict[str, tuple[GradientEstimator, Solver, FixedPointMap, float]] = {
+    "jfb": (JFB(), Picard(tolerance=1e-9), ScaledMap(), 1e-8),
+    "jfb-2-plain": (JFB(2), Picard(**EXACT), PlainMap(), 1e-13),
+    "jfb-newton": (JFB(), Newton(tolerance=1e-9), NewtonMap(), 1e-8),
+    "jfb-many": (JFB(), Picard(tolerance=None, max_iterations=37), ScaledMap(), 1e-13),
+    "unrolled": (Unrolled(), Picard(**EXACT), ScaledMap(), 1e-13),
+    "implicit": (Implicit(), Picard(tolerance=1e-9), ScaledMap(), 1e-8),
+}
+
+
+def make_policy(problem: Problem, method: str, network: Any = ValueNetwork) -> Policy:
+    if method == "direct":
+        generator = torch.Generator().manual_seed(0)
+        return DirectPolicy(problem, generator=generator, network=network)
+    gradient, solver, fixed_point_map, _ = METHODS[method]
+    value_network = network.for_problem(problem, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, parameter in value_network.named_parameters():
+            if name.endswith("readout"):
+                parameter.mul_(30.0)  # controls of order one, so that inner solves take steps
+    return HamiltonianPolicy(
+        problem, value_network, fixed_point_map=fixed_point_map, solver=solver, gradient=gradient
+    )
+
+
+def costs_and_gradient(policy: Policy, roll: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    problem = policy.problem
+    x = problem.sample_initial_states(4, torch.Generator().manual_seed(1))
+    policy.zero_grad()
+    cost = roll(policy, x, **options).cost
+    cost.mean().backward()
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters()]
+    return cost.detach(), torch.cat([part.flatten() for part in parts])
+
+
+def error(found: Tensor, true: Tensor) -> float:
+    return ((found.cpu() - true.cpu()).norm() / true.norm().cpu()).item()
+
+
+def agrees(policy: Policy, roll: Any, tolerance: float, **options: Any) -> None:
+    cost, gradient = costs_and_gradient(policy, rollout, **options)
+    own_cost, own_gradient = costs_and_gradient(policy, roll, **options)
+    assert error(own_cost, cost) < tolerance
+    assert error(own_gradient, gradient) < tolerance
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize("method", [*METHODS, "direct"])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_equals_the_eager_rollout(problem, method, warm_start):
+    policy = make_policy(PROBLEMS[problem](), method)
+    tolerance = METHODS[method][3] if method != "direct" else 1e-13
+    agrees(policy, CompiledRollout(policy, backend=None), tolerance, warm_start=warm_start)
+
+
+@pytest.mark.parametrize("network", [SharedValueNetwork, IndexedValueNetwork])
+@pytest.mark.parametrize("problem", ["quadrotors", "bicycles"])
+def test_networks_of_identical_agents(problem, network):
+    policy = make_policy(PROBLEMS[problem](), "jfb-many", network)
+    agrees(policy, CompiledRollout(policy, backend=None), 1e-13)
+
+
+def test_another_grid_and_batch_need_no_other_object():
+    policy = make_policy(PROBLEMS["quadrotors"](), "jfb-many")
+    roll = CompiledRollout(policy, backend=None)
+    agrees(policy, roll, 1e-13, n_steps=5)
+    agrees(policy, roll, 1e-13)
+
+
+def test_too_few_iterations_are_raised_until_the_tolerance_is_met():
+    policy = make_policy(PROBLEMS["quadrotors"](), "jfb")
+    roll = CompiledRollout(policy, backend=None)
+    x = policy.problem.sample_initial_states(4, torch.Generator().manual_seed(1))
+    roll._steps[(tuple(x.shape), 7, False)] = 1
+    flown = roll(policy, x)
+    summary = flown.inner.summary()
+    assert summary is not None
+    assert summary["residual"]["max"] <= 1e-9
+    assert summary["iterations"]["max"] > 1
+
+
+def test_without_grad_mode_it_is_the_eager_rollout():
+    policy = make_policy(PROBLEMS["quadrotors"](), "jfb")
+    x = policy.problem.sample_initial_states(4, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(
+            CompiledRollout(policy, backend=None)(policy, x).cost, rollout(policy, x).cost
+        )
+
+
+def test_what_cannot_be_compiled_says_why():
+    problem = PROBLEMS["quadrotors"]()
+    network = ValueNetwork.for_problem(problem, generator=torch.Generator().manual_seed(0))
+    for gradient, solver, word in (
+        (JFB(), Anderson(), "Anderson"),
+        (Unrolled(), Picard(), "fixed number"),
+        (Implicit(GMRES()), Picard(), "GMRES"),
+    ):
+        policy = HamiltonianPolicy(
+            problem, network, fixed_point_map=ScaledMap(), solver=solver, gradient=gradient
+        )
+        assert word in (compiled_rollout_reason(policy) or "")
+        with pytest.raises(ValueError, match=word):
+            CompiledRollout(policy)
+
+
+@pytest.mark.parametrize("option", [{"penalties": True}, {"segment": 3}])
+def test_what_needs_the_eager_rollout_is_refused(option):
+    policy = make_policy(PROBLEMS["quadrotor"](), "jfb")
+    x = policy.problem.sample_initial_states(2, torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match=next(iter(option))):
+        CompiledRollout(policy, backend=None)(policy, x, **option)
+
+
+def test_capture_needs_a_gpu():
+    with pytest.raises(ValueError, match="capture"):
+        CompiledRollout(make_policy(PROBLEMS["quadrotor"](), "jfb"), capture=True)
+
+
+@dataclass
+class HostTraffic(TorchDispatchMode):
+    """Operations that read a number on the host or take a tensor of the host's."""
+
+    found: list[str] = field(default_factory=list)
+    seen: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen += 1
+        tensors = [x for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
+        if "local_scalar" in str(function) or any(x.device.type == "cpu" for x in tensors):
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["jfb", "jfb-newton", "jfb-many", "implicit", "unrolled"])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_nothing_travels_to_the_host_between_the_first_time_step_and_the_last(problem, method):
+    """On the meta device, which like a GPU is not the host's and, unlike one, is everywhere."""
+    here = make_policy(PROBLEMS[problem](), method)
+    there = make_policy(PROBLEMS[problem](device="meta", n_steps=4), method)
+    assert isinstance(here, HamiltonianPolicy)
+    assert isinstance(there, HamiltonianPolicy)
+    there.value_network = here.value_network.to("meta")
+    roll = CompiledRollout(there, backend=None)
+    x = torch.empty(3, there.problem.state_dim, dtype=torch.float64, device="meta")
+    count = {"jfb": 3, "implicit": 3, "jfb-newton": 4, "jfb-many": 37, "unrolled": 5}[method]
+    key = (tuple(x.shape), 4, True)
+    with HostTraffic() as traffic, torch.no_grad():
+        flight = roll._run(key, count, x)
+        roll._return(key, count, flight, (x[:, 0], x[:, 0], x))
+    assert traffic.seen > 1000
+    assert traffic.found == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", ["jfb", "jfb-newton", "jfb-many", "implicit", "unrolled"])
+@pytest.mark.parametrize("capture", [False, True])
+def test_on_a_gpu_as_on_the_cpu(method, capture):
+    """In float64 to 1e-10: both run the same steps, in another order of summation."""
+    here = make_policy(PROBLEMS["quadrotors"](), method)
+    there = make_policy(PROBLEMS["quadrotors"](device="cuda"), method)
+    roll = CompiledRollout(there, capture=capture, backend="inductor" if capture else None)
+    for _ in range(2):
+        cost, gradient = costs_and_gradient(there, roll)
+    own = CompiledRollout(here, backend=None)
+    true_cost, true_gradient = costs_and_gradient(here, own)
+    assert error(cost, true_cost) < 1e-10
+    assert error(gradient, true_gradient) < 1e-10
