@@ -56,9 +56,9 @@ class Case:
     record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
     map's. `compile` passes the time step through torch.compile. `network` "shared" gives all agents
     one network, "indexed" one that is told which agent it serves. `segment` checkpoints the
-    rollout every so many time steps. `capture` replays whole rollouts as CUDA graphs. `recipe` trains for `train_seconds` as `bench train` would, at
-    `learning_rate` in place of its own if one is given. Raises ValueError or TypeError naming the
-    field.
+    rollout every so many time steps. `capture` replays whole rollouts as CUDA graphs. `recipe`
+    trains for `train_seconds` as `bench train` would, at `learning_rate` in place of its own if one
+    is given. Raises ValueError or TypeError naming the field.
     """
 
     problem: str
