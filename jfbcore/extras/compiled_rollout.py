@@ -109,6 +109,7 @@ class CompiledRollout:
         self._bodies: dict[int, _Body] = {}
         self._captures: dict[tuple, _Capture] = {}
         self._steps: dict[tuple, int] = {}
+        self._grids: dict[int, tuple[list[Tensor], Tensor]] = {}
 
     def __call__(
         self,
@@ -201,7 +202,7 @@ class CompiledRollout:
     def _run(self, key: tuple, count: int, states: Tensor) -> _Flight:
         (batch, _), n_steps, warm_start = key
         body, policy = self._body(count), self.policy
-        flight = _flight(policy, states, n_steps)
+        flight = _Flight(*self._grid(n_steps, states), [states])
         running, start = states.new_zeros(batch), None
         if warm_start and isinstance(policy, HamiltonianPolicy):
             start = policy.problem.initial_control(0.0, states)
@@ -254,6 +255,14 @@ class CompiledRollout:
             self.policy, self.parameters, flight.times, flight.states, output_bars
         )
 
+    def _grid(self, n_steps: int, like: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Times and step length as tensors of their own, filled in on the device, once."""
+        if n_steps not in self._grids:
+            h = self.policy.problem.t_final / n_steps
+            times = [like.new_full((), i * h) for i in range(n_steps)]
+            self._grids[n_steps] = times, like.new_full((), h)
+        return self._grids[n_steps]
+
     def _record(self, key: tuple, count: int, states: Tensor) -> _Capture:
         """Compile and warm up on a side stream, then capture both directions."""
         static = states.clone()
@@ -268,6 +277,7 @@ class CompiledRollout:
                 self._return(short, count, self._run(short, count, static), cotangents)
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
+        self._grid(key[1], states)
         pool = torch.cuda.graph_pool_handle()
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(forward, pool=pool):
@@ -321,13 +331,6 @@ def _next_count(count: int, most: int) -> int:
     """The least number of the ladder above `count`, at most `most`."""
     above = (step for step in _LADDER if step > count)
     return min(next(above, most), most)
-
-
-def _flight(policy: Policy, states: Tensor, n_steps: int) -> _Flight:
-    """An empty flight; times as tensors of their own, filled in on the device."""
-    h = policy.problem.t_final / n_steps
-    times = [states.new_full((), i * h) for i in range(n_steps)]
-    return _Flight(times, states.new_full((), h), [states])
 
 
 # -- the body of a time step ---------------------------------------------------------------------
