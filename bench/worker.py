@@ -128,6 +128,8 @@ def _measure(
     build.check_device(case.device)
     reasons = record["null_reasons"]
     if case.device == "cuda":
+        if not case.timed:
+            device.small_workspaces()
         record["cuda"]["context_bytes"], reason = context()
         if reason is not None:
             reasons["cuda.context_bytes"] = reason

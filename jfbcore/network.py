@@ -153,43 +153,42 @@ class ValueNetwork(nn.Module):
             return phi, p, phi_t
         return phi * self.scaling.value, p * self._costate_unit, phi_t * self.scaling.value
 
-    def prepare(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Opening layer and A as one matrix (width + rank, n), its time column and its bias.
+    def prepare(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """What a rollout over the grid `times` (steps,) makes once for all its time steps.
 
-        One product then serves both; made once for a rollout that calls `prepared_costate`.
+        Opening layer and A as one matrix (width + rank, n), so that one product serves both, and
+        their biases at every time, (steps, at least width + rank). Rows of the biases begin at
+        multiples of 16 bytes, which compiled code wants of its inputs.
         """
+        slope = torch.cat((self.opening_time, self.quadratic_time))
+        bias = torch.cat((self.opening_bias, torch.zeros_like(self.quadratic_time)))
+        table = torch.addcmul(bias, times.unsqueeze(1), slope)
         return (
             torch.cat((self.opening, self.quadratic)),
-            torch.cat((self.opening_time, self.quadratic_time)),
-            torch.cat((self.opening_bias, torch.zeros_like(self.quadratic_time))),
+            functional.pad(table, (0, -table.shape[1] % 4)),
         )
 
-    def prepared_costate(self, prepared: tuple[Tensor, ...], t: Time, z: Tensor) -> Tensor:
-        """`costate` without a graph, the residual core in one kernel where there is one for it."""
-        matrix, time, bias = prepared
-        y = torch.addmm(bias + time_column(t) * time, self._normalised(z), matrix.T)
-        opened, projected = y[:, : self.width], y[:, self.width :]
-        pulled = core(opened.contiguous(), self.readout, *self._layers(), self.residual_step)
-        p = torch.addmm(self.linear, torch.cat((pulled, projected), 1), matrix)
+    def prepared_costate(self, matrix: Tensor, bias: Tensor, z: Tensor) -> Tensor:
+        """`costate` without a graph, at the time of a row `bias` of what `prepare` makes.
+
+        The residual core is one kernel where there is one for it.
+        """
+        opened = torch.addmm(bias[: matrix.shape[0]], self._normalised(z), matrix.T)
+        pulled = core(opened, self.readout, *self._layers(), self.residual_step)
+        p = torch.addmm(self.linear, pulled, matrix)
         return p if self.scaling is None else p * self._costate_unit
 
     def prepared_pull_back(
-        self, prepared: tuple[Tensor, ...], t: Time, z: Tensor, p_bar: Tensor
+        self, matrix: Tensor, bias: Tensor, z: Tensor, p_bar: Tensor, onto: Tensor
     ) -> Tensor:
-        """(dp/dz)^T p_bar, (batch, n), without a graph."""
-        matrix, time, bias = prepared
+        """`onto` + (dp/dz)^T p_bar, all (batch, n), without a graph."""
         if self.scaling is not None:
             p_bar = p_bar * self._costate_unit
-        width = self.width
-        opening_bias = bias[:width] + time_column(t) * time[:width]
-        opened = torch.addmm(opening_bias, self._normalised(z), matrix[:width].T)
-        bars = p_bar @ matrix.T
-        pulled_bar, projected_bar = bars[:, :width], bars[:, width:]
-        opened_bar = core_vjp(
-            opened, pulled_bar.contiguous(), self.readout, *self._layers(), self.residual_step
-        )
-        z_bar = torch.cat((opened_bar, projected_bar), 1) @ matrix
-        return z_bar if self.scaling is None else z_bar / self._state_unit
+        opened = torch.addmm(bias[: self.width], self._normalised(z), matrix[: self.width].T)
+        bars = core_vjp(opened, p_bar @ matrix.T, self.readout, *self._layers(), self.residual_step)
+        if self.scaling is None:
+            return torch.addmm(onto, bars, matrix)
+        return onto + bars @ matrix / self._state_unit
 
     def _layers(self) -> tuple[list[Tensor], list[Tensor]]:
         """Weights and biases of the residual layers."""

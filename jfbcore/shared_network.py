@@ -103,22 +103,25 @@ class SharedValueNetwork(nn.Module):
             phi_t.view(-1, self.n_agents).sum(1) * self.share,
         )
 
-    def prepare(self) -> tuple[Tensor, Tensor, Tensor]:
+    def prepare(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """As `ValueNetwork.prepare`, of psi."""
-        return self.agent_network.prepare()
+        return self.agent_network.prepare(times)
 
-    def prepared_costate(self, prepared: tuple[Tensor, ...], t: Time, z: Tensor) -> Tensor:
+    def prepared_costate(self, matrix: Tensor, bias: Tensor, z: Tensor) -> Tensor:
         """As `ValueNetwork.prepared_costate`."""
-        p = self.agent_network.prepared_costate(prepared, self._times(t), self._states(z))
+        p = self.agent_network.prepared_costate(matrix, bias, self._states(z))
         return self._costates(p, z) * self.share
 
     def prepared_pull_back(
-        self, prepared: tuple[Tensor, ...], t: Time, z: Tensor, p_bar: Tensor
+        self, matrix: Tensor, bias: Tensor, z: Tensor, p_bar: Tensor, onto: Tensor
     ) -> Tensor:
         """As `ValueNetwork.prepared_pull_back`."""
-        bars = self._states_of(p_bar * self.share)
         z_bar = self.agent_network.prepared_pull_back(
-            prepared, self._times(t), self._states(z), bars
+            matrix,
+            bias,
+            self._states(z),
+            self._states_of(p_bar * self.share),
+            self._states_of(onto),
         )
         return self._costates(z_bar, z)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jfbcore import _validate
 from jfbcore.network import ValueNetwork
@@ -56,7 +56,7 @@ class _Body:
 class _Flight:
     """What a rollout leaves for the way back: one entry per time step, the final state last."""
 
-    times: list[Tensor]
+    times: Tensor
     step_length: Tensor
     states: list[Tensor]
     outputs: list[Tensor] = field(default_factory=list)
@@ -65,6 +65,10 @@ class _Flight:
     running_cost: Tensor | None = None
     terminal_cost: Tensor | None = None
     residual: Tensor | None = None
+
+    def at(self, i: int) -> tuple[Tensor, ...]:
+        """What was prepared for time step `i`: the matrix, and its row of the biases."""
+        return (self.prepared[0], self.prepared[1][i]) if self.prepared else ()
 
 
 @dataclass
@@ -109,7 +113,7 @@ class CompiledRollout:
         self._bodies: dict[int, _Body] = {}
         self._captures: dict[tuple, _Capture] = {}
         self._steps: dict[tuple, int] = {}
-        self._grids: dict[int, tuple[list[Tensor], Tensor]] = {}
+        self._grids: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(
         self,
@@ -202,13 +206,15 @@ class CompiledRollout:
     def _run(self, key: tuple, count: int, states: Tensor) -> _Flight:
         (batch, _), n_steps, warm_start = key
         body, policy = self._body(count), self.policy
-        flight = _Flight(*self._grid(n_steps, states), [states])
+        times, step_length = self._grid(n_steps, states)
+        flight = _Flight(times, step_length, [states])
         running, start = states.new_zeros(batch), None
         if warm_start and isinstance(policy, HamiltonianPolicy):
             start = policy.problem.initial_control(0.0, states)
         residuals = []
-        flight.prepared = prepared = body.prepare()
-        for t in flight.times:
+        flight.prepared = body.prepare(times)
+        for i, t in enumerate(times):
+            prepared = flight.at(i)
             z = flight.states[-1]
             if body.more is None or body.finish is None:
                 z, running, output, control, flown, residual = body.forward(
@@ -242,7 +248,7 @@ class CompiledRollout:
         output_bars: list[Tensor] = [z_bar] * n_steps
         for i in reversed(range(n_steps)):
             z_bar, output_bars[i] = body.backward(
-                flight.prepared,
+                flight.at(i),
                 flight.times[i],
                 flight.step_length,
                 flight.states[i],
@@ -255,11 +261,13 @@ class CompiledRollout:
             self.policy, self.parameters, flight.times, flight.states, output_bars
         )
 
-    def _grid(self, n_steps: int, like: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Times and step length as tensors of their own, filled in on the device, once."""
+    def _grid(self, n_steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Times (steps,) and step length, made once; every time begins at a multiple of 16 bytes,
+        which compiled code wants of its inputs."""
         if n_steps not in self._grids:
             h = self.policy.problem.t_final / n_steps
-            times = [like.new_full((), i * h) for i in range(n_steps)]
+            steps = torch.arange(n_steps, dtype=like.dtype, device=like.device)
+            times = (h * steps).unsqueeze(1).expand(-1, 4).contiguous()[:, 0]
             self._grids[n_steps] = times, like.new_full((), h)
         return self._grids[n_steps]
 
@@ -343,18 +351,20 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
     def signal(prepared: tuple[Tensor, ...], t: Tensor, z: Tensor) -> Tensor:
         """What the network says: the costate, or the control of a direct policy."""
         if isinstance(policy, HamiltonianPolicy):
-            return policy.value_network.prepared_costate(prepared, t, z)
+            return policy.value_network.prepared_costate(*prepared, z)
         return policy(t, z).control
 
-    def pull_signal(prepared: tuple[Tensor, ...], t: Tensor, z: Tensor, bar: Tensor) -> Tensor:
-        """The state's cotangent for one of what the network says."""
+    def pull_signal(
+        prepared: tuple[Tensor, ...], t: Tensor, z: Tensor, bar: Tensor, onto: Tensor
+    ) -> Tensor:
+        """`onto` plus the state's cotangent for the cotangent `bar` of what the network says."""
         if isinstance(policy, HamiltonianPolicy):
-            return policy.value_network.prepared_pull_back(prepared, t, z, bar)
+            return policy.value_network.prepared_pull_back(*prepared, z, bar, onto)
         _, pull = torch.func.vjp(lambda z: policy(t, z).control, z)
-        return pull(bar)[0]
+        return onto + pull(bar)[0]
 
-    def prepare() -> tuple[Tensor, ...]:
-        return policy.value_network.prepare() if isinstance(policy, HamiltonianPolicy) else ()
+    def prepare(times: Tensor) -> tuple[Tensor, ...]:
+        return policy.value_network.prepare(times) if isinstance(policy, HamiltonianPolicy) else ()
 
     def bind(t: Tensor, z: Tensor, output: Tensor):
         assert isinstance(policy, HamiltonianPolicy)
@@ -410,8 +420,7 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
             )
         else:
             z_control, output_bar = 0.0, control_bar
-        z_signal = pull_signal(prepared, t, z, output_bar)
-        return z_direct + z_control + z_signal, output_bar
+        return pull_signal(prepared, t, z, output_bar, z_direct + z_control), output_bar
 
     def terminal_pull_back(z: Tensor, bar: Tensor) -> Tensor:
         _, pull = torch.func.vjp(problem.terminal_cost, z)
@@ -431,7 +440,7 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
 def _parameter_gradients(
     policy: Policy,
     parameters: Sequence[Tensor],
-    times: Sequence[Tensor],
+    times: Tensor,
     states: Sequence[Tensor],
     output_bars: Sequence[Tensor],
 ) -> list[Tensor]:
@@ -440,18 +449,36 @@ def _parameter_gradients(
     dense = isinstance(policy, HamiltonianPolicy) and isinstance(policy.value_network, ValueNetwork)
     floats = max(width, _WIDEST) if dense else policy.problem.n_agents * _WIDEST
     together = max(1, _CHUNK // (batch * floats))
+    signal = _Signal(policy)
     found = [torch.zeros_like(p) for p in parameters]
     for first in range(0, len(times), together):
         part = slice(first, min(first + together, len(times)))
-        t = torch.stack(list(times[part])).repeat_interleave(batch)
+        t = times[part].unsqueeze(1).expand(-1, batch).reshape(-1)
         z, bars = torch.cat(list(states[part])), torch.cat(list(output_bars[part]))
         with torch.enable_grad():
-            if isinstance(policy, HamiltonianPolicy):
-                output = policy.value_network.costate(t, z)
-            else:
-                output = policy(t, z).control
-            gradients = torch.autograd.grad(output, parameters, bars, allow_unused=True)
+            # Leaves of their own: the graph nodes of the parameters belong to the stream they were
+            # made on, which a capture must not wait for.
+            leaves = {
+                name: p.detach().requires_grad_()
+                for name, p in signal.named_parameters()
+                if p.requires_grad
+            }
+            output = torch.func.functional_call(signal, leaves, (t, z))
+            gradients = torch.autograd.grad(output, list(leaves.values()), bars, allow_unused=True)
         for total, gradient in zip(found, gradients, strict=True):
             if gradient is not None:
                 total.add_(gradient)
     return found
+
+
+class _Signal(nn.Module):
+    """What the network of `policy` says, as a module: (rows,), (rows, n) to (rows, n or m)."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        if isinstance(self.policy, HamiltonianPolicy):
+            return self.policy.value_network.costate(t, z)
+        return self.policy(t, z).control

@@ -28,7 +28,7 @@ def launch_core(
     a0: Tensor, readout: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], step: float
 ) -> Tensor:
     """`core` in one launch; inputs that are not contiguous cost a copy each."""
-    return _launch(_core, (a0,), readout, weights, biases, step)
+    return _launch(_core, (a0,), a0, readout, weights, biases, step)
 
 
 def launch_core_vjp(
@@ -40,12 +40,12 @@ def launch_core_vjp(
     step: float,
 ) -> Tensor:
     """`core_vjp` in one launch; inputs that are not contiguous cost a copy each."""
-    return _launch(_core_vjp, (a0, pulled_bar), readout, weights, biases, step)
+    return _launch(_core_vjp, (a0, pulled_bar), pulled_bar, readout, weights, biases, step)
 
 
-def _launch(kernel, inputs, readout, weights, biases, step) -> Tensor:
-    n_rows, width = inputs[0].shape
-    out = torch.empty_like(inputs[0], memory_format=torch.contiguous_format)
+def _launch(kernel, inputs, like, readout, weights, biases, step) -> Tensor:
+    (n_rows, total), (width,) = like.shape, readout.shape
+    out = torch.empty_like(like, memory_format=torch.contiguous_format)
     if n_rows == 0:
         return out
     padded = triton.next_power_of_2(width)
@@ -59,7 +59,9 @@ def _launch(kernel, inputs, readout, weights, biases, step) -> Tensor:
         n_rows,
         step,
         WIDTH=width,
+        TOTAL=total,
         PADDED=padded,
+        REST=triton.next_power_of_2(max(total - width, 1)),
         N_LAYERS=len(weights),
         ROWS=rows_each,
         num_warps=NARROW_WARPS if padded <= 64 else WIDE_WARPS,
@@ -77,7 +79,9 @@ def _core(
     n_rows,
     step,
     WIDTH: tl.constexpr,
+    TOTAL: tl.constexpr,
     PADDED: tl.constexpr,
+    REST: tl.constexpr,
     N_LAYERS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -86,12 +90,13 @@ def _core(
     w, W, b = _parameters(readout, weights, biases, WIDTH, PADDED, N_LAYERS)
     for turn in range(ROWS):
         row = tl.program_id(0) * ROWS + turn
-        mine = row * WIDTH + columns
+        mine = row * TOTAL + columns
         inside = (columns < WIDTH) & (row < n_rows)
         a = tl.load(a0 + mine, mask=inside, other=0.0)
         slopes = _slopes(a, W, b, step, N_LAYERS)
         pulled = _pulled(slopes, w, W, step, N_LAYERS)
         tl.store(out + mine, slopes[0] * pulled[0], mask=inside)
+        _hand_on(a0, out, row, n_rows, WIDTH, TOTAL, REST)
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -105,7 +110,9 @@ def _core_vjp(
     n_rows,
     step,
     WIDTH: tl.constexpr,
+    TOTAL: tl.constexpr,
     PADDED: tl.constexpr,
+    REST: tl.constexpr,
     N_LAYERS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -114,9 +121,9 @@ def _core_vjp(
     w, W, b = _parameters(readout, weights, biases, WIDTH, PADDED, N_LAYERS)
     for turn in range(ROWS):
         row = tl.program_id(0) * ROWS + turn
-        mine = row * WIDTH + columns
+        mine = row * TOTAL + columns
         inside = (columns < WIDTH) & (row < n_rows)
-        a = tl.load(a0 + mine, mask=inside, other=0.0)
+        a = tl.load(a0 + row * WIDTH + columns, mask=inside, other=0.0)
         bar = tl.load(pulled_bar + mine, mask=inside, other=0.0)
         slopes = _slopes(a, W, b, step, N_LAYERS)
         pulled = _pulled(slopes, w, W, step, N_LAYERS)
@@ -134,6 +141,19 @@ def _core_vjp(
             state_bar += _times(a_bar, W[i - 1])
         a_bar = slope_bars[0] * (1.0 - slopes[0] * slopes[0]) + state_bar * slopes[0]
         tl.store(out + mine, a_bar, mask=inside)
+        _hand_on(pulled_bar, out, row, n_rows, WIDTH, TOTAL, REST)
+
+
+@triton.jit
+def _hand_on(
+    source, out, row, n_rows, WIDTH: tl.constexpr, TOTAL: tl.constexpr, REST: tl.constexpr
+):
+    """Copy the columns beyond WIDTH."""
+    if TOTAL > WIDTH:
+        rest = WIDTH + tl.arange(0, REST)
+        inside = (rest < TOTAL) & (row < n_rows)
+        value = tl.load(source + row * TOTAL + rest, mask=inside, other=0.0)
+        tl.store(out + row * TOTAL + rest, value, mask=inside)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ the formulas below.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ def kernels_serve(a0: Tensor, weights: Sequence[Tensor]) -> bool:
         and a0.is_cuda
         and a0.dtype == torch.float32
         and a0.shape[0] <= MOST_ROWS
-        and a0.shape[1] <= MOST_COLUMNS
         and 1 <= len(weights) <= MOST_WEIGHTS
+        and weights[0].shape[1] <= MOST_COLUMNS
     )
 
 
@@ -46,13 +46,16 @@ def core(
 ) -> Tensor:
     """What the sweep pulls back to the opening pre-activation `a0`: (rows, width), as `a0`.
 
+    Columns of `a0` beyond the width of `readout` are handed on as they are.
     `readout` w is (width,), `weights` are d - 1 matrices (width, width), `biases` d - 1 vectors
     (width,), `step` is the residual step h of a network of depth d. Autograd may not be able to
     differentiate the result: `core_formula` is for that.
     """
     if kernels_serve(a0, weights):
         return _sweep_core(a0, readout, list(weights), list(biases), step)
-    return core_formula(a0, readout, weights, biases, step)
+    return _beside_the_rest(
+        lambda a: core_formula(a, readout, weights, biases, step), a0, readout.shape[0]
+    )
 
 
 def core_vjp(
@@ -63,13 +66,25 @@ def core_vjp(
     biases: Sequence[Tensor],
     step: float,
 ) -> Tensor:
-    """The cotangent of `a0` from the cotangent `pulled_bar` of `core`: both (rows, width).
+    """The cotangent of `a0` (rows, width) from the cotangent `pulled_bar` of `core`, as which it is
+    shaped: (rows, width) or with further columns, which are handed on as they are.
 
     Everything between is computed again from `a0`. The parameters get no cotangent.
     """
     if kernels_serve(a0, weights):
         return _sweep_core_vjp(a0, pulled_bar, readout, list(weights), list(biases), step)
-    return core_vjp_formula(a0, pulled_bar, readout, weights, biases, step)
+    return _beside_the_rest(
+        lambda bar: core_vjp_formula(a0, bar, readout, weights, biases, step),
+        pulled_bar,
+        readout.shape[0],
+    )
+
+
+def _beside_the_rest(formula: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+    """`formula` of the first `width` columns, the others after it."""
+    if x.shape[1] == width:
+        return formula(x)
+    return torch.cat((formula(x[:, :width]), x[:, width:]), 1)
 
 
 def core_formula(
@@ -167,4 +182,4 @@ def _(a0, readout, weights, biases, step) -> Tensor:
 
 @_sweep_core_vjp.register_fake
 def _(a0, pulled_bar, readout, weights, biases, step) -> Tensor:
-    return torch.empty_like(a0, memory_format=torch.contiguous_format)
+    return torch.empty_like(pulled_bar, memory_format=torch.contiguous_format)

@@ -98,6 +98,13 @@ def interpreted(rows: int, width: int, depth: int) -> None:
         launch_core_vjp(a0, pulled_bar, *layers, STEP),
         core_vjp_formula(exact_a0, exact_bar, *exact_layers, STEP),
     )
+    rest = torch.arange(3.0 * rows).view(rows, 3)
+    wider = launch_core(torch.cat((a0, rest), 1), *layers, STEP)
+    assert torch.equal(wider[:, width:], rest)
+    assert torch.equal(wider[:, :width], launch_core(a0, *layers, STEP))
+    wider = launch_core_vjp(a0, torch.cat((pulled_bar, rest), 1), *layers, STEP)
+    assert torch.equal(wider[:, width:], rest)
+    assert torch.equal(wider[:, :width], launch_core_vjp(a0, pulled_bar, *layers, STEP))
 
 
 # Of 149 rows each program takes two, the last one of them beyond the end.
@@ -115,6 +122,16 @@ def test_kernels_in_the_interpreter(rows, width, depth):
         check=True,
         timeout=300,
     )
+
+
+def test_further_columns_are_handed_on():
+    network, _, a0 = network_and_opening(3)
+    layers = (network.readout, list(network.weights), list(network.biases), network.residual_step)
+    rest = torch.arange(10, dtype=F64).view(5, 2)
+    wider = core(torch.cat((a0, rest), 1), *layers)
+    assert torch.equal(wider, torch.cat((core(a0, *layers), rest), 1))
+    bars = core_vjp(a0, torch.cat((a0, rest), 1), *layers)
+    assert torch.equal(bars, torch.cat((core_vjp(a0, a0, *layers), rest), 1))
 
 
 def test_kernels_are_only_for_cuda():
