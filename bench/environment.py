@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -62,6 +64,29 @@ def git_revision() -> dict[str, Any]:
     # What a run can import or install, not what lies beside it.
     status = git("status", "--porcelain", "--", *_SOURCE)
     return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+#: what of this package decides a measurement; reports, gates and the command line do not
+_MEASURING = (
+    *("build", "case", "device", "failures", "gap", "held_out", "measure", "memory", "nvml"),
+    *("nvml_reader", "presets", "recipes", "runner", "worker", "workers"),
+)
+
+
+@functools.cache
+def fingerprint() -> str:
+    """A hash of the source that decides a measurement, whatever commit it belongs to.
+
+    That is all of jfbcore and baselines, and what of bench a worker runs; a change of a report or
+    of a text leaves it alone.
+    """
+    folders = sorted(p for name in ("jfbcore", "baselines") for p in (ROOT / name).rglob("*.py"))
+    files = [*folders, *(ROOT / "bench" / f"{name}.py" for name in _MEASURING)]
+    digest = hashlib.sha256()
+    for path in files:
+        if path.exists():
+            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def default_threads() -> int:

@@ -76,6 +76,7 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
         "null_reasons": {"machine.gpu": "a CPU case"} if case.device == "cpu" else {},
         "versions": {},
         "git": {"commit": None, "dirty": None},
+        "fingerprint": None,
     }
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import device
 from bench.case import Case
-from bench.environment import machine, versions
+from bench.environment import fingerprint, machine, versions
 from bench.failures import ran_out, words_of
 from bench.records import empty_record, explain_nulls, finite, write_json
 
@@ -62,6 +62,7 @@ def main() -> None:
     record["threads"] = torch.get_num_threads()
     record["machine"] = machine(case.device)
     record["versions"], record["git"] = versions(), order["git"]
+    record["fingerprint"] = fingerprint()
     fill(
         record,
         case,
@@ -186,7 +187,7 @@ def _measure(
     if not finite:
         record["status"], record["reason"] = "diverged", "the rollout's cost is not finite"
     elif case.train_steps or case.recipe is not None:
-        _train(record, case, seed)
+        _train(record, case, seed, step)
     else:
         for name in ("curve", "interventions"):
             reasons[name] = "a case without training"
@@ -209,17 +210,21 @@ def _diagnose(
         record["null_reasons"].pop(name, None)
 
 
-def _train(record: dict[str, Any], case: Case, seed: int) -> None:
+def _train(record: dict[str, Any], case: Case, seed: int, step: Step) -> None:
     from bench import measure
     from bench.build import build, build_rollout
     from bench.gap import gaps
     from jfbcore.train import Training
 
     reasons = record["null_reasons"]
-    policy = build(case, seed)
-    training = Training(
-        policy, measure.training_config(case, seed), rollout=build_rollout(case, policy)
-    )
+    if case.capture:
+        # As they were built and captured for the step, which has left the parameters alone; what
+        # that took is in `compile_seconds`, not on the clock.
+        policy, rollout = step.policy, step.rollout
+    else:
+        policy = build(case, seed)
+        rollout = build_rollout(case, policy)
+    training = Training(policy, measure.training_config(case, seed), rollout=rollout)
     result = training.run()
     gap = gaps(policy.problem)
     record["curve"] = [

@@ -171,7 +171,8 @@ class CompiledRollout:
         flown = eager_rollout(self.policy, states, n_steps=n_steps, warm_start=warm_start)
         summary = flown.inner.summary()
         assert summary is not None
-        return _next_count(int(summary["iterations"]["max"]) - 1, solver.max_iterations)
+        need = max(int(summary["iterations"]["max"]), solver.fewest_repeats - 1)
+        return _next_count(need, solver.max_iterations)
 
     def _body(self, count: int) -> _Body:
         if count not in self._bodies:
@@ -279,10 +280,10 @@ class CompiledRollout:
         )  # fmt: skip
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        short = (key[0], min(key[1], 3), key[2])
+        # The whole rollout: nothing may be left to compile while the stream is captured.
         with torch.cuda.stream(side):
             for _ in range(2):
-                self._return(short, count, self._run(short, count, static), cotangents)
+                self._return(key, count, self._run(key, count, static), cotangents)
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         self._grid(key[1], states)
@@ -427,7 +428,7 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
         return pull(bar)[0]
 
     return _Body(
-        compiled(prepare),
+        prepare,
         compiled(first if long else forward),
         compiled(backward),
         compiled(more) if long else None,

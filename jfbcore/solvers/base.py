@@ -6,7 +6,7 @@ import abc
 import enum
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -97,6 +97,9 @@ class Solver(abc.ABC):
         Nothing in it waits for the device. Raises ValueError where `supports_repeat` has a reason.
         """
         raise ValueError(self.supports_repeat())
+
+    #: steps that `repeat` is first asked for, where a rollout needs fewer
+    fewest_repeats: ClassVar[int] = 1
 
     def supports_repeat(self) -> str | None:
         """None, or the reason why the solver cannot take a given number of steps untested."""

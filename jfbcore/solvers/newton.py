@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Newton(Solver):
 
     max_iterations: int = 100
     max_halvings: int = 30
+    # Halvings count as steps there, and another number of steps takes seconds to compile.
+    fewest_repeats: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
         Solver.__post_init__(self)
