@@ -13,13 +13,13 @@ from baselines.reversible import Reversible
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint
 from baselines.unrolled_network import UnrolledNetwork, UnrolledNetworkPolicy
-from jfbcore.gradients import JFB, GradientEstimator
+from jfbcore.extras.shared_network import SharedValueNetwork
+from jfbcore.jfb import JFB, GradientEstimator
 from jfbcore.maps import FixedPointMap
-from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.problems import Problem
-from jfbcore.shared_network import SharedValueNetwork
 from jfbcore.solvers import Solver
+from jfbcore.value_network import ValueNetwork
 
 #: the name of the policy without an inner problem, to which no estimator belongs
 DIRECT = "direct"

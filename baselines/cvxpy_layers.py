@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from baselines.conic_backends import ConicBackend, Diffcp
-from jfbcore.gradients import GradientEstimator
+from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.problems import Consumption, Hamiltonian, Problem, Quadrotor
 from jfbcore.solvers import Solution, Solver

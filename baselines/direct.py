@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from jfbcore import _validate
 from jfbcore._random import draw
-from jfbcore.network import ValueNetwork
+from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.policy import Decision, Policy
 from jfbcore.problems import Consumption, Problem
 from jfbcore.problems.base import Time, time_tensor
-from jfbcore.shared_network import SharedValueNetwork
+from jfbcore.value_network import ValueNetwork
 
 
 class DirectPolicy(Policy):

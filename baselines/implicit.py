@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from baselines.linear_solvers import ConjugateGradient, LinearSolver
-from jfbcore.gradients import GradientEstimator
+from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.solvers import Solution, Solver
 

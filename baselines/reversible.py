@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore.gradients import GradientEstimator
+from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap, FixedPointMap
 from jfbcore.problems.base import Problem, Time
 from jfbcore.solvers import Picard, Solution, Solver

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore.gradients import GradientEstimator
+from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.problems import Problem
 from jfbcore.solvers import Anderson, Picard, Solution, Solver

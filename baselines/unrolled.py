@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from jfbcore import _validate
-from jfbcore.gradients import GradientEstimator
+from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.solvers import Picard, Solution, Solver
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from baselines.unrolled import Unrolled
-from jfbcore.gradients import GradientEstimator
+from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
 from jfbcore.problems.base import Time

@@ -12,16 +12,16 @@ import torch
 from baselines import GRADIENTS, DenseLU, Implicit, build_policy
 from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
-from jfbcore.compiled import CompiledStep, compilation_reason
 from jfbcore.extras.compiled_rollout import CompiledRollout, compiled_rollout_reason
+from jfbcore.extras.compiled_step import CompiledStep, compilation_reason
+from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.maps import MAPS, FixedPointMap, PlainMap
-from jfbcore.network import ValueNetwork
 from jfbcore.policy import Policy
 from jfbcore.problems import PROBLEMS, Problem
 from jfbcore.problems.consumption import Consumption
 from jfbcore.rollout import Rollout, rollout
-from jfbcore.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.solvers import SOLVERS, Solver
+from jfbcore.value_network import ValueNetwork
 
 NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
     "dense": ValueNetwork,

@@ -21,9 +21,9 @@ from baselines.linear_solvers import Watched
 from bench import recipes
 from bench.build import build, build_rollout, exact_estimator
 from bench.case import REPEATS, Case
+from bench.diagnostics import policy_gradient
 from bench.gap import Gaps
 from bench.memory import LiveTensorTracker, SavedTensorCounter
-from jfbcore.diagnostics import policy_gradient
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout
 from jfbcore.train import Evaluation, TrainingConfig

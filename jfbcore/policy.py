@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from jfbcore.gradients import GradientEstimator
+from jfbcore.extras.shared_network import SharedValueNetwork
+from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import FixedPointMap
-from jfbcore.network import ValueNetwork
 from jfbcore.problems.base import Hamiltonian, Problem, Time
-from jfbcore.shared_network import SharedValueNetwork
 from jfbcore.solvers.base import Solution, Solver
+from jfbcore.value_network import ValueNetwork
 
 
 @dataclass(frozen=True)

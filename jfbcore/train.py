@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore.guard import Guard, GuardSettings, Intervention
+from jfbcore.extras.guard import Guard, GuardSettings, Intervention
+from jfbcore.extras.optimizers import OPTIMIZERS, build_optimizer
 from jfbcore.held_out import held_out_states
-from jfbcore.optimizers import OPTIMIZERS, build_optimizer
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout, rollout
 

@@ -112,7 +112,7 @@ DETERMINISTIC = (
         what="one more tracked iteration in jfb",
         edits=(
             Edit(
-                file="jfbcore/gradients.py",
+                file="jfbcore/jfb.py",
                 old="for _ in range(self.tracked):",
                 new="for _ in range(self.tracked + 1):",
             ),
@@ -168,7 +168,7 @@ DETERMINISTIC = (
         what="a gradient without half of the control's derivative",
         edits=(
             Edit(
-                file="jfbcore/gradients.py",
+                file="jfbcore/jfb.py",
                 old="            control = fixed_point_map(control)\n",
                 new="            applied = fixed_point_map(control)\n"
                 "            control = applied.detach() + 0.5 * (applied - applied.detach())\n",

@@ -11,10 +11,10 @@ from torch import Tensor
 from baselines import DenseLU, Implicit, Unrolled
 from bench.build import build
 from bench.case import Case
+from bench.diagnostics import policy_gradient
 from bench.recipes import training_config
-from jfbcore.diagnostics import policy_gradient
-from jfbcore.gradients import JFB, GradientEstimator
 from jfbcore.held_out import held_out_states
+from jfbcore.jfb import JFB, GradientEstimator
 from jfbcore.maps import MAPS
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.solvers import Newton, Picard, Solver

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.build import build
 from bench.recipes import training_config
+from bench.trace import watching
 from bench.verify.contractivity import MISSED
 from bench.verify.scope import Run
 from jfbcore.held_out import held_out_states
@@ -19,7 +20,6 @@ from jfbcore.problems import Bicycle
 from jfbcore.problems.base import Hamiltonian, Time
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Newton, Solution, Solver
-from jfbcore.trace import watching
 from jfbcore.train import Training
 
 Row = dict[str, Any]

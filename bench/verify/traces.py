@@ -10,19 +10,19 @@ from torch import Tensor
 from baselines import Unrolled
 from bench.build import build, exact_estimator
 from bench.case import Case
+from bench.diagnostics import angle, policy_gradient
 from bench.recipes import training_config
+from bench.trace import Trace
 from bench.verify.scope import Run
-from jfbcore.diagnostics import angle, policy_gradient
 from jfbcore.held_out import held_out_states
 from jfbcore.policy import HamiltonianPolicy
-from jfbcore.trace import Trace
 from jfbcore.train import Training, TrainingConfig
 
 Row = dict[str, Any]
 
 
 def trace(run: Run, seed: int) -> list[Row]:
-    """Rows of `jfbcore.trace.Trace` along one run, the first before any step.
+    """Rows of `bench.trace.Trace` along one run, the first before any step.
 
     A run that diverges, or parameters at which the map cannot be measured, leave a row with the
     reason and nulls.

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from jfbcore import _validate
-from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import InnerStatistics, Rollout, Step
 from jfbcore.rollout import rollout as eager_rollout
+from jfbcore.value_network import ValueNetwork
 
 #: applications of the solver's step that one compiled function may hold; more are repeated calls
 LONGEST_BODY = 16

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from jfbcore.problems._fused import differentiable_vjp, plain_formula_required
+from jfbcore.kernels.fused import differentiable_vjp, plain_formula_required
 
 #: pairs further apart than this (squared distance) do not interact
 CUTOFF_SQUARED = 4.0

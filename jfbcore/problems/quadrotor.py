@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore.problems._fused import differentiable_vjp, plain_formula_required
+from jfbcore.kernels.fused import differentiable_vjp, plain_formula_required
 from jfbcore.problems.base import Hamiltonian, Problem, Time
 from jfbcore.problems.interaction import interaction_cost
 

@@ -31,7 +31,7 @@ from bench.measure import (
 )
 from bench.memory import LiveTensorTracker
 from bench.records import empty_record
-from jfbcore.compiled import CompiledStep
+from jfbcore.extras.compiled_step import CompiledStep
 
 CASE = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=3, n_steps=4)
 

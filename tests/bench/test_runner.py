@@ -34,7 +34,7 @@ from bench.records import (
     write_json,
 )
 from bench.runner import run_cases
-from jfbcore.guard import Guard
+from jfbcore.extras.guard import Guard
 from jfbcore.train import Training
 from tests.bench.fake_trees import run_git
 from tests.bench.helpers import run_cli, stale_reasons, unexplained_nulls

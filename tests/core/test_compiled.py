@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from baselines import GMRES, DenseLU, DirectPolicy, Implicit, Neumann, Unrolled
-from jfbcore.compiled import SPAN, CompiledStep, compilation_reason
-from jfbcore.gradients import JFB
+from jfbcore.extras.compiled_step import SPAN, CompiledStep, compilation_reason
+from jfbcore.jfb import JFB
 from jfbcore.maps import ScaledMap
-from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Anderson, Newton, Picard
+from jfbcore.value_network import ValueNetwork
 
 #: captures and differentiates the graph, and generates no code
 FAST = "aot_eager"

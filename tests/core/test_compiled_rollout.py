@@ -13,14 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 from baselines import GMRES, DirectPolicy, Implicit, Unrolled
 from jfbcore.extras.compiled_rollout import CompiledRollout, compiled_rollout_reason
-from jfbcore.gradients import JFB, GradientEstimator
+from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.jfb import JFB, GradientEstimator
 from jfbcore.maps import FixedPointMap, NewtonMap, PlainMap, ScaledMap
-from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
 from jfbcore.rollout import rollout
-from jfbcore.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.solvers import Anderson, Newton, Picard, Solver
+from jfbcore.value_network import ValueNetwork
 
 SETTINGS: dict[str, Any] = {"dtype": torch.float64, "n_steps": 7}
 PROBLEMS = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from baselines import DirectPolicy
+from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
-from jfbcore.shared_network import IndexedValueNetwork, SharedValueNetwork
 
 PROBLEMS = [Quadrotor, Bicycle]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from jfbcore.guard import Guard, GuardSettings
+from jfbcore.extras.guard import Guard, GuardSettings
 
 SETTINGS = GuardSettings(
     window=4, snapshot_interval=4, jump_factor=1e6, jump_offset=0.0, recovery=2.0

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from jfbcore.network import ValueNetwork
 from jfbcore.problems import PROBLEMS
 from jfbcore.problems.base import NetworkScaling
+from jfbcore.value_network import ValueNetwork
 
 F64 = torch.float64
 BATCH, N, WIDTH = 5, 4, 7

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from jfbcore.optimizers import build_optimizer
+from jfbcore.extras.optimizers import build_optimizer
 
 RATE, MATRIX_RATE = 0.01, 3.0
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from baselines import DIRECT, GRADIENTS, build_policy
 from bench.memory import LiveTensorTracker
-from jfbcore.gradients import JFB
+from jfbcore.jfb import JFB
 from jfbcore.maps import PlainMap, ScaledMap
-from jfbcore.network import ValueNetwork
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
 from jfbcore.problems import PROBLEMS, Bicycle, Problem, Quadrotor
 from jfbcore.rollout import hjb_residual, rollout
 from jfbcore.solvers import Newton, Picard
+from jfbcore.value_network import ValueNetwork
 from tests.identities.test_identities import make_costates_generic
 from tests.problems import scalar
 

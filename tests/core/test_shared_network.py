@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jfbcore.gradients import JFB
+from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.jfb import JFB
 from jfbcore.maps import ScaledMap
-from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
 from jfbcore.problems.base import NetworkScaling
 from jfbcore.rollout import rollout
-from jfbcore.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.solvers import Picard
+from jfbcore.value_network import ValueNetwork
 
 SWARMS = {
     "quadrotor": lambda n, **k: Quadrotor(n, dtype=torch.float64, n_steps=5, **k),

@@ -20,7 +20,7 @@ from jfbcore.kernels.sweep import (
     core_vjp_formula,
     kernels_serve,
 )
-from jfbcore.network import ValueNetwork, _sweep
+from jfbcore.value_network import ValueNetwork, _sweep
 
 F64 = torch.float64
 STEP = 0.5

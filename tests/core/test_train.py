@@ -14,8 +14,8 @@ from torch import Tensor
 
 import jfbcore.train
 from baselines import DIRECT, GRADIENTS, build_policy
-from jfbcore.compiled import CompiledStep
-from jfbcore.guard import GuardSettings
+from jfbcore.extras.compiled_step import CompiledStep
+from jfbcore.extras.guard import GuardSettings
 from jfbcore.held_out import COUNT, held_out_states
 from jfbcore.maps import ScaledMap
 from jfbcore.policy import Policy

@@ -30,7 +30,7 @@ from baselines import (
     UnrolledCheckpoint,
     build_policy,
 )
-from jfbcore.gradients import JFB
+from jfbcore.jfb import JFB
 from jfbcore.maps import MAPS, BoundMap, FixedPointMap, NewtonMap, PlainMap, ScaledMap
 from jfbcore.problems import Bicycle, Consumption, Hamiltonian
 from jfbcore.rollout import rollout

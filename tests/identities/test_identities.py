@@ -35,15 +35,15 @@ from baselines import (
     UnrolledCheckpoint,
     build_policy,
 )
+from bench.diagnostics import angle, policy_gradient
 from bench.memory import LiveTensorTracker, SavedTensorCounter
-from jfbcore.diagnostics import angle, policy_gradient
-from jfbcore.gradients import JFB, GradientEstimator
+from jfbcore.jfb import JFB, GradientEstimator
 from jfbcore.maps import MAPS, FixedPointMap, NewtonMap, PlainMap, ScaledMap
-from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.problems import PROBLEMS, Consumption, Problem, Quadrotor
 from jfbcore.rollout import rollout
 from jfbcore.solvers import SOLVERS, Picard, Solution, Solver
+from jfbcore.value_network import ValueNetwork
 from tests.problems.test_conformance import (
     F64,
     Point,

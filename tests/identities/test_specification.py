@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from jfbcore import minimal
-from jfbcore.gradients import JFB
+from jfbcore.jfb import JFB
 from jfbcore.maps import ScaledMap
-from jfbcore.network import ValueNetwork
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems import Quadrotor
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Picard
+from jfbcore.value_network import ValueNetwork
 from tests.problems.test_conformance import F64, generator
 
 SOURCE = Path(minimal.__file__)

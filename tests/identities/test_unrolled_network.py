@@ -8,10 +8,10 @@ import torch
 from baselines import Unrolled, UnrolledNetworkPolicy, build_policy
 from bench.memory import SavedTensorCounter
 from jfbcore.maps import MAPS
-from jfbcore.network import ValueNetwork
 from jfbcore.problems import PROBLEMS
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Newton, Picard, Solver
+from jfbcore.value_network import ValueNetwork
 
 F64 = torch.float64
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from baselines import DenseLU, Implicit, build_policy
-from jfbcore.diagnostics import (
+from bench.diagnostics import (
     angle,
     contraction_rate,
     curvature_bounds,
@@ -17,12 +17,12 @@ from jfbcore.diagnostics import (
     policy_gradient,
     relative_variance,
 )
-from jfbcore.gradients import JFB
+from bench.trace import Trace, watching
+from jfbcore.jfb import JFB
 from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Newton
-from jfbcore.trace import Trace, watching
 
 F64 = torch.float64
 #: exact for these sizes but for the square root of A^T A's rounding

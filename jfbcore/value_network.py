@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore.kernels.fused import differentiable_vjp, plain_formula_required
 from jfbcore.kernels.sweep import core, core_vjp
-from jfbcore.problems._fused import differentiable_vjp, plain_formula_required
 from jfbcore.problems.base import NetworkScaling, Problem, Time, time_column
 
 QUADRATIC_RANK = 10

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
-from jfbcore.diagnostics import (
+from bench.diagnostics import (
     angle,
     contraction_rate,
     curvature_bounds,
@@ -21,7 +20,8 @@ from jfbcore.diagnostics import (
     minibatch_gradients,
     relative_variance,
 )
-from jfbcore.gradients import GradientEstimator
+from jfbcore import _validate
+from jfbcore.jfb import GradientEstimator
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
 from jfbcore.problems.base import Time
 from jfbcore.rollout import hjb_residual, rollout

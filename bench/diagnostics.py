@@ -1,6 +1,6 @@
 """What the theory of JFB assumes, measured: contraction, curvature, alignment, variance.
 
-Each function stands alone; `jfbcore.trace.Trace` takes them along a training run, off the clock.
+Each function stands alone; `bench.trace.Trace` takes them along a training run, off the clock.
 Everything large is a product: no (m, m) or (m, p) matrix unless the name says so.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore._random import draw
-from jfbcore.gradients import GradientEstimator
+from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems.base import Hamiltonian

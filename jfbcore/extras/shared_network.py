@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from jfbcore import _validate
 from jfbcore._random import draw
-from jfbcore.network import ValueNetwork
 from jfbcore.problems.base import NetworkScaling, Problem, Time
+from jfbcore.value_network import ValueNetwork
 
 
 class SharedValueNetwork(nn.Module):
