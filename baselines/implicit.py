@@ -10,6 +10,7 @@ from torch import Tensor
 
 from baselines.linear_solvers import ConjugateGradient, LinearSolver
 from jfbcore.jfb import GradientEstimator
+from jfbcore.kernels.fused import pull_back
 from jfbcore.maps import BoundMap
 from jfbcore.solvers import Solution, Solver
 
@@ -79,8 +80,7 @@ class Implicit(GradientEstimator):
             gradient, _, image = _parts(bind(z, p), kept)
             return (gradient,) if on_bounds is None else (gradient, image)
 
-        _, pull = torch.func.vjp(formula, z, p)
-        return pull((x,) if on_bounds is None else (x, on_bounds))
+        return pull_back(formula, z, p)((x,) if on_bounds is None else (x, on_bounds))
 
 
 def _parts(fixed_point_map: BoundMap, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

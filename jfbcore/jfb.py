@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
+from jfbcore.kernels.fused import pull_back
 from jfbcore.solvers.base import Solution, Solver
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ class GradientEstimator(abc.ABC):
     ) -> tuple[Tensor, Tensor]:
         """(z_bar, p_bar), (batch, n) each: the derivative of the control, transposed, times
         `control_bar` (batch, m). `bind` makes the map for a state and a costate."""
-        _, pull = torch.func.vjp(lambda z, p: self.reattach(bind(z, p), solver, kept), z, p)
-        return pull(control_bar)
+        return pull_back(lambda z, p: self.reattach(bind(z, p), solver, kept), z, p)(control_bar)
 
     def tracked_in_graph(self, solver: Solver) -> int:
         """Applications of the map that one time step's graph holds for backward."""

@@ -17,11 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from jfbcore import _validate
+from jfbcore.kernels.fused import pull_back
+from jfbcore.maps import BoundMap
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import InnerStatistics, Rollout, Step
 from jfbcore.rollout import rollout as eager_rollout
 from jfbcore.value_network import ValueNetwork
 
+#: the matrix of the network's outer products and its biases, None without a value network
+Prepared = tuple[Tensor, Tensor] | None
 #: applications of the solver's step that one compiled function may hold; more are repeated calls
 LONGEST_BODY = 16
 #: floats of one layer's activations for which parameter gradients are evaluated at once
@@ -43,7 +47,7 @@ def compiled_rollout_reason(policy: Policy) -> str | None:
 class _Body:
     """The functions of one time step, compiled or not, for a fixed number of solver steps."""
 
-    prepare: Callable[..., tuple[Tensor, ...]]
+    prepare: Callable[..., Prepared]
     forward: Callable[..., tuple[Tensor, ...]]
     backward: Callable[..., tuple[Tensor, Tensor]]
     more: Callable[..., Tensor] | None
@@ -61,14 +65,14 @@ class _Flight:
     states: list[Tensor]
     outputs: list[Tensor] = field(default_factory=list)
     controls: list[Tensor] = field(default_factory=list)
-    prepared: tuple[Tensor, ...] = ()
+    prepared: Prepared = None
     running_cost: Tensor | None = None
     terminal_cost: Tensor | None = None
     residual: Tensor | None = None
 
-    def at(self, i: int) -> tuple[Tensor, ...]:
+    def at(self, i: int) -> Prepared:
         """What was prepared for time step `i`: the matrix, and its row of the biases."""
-        return (self.prepared[0], self.prepared[1][i]) if self.prepared else ()
+        return self.prepared and (self.prepared[0], self.prepared[1][i])
 
 
 @dataclass
@@ -182,7 +186,7 @@ class CompiledRollout:
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if self.backend is None:
             return function
-        options = None
+        options: dict[str, Any] | None = None
         if self.backend == "inductor" and self.policy.problem.device.type == "cpu":
             options = {"cpp_wrapper": True}
         return torch.compile(
@@ -308,7 +312,12 @@ class _Differentiable(torch.autograd.Function):
         assert flight.running_cost is not None
         assert flight.terminal_cost is not None
         assert flight.residual is not None
-        found = (flight.running_cost, flight.terminal_cost, flight.states[-1], flight.residual)
+        found: tuple[Tensor, ...] = (
+            flight.running_cost,
+            flight.terminal_cost,
+            flight.states[-1],
+            flight.residual,
+        )
         if isinstance(made, _Capture):
             found = tuple(tensor.clone() for tensor in found)
         ctx.mark_non_differentiable(found[3])
@@ -349,25 +358,26 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
     problem = policy.problem
     long = count > LONGEST_BODY
 
-    def signal(prepared: tuple[Tensor, ...], t: Tensor, z: Tensor) -> Tensor:
+    def signal(prepared: Prepared, t: Tensor, z: Tensor) -> Tensor:
         """What the network says: the costate, or the control of a direct policy."""
         if isinstance(policy, HamiltonianPolicy):
+            assert prepared is not None
             return policy.value_network.prepared_costate(*prepared, z)
         return policy(t, z).control
 
-    def pull_signal(
-        prepared: tuple[Tensor, ...], t: Tensor, z: Tensor, bar: Tensor, onto: Tensor
-    ) -> Tensor:
+    def pull_signal(prepared: Prepared, t: Tensor, z: Tensor, bar: Tensor, onto: Tensor) -> Tensor:
         """`onto` plus the state's cotangent for the cotangent `bar` of what the network says."""
         if isinstance(policy, HamiltonianPolicy):
+            assert prepared is not None
             return policy.value_network.prepared_pull_back(*prepared, z, bar, onto)
-        _, pull = torch.func.vjp(lambda z: policy(t, z).control, z)
-        return onto + pull(bar)[0]
+        return onto + pull_back(lambda z: policy(t, z).control, z)(bar)[0]
 
-    def prepare(times: Tensor) -> tuple[Tensor, ...]:
-        return policy.value_network.prepare(times) if isinstance(policy, HamiltonianPolicy) else ()
+    def prepare(times: Tensor) -> Prepared:
+        return (
+            policy.value_network.prepare(times) if isinstance(policy, HamiltonianPolicy) else None
+        )
 
-    def bind(t: Tensor, z: Tensor, output: Tensor):
+    def bind(t: Tensor, z: Tensor, output: Tensor) -> BoundMap:
         assert isinstance(policy, HamiltonianPolicy)
         return policy.fixed_point_map.bind(problem.hamiltonian(t, z, output))
 
@@ -413,19 +423,18 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
 
     def backward(prepared, t, h, z, output, solved, z_bar, running_bar):
         flown = control_of(t, z, output, solved)
-        _, pull_euler = torch.func.vjp(lambda z, u: euler(t, h, z, u), z, flown)
+        pull_euler = pull_back(lambda z, u: euler(t, h, z, u), z, flown)
         z_direct, control_bar = pull_euler((z_bar, running_bar))
         if isinstance(policy, HamiltonianPolicy):
             z_control, output_bar = policy.gradient.pull_back(
                 lambda z, p: bind(t, z, p), policy.solver, z, output, solved, control_bar
             )
         else:
-            z_control, output_bar = 0.0, control_bar
+            return pull_signal(prepared, t, z, control_bar, z_direct), control_bar
         return pull_signal(prepared, t, z, output_bar, z_direct + z_control), output_bar
 
     def terminal_pull_back(z: Tensor, bar: Tensor) -> Tensor:
-        _, pull = torch.func.vjp(problem.terminal_cost, z)
-        return pull(bar)[0]
+        return pull_back(problem.terminal_cost, z)(bar)[0]
 
     return _Body(
         prepare,

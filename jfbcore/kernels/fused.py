@@ -8,6 +8,7 @@ lean, and differentiable once. Second derivatives, `torch.func` transforms and `
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ from torch import Tensor
 def plain_formula_required() -> bool:
     """True inside torch.func transforms and while torch.compile traces."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def pull_back(function: Callable[..., Any], *inputs: Tensor) -> Callable[..., Any]:
+    """The vector-Jacobian product of `function` at `inputs`: cotangents of its outputs to those of
+    its inputs, a tuple. As torch.func.vjp, without the outputs."""
+    return torch.func.vjp(function, *inputs)[1]
 
 
 def differentiable_vjp(

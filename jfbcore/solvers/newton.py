@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -134,7 +134,9 @@ class Newton(Solver):
             return tuple(self._trip(fixed_point_map, _Search(*tensors), together=True))
 
         last = _Search(*while_loop(unfinished, trip, tuple(self._start(fixed_point_map, initial))))
-        return self.solution(last.control, last.residual, last.iterations)
+        # A tensor while a compiler traces.
+        iterations: Any = last.iterations
+        return self.solution(last.control, last.residual, iterations)
 
 
 class _Search(NamedTuple):
