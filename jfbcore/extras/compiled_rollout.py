@@ -413,6 +413,7 @@ def _make_body(policy: Policy, count: int, compiled: Callable[..., Any]) -> _Bod
         return output, control
 
     def more(t, z, output, control):
+        assert isinstance(policy, HamiltonianPolicy)
         return policy.solver.repeat(bind(t, z, output), control, LONGEST_BODY)[0]
 
     def finish(t, h, z, running, output, control):
