@@ -12,6 +12,7 @@ from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap, FixedPointMap
 from jfbcore.problems.base import Problem, Time
 from jfbcore.solvers import Picard, Solution, Solver
+from jfbcore.solvers.iterate import within
 
 #: the sequence and its inverse are added up in this precision, whatever T is evaluated in
 _STATE = torch.float64
@@ -106,11 +107,10 @@ class Reversible(GradientEstimator):
             u = last.to(initial.dtype)
             gradient = fixed_point_map.hamiltonian.grad(u)
             at_limit = iterations >= solver.max_iterations
-            if at_limit or (
-                solver.tolerance is not None and iterations % solver.check_interval == 0
-            ):
+            tolerance = None if iterations % solver.check_interval else solver.tolerance
+            if at_limit or tolerance is not None:
                 residual = fixed_point_map.residual(u, gradient)
-                if at_limit or solver.done(iterations, residual):
+                if at_limit or (tolerance is not None and within(residual, tolerance)):
                     return (previous, last), solver.solution(u, residual, iterations)
             previous, last = last, self.forwards(previous, fixed_point_map.step(u, gradient))
             iterations += 1
