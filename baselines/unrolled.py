@@ -48,7 +48,7 @@ class Unrolled(GradientEstimator):
             return solver.solve(fixed_point_map, initial)
         assert isinstance(solver, IterativeSolver)
         state = solver.init(fixed_point_map, initial.detach())
-        return solver.solution(*track(solver, fixed_point_map, state, solver.max_iterations))
+        return solver.result(track(solver, fixed_point_map, state, solver.max_iterations))
 
     def supports_solver(self, solver: Solver) -> str | None:
         return needs_iterations("unrolled", solver)
@@ -114,7 +114,7 @@ class UnrolledCheckpoint(GradientEstimator):
         state = solver.init(fixed_point_map, initial.detach())
         limit = solver.max_iterations
         run = checkpointed(solver, fixed_point_map, state, limit, self.length(limit))
-        return solver.solution(*run)
+        return solver.result(run)
 
     def length(self, max_iterations: int) -> int:
         """Iterations per checkpoint."""

@@ -61,4 +61,4 @@ class UnrolledNetworkPolicy(Policy):
 
         state = solver.init(bind(), initial.detach())
         run = track(solver, bound[0], state, solver.max_iterations, bind)
-        return Decision(run.point, solver.solution(*run), bound[0].hamiltonian)
+        return Decision(run.point, solver.result(run), bound[0].hamiltonian)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore.solvers.iterate import State, iterate, take
+from jfbcore.solvers.iterate import Run, State, iterate, take
 
 if TYPE_CHECKING:
     from jfbcore.maps import BoundMap
@@ -148,10 +148,14 @@ class IterativeSolver(Solver):
         """Whether the iteration goes on after its last step; None where one step completes it."""
         return None
 
+    def result(self, run: Run) -> Solution:
+        """What a run of the loop has found."""
+        return self.solution(run.point, run.residual, run.iterations)
+
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
         state = self.init(fixed_point_map, initial)
-        return self.solution(*iterate(self, fixed_point_map, state, self.max_iterations))
+        return self.result(iterate(self, fixed_point_map, state, self.max_iterations))
 
     @torch.no_grad()
     def repeat(

@@ -53,11 +53,13 @@ class Iterative(Protocol):
 
 
 class Run(NamedTuple):
-    """How a loop ended: the point (batch, m), its residual (batch,), the iterations completed."""
+    """How a loop ended: the point (batch, m), its residual (batch,), the iterations completed and
+    the solver's last state."""
 
     point: Tensor
     residual: Tensor
     iterations: int
+    state: State
 
 
 def within(residual: Tensor, tolerance: float) -> bool:
@@ -170,7 +172,7 @@ def _finish(solver: Iterative, progress: _Progress) -> Run:
         with torch.no_grad():
             residual = solver.terminate(context, state, solver.evaluate(context, state))
     point = state.control if beyond else solver.answer(state, residual)
-    return Run(point, residual, iterations)
+    return Run(point, residual, iterations, state)
 
 
 class _Segment:
@@ -210,7 +212,7 @@ def _in_graph(solver: Iterative, context: Any, state: State, limit: int) -> Run:
     if solver.tolerance is None and solver.pending(state) is None:
         state = _fixed_in_graph(solver, context, state, limit)
         residual = solver.terminate(context, state, solver.evaluate(context, state))
-        return Run(solver.answer(state, residual), residual, limit)
+        return Run(solver.answer(state, residual), residual, limit, state)
     kind, tolerance = type(state), solver.tolerance
 
     def unfinished(iterations: Tensor, evaluated: Tensor, residual: Tensor, *_: Tensor) -> Tensor:
@@ -232,7 +234,8 @@ def _in_graph(solver: Iterative, context: Any, state: State, limit: int) -> Run:
     # Copies, because the operator refuses inputs that share memory.
     start = (count, evaluated, residual, *(tensor.clone() for tensor in state))
     iterations, _, residual, *tensors = while_loop(unfinished, trip, start)
-    return Run(solver.answer(kind(*tensors), residual), residual, iterations)
+    state = kind(*tensors)
+    return Run(solver.answer(state, residual), residual, iterations, state)
 
 
 def _fixed_in_graph(solver: Iterative, context: Any, state: State, steps: int) -> State:

