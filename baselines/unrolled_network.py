@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from baselines.unrolled import Unrolled
-from jfbcore.jfb import GradientEstimator
-from jfbcore.maps import BoundMap
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
 from jfbcore.problems.base import Time
-from jfbcore.solvers import Picard, Solution, Solver
-
-
-@dataclass(frozen=True)
-class UnrolledNetwork(GradientEstimator):
-    """Names the gradient of `UnrolledNetworkPolicy`; given a costate already, it is `Unrolled()`.
-
-    Serves Picard with a fixed number of iterations.
-    """
-
-    def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
-        return Unrolled().attach(fixed_point_map, solver, initial)
-
-    def supports_solver(self, solver: Solver) -> str | None:
-        if isinstance(solver, Picard) and solver.tolerance is None:
-            return None
-        return (
-            "the network is evaluated anew in every iteration, without a stopping test; use solver "
-            "picard with a fixed number of iterations"
-        )
+from jfbcore.solvers import Picard
 
 
 class UnrolledNetworkPolicy(Policy):

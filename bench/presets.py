@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
 from bench.recipes import RECOMMENDED, RELEASED_TOLERANCE, case_settings
+from bench.registry import has_inner_problem
 
 #: one of each kind of gradient
 MAIN_GRADIENTS = (
@@ -304,7 +305,7 @@ def released() -> Iterator[Case]:
                     variant="released" if problem == "consumption" else "default",
                     train_steps=10,
                 )
-                if gradient != "direct":
+                if has_inner_problem(gradient):
                     case = replace(
                         case,
                         map="plain",

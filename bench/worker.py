@@ -47,6 +47,7 @@ def main() -> None:
         return  # not needed
     order = json.loads(line)
     torch.set_num_threads(order["threads"])
+    sys.path += [place for place in order["modules"] if place not in sys.path]
     case, seed = Case.from_dict(order["case"]), order["case"]["seed"]
     _limit_memory(order["memory_limit"])
     if order["predict"]:
@@ -135,9 +136,9 @@ def _measure(
         if reason is not None:
             reasons["cuda.context_bytes"] = reason
     step = measure.Step(case, seed)
-    if case.gradient == "direct":
+    if not case.inner_problem:
         for name in ("iterations", "residual", "tolerance_reached", "gradient_cosine"):
-            reasons[name] = "the direct policy solves no inner problem"
+            reasons[name] = f"{case.gradient} solves no inner problem"
     elif case.tolerance is None:
         reasons["tolerance_reached"] = "fixed number of iterations, no tolerance asked for"
     if case.timed:
@@ -169,6 +170,9 @@ def _measure(
     finite = found.pop("finite")
     record |= found
     record["tolerance_reached"] = measure.tolerance_reached(step.policy, record["residual"])
+    for name in ("iterations", "residual"):
+        if record[name] is not None:  # whatever was said of the method's inner problem
+            reasons.pop(name, None)
     if uncounted is None:
         if case.compile:
             for name in _COUNTS:
