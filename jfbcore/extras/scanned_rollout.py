@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
-from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.extras.time_step import TimeStep
 from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
 from jfbcore.policy import HamiltonianPolicy
-from jfbcore.value_network import ValueNetwork
 
 
 @dataclass
@@ -47,9 +45,7 @@ class ScannedRollout:
         self._there = {warm: compiled(self._forward(warm)) for warm in (False, True)}
         self._back = compiled(self._backward)
 
-    def fly(
-        self, times: Tensor, step_length: Tensor, states: Tensor, warm_start: bool
-    ) -> Scanned:
+    def fly(self, times: Tensor, step_length: Tensor, states: Tensor, warm_start: bool) -> Scanned:
         """Roll out from `states` (batch, n) over the grid `times` (steps,)."""
         matrix, table = self.policy.value_network.prepare(times)
         table = table[:, : matrix.shape[0]].contiguous()

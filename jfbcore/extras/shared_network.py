@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from jfbcore import _validate
 from jfbcore._random import draw
-from jfbcore.problems.base import NetworkScaling, Problem, Time
 from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
+from jfbcore.problems.base import NetworkScaling, Problem, Time
 from jfbcore.value_network import ValueNetwork
 
 
