@@ -14,7 +14,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +65,14 @@ def shown(name: str) -> str:
     return f"{Path(place).name}:{attribute}" if _is_file(place) else name
 
 
+def without_folders(text: str, names: Iterable[object]) -> str:
+    """`text` with the path of every file among `names` cut down to the file's base name."""
+    for place in (str(name).rpartition(":")[0] for name in names):
+        if _is_file(place):
+            text = text.replace(place, Path(place).name)
+    return text
+
+
 def in_file_name(name: str) -> str:
     """`name` as part of a file's name: `di.py:Mine` becomes `di.Mine`."""
     place, colon, attribute = shown(name).rpartition(":")
@@ -79,7 +87,7 @@ def load(field: str, name: str) -> Plugin:
     """
     place, _, attribute = name.rpartition(":")
     if _is_file(place):
-        loaded = _load_file(field, Path(place).expanduser().resolve())
+        loaded = _load_file(field, place)
         source = f"file {Path(place).name}"
     else:
         loaded = _load_module(field, place)
@@ -115,13 +123,14 @@ def _is_file(place: str) -> bool:
     return place.endswith(".py") or "/" in place
 
 
-def _load_file(field: str, path: Path) -> _Loaded:
+def _load_file(field: str, place: str) -> _Loaded:
+    path = Path(place).expanduser().resolve()
     if path in _FILES:
         return _FILES[path]
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"`{field}` {path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"`{field}` {place} cannot be read: {error.strerror}") from error
     sha256 = hashlib.sha256(content).hexdigest()
     # A name of its own, so that two files of one base name stay apart.
     where = hashlib.sha256(str(path).encode()).hexdigest()[:12]
@@ -134,7 +143,7 @@ def _load_file(field: str, path: Path) -> _Loaded:
         exec(compile(content, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        raise ValueError(f"`{field}` {path} cannot be loaded: {_words(error)}") from error
+        raise ValueError(f"`{field}` {place} cannot be loaded: {_words(error)}") from error
     _FILES[path] = _Loaded(module, sha256)
     return _FILES[path]
 

@@ -22,6 +22,7 @@ from bench import device
 from bench.case import Case
 from bench.environment import fingerprint, machine, versions
 from bench.failures import ran_out, words_of
+from bench.plugins import shown, without_folders
 from bench.records import empty_record, explain_nulls, finite, write_json
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ def main() -> None:
     order = json.loads(line)
     torch.set_num_threads(order["threads"])
     sys.path += [place for place in order["modules"] if place not in sys.path]
-    case, seed = Case.from_dict(order["case"]), order["case"]["seed"]
+    try:
+        case, seed = Case.from_dict(order["case"]), order["case"]["seed"]
+    except ValueError as error:
+        # The last line of the log goes into the record, where no path of this machine belongs.
+        raise SystemExit(without_folders(str(error), order["case"].values())) from None
     _limit_memory(order["memory_limit"])
     if order["predict"]:
         from bench.predict import predicted_record
@@ -138,7 +143,7 @@ def _measure(
     step = measure.Step(case, seed)
     if not case.inner_problem:
         for name in ("iterations", "residual", "tolerance_reached", "gradient_cosine"):
-            reasons[name] = f"{case.gradient} solves no inner problem"
+            reasons[name] = f"{shown(case.gradient)} solves no inner problem"
     elif case.tolerance is None:
         reasons["tolerance_reached"] = "fixed number of iterations, no tolerance asked for"
     if case.timed:
