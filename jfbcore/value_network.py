@@ -199,10 +199,7 @@ class ValueNetwork(nn.Module):
         return onto + bars @ matrix / self._state_unit
 
     def layers(self, matrix: Tensor) -> Layers:
-        """The parameters of a sweep whose outer products are one, for `jfbcore.kernels.saved_sweep`.
-
-        `matrix` is what `prepare` makes.
-        """
+        """The parameters as `jfbcore.kernels.saved_sweep` takes them; `matrix` is `prepare`'s."""
         weights, biases = self._layers()
         transposed = [weight.T.contiguous() for weight in weights]
         return Layers(
@@ -240,7 +237,7 @@ class ValueNetwork(nn.Module):
         saved: Saved,
         cotangents: Cotangents,
     ) -> dict[str, Tensor]:
-        """Gradients of the parameters by name, for time steps (steps,) stacked (steps, batch, …)."""
+        """Gradients of the parameters by name; tensors are stacked, (steps, batch, …) each."""
         if self.scaling is not None:
             p_bar = p_bar * self._costate_unit
         found = parameter_gradients(layers, times, self._normalised(z), p_bar, saved, cotangents)

@@ -9,25 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
+from jfbcore.extras.captured_rollout import parameter_gradients
 from jfbcore.extras.time_step import TimeStep
 from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
-from jfbcore.policy import HamiltonianPolicy
+from jfbcore.policy import HamiltonianPolicy, Policy
+
+if TYPE_CHECKING:
+    from jfbcore.extras.compiled_rollout import Grid
 
 
 @dataclass
 class Scanned:
-    """What the way there leaves for the way back: tensors stacked over the time steps."""
+    """What the way there leaves for the way back: `kept` is stacked over the time steps."""
 
+    layers: Layers | None
     times: Tensor
     step_length: Tensor
-    layers: Layers
-    table: Tensor
     final_state: Tensor
     running_cost: Tensor
     terminal_cost: Tensor
@@ -37,61 +40,72 @@ class Scanned:
 
 
 class ScannedRollout:
-    """Both directions of a rollout of `policy`, a policy with a value network."""
+    """The engine of `CompiledRollout` on a processor."""
 
-    def __init__(self, policy: HamiltonianPolicy, compiled: Callable[..., Any]) -> None:
-        self.policy = policy
-        self.time_step = TimeStep(policy)
-        self._there = {warm: compiled(self._forward(warm)) for warm in (False, True)}
-        self._back = compiled(self._backward)
+    def __init__(self, policy: Policy, compiled: Callable[..., Callable[..., Any]]) -> None:
+        self.policy, self.time_step = policy, TimeStep(policy)
+        self._forward = {warm: compiled(self._there(warm)) for warm in (False, True)}
+        self._backward = compiled(self._back)
 
-    def fly(self, times: Tensor, step_length: Tensor, states: Tensor, warm_start: bool) -> Scanned:
-        """Roll out from `states` (batch, n) over the grid `times` (steps,)."""
-        matrix, table = self.policy.value_network.prepare(times)
-        table = table[:, : matrix.shape[0]].contiguous()
-        # Inputs of what is compiled, which would otherwise find the same parameters twice.
-        layers = self.policy.value_network.layers(matrix)
-        final, running, terminal, residual, iterations, *kept = self._there[warm_start](
-            layers, times, table, step_length, states
-        )
+    @torch.no_grad()
+    def fly(self, grid: Grid, states: Tensor) -> Scanned:
+        """Roll out from `states` (batch, n)."""
+        h = self.policy.problem.t_final / grid.n_steps
+        times = h * torch.arange(grid.n_steps, dtype=states.dtype)
+        layers, table = None, times
+        if isinstance(self.policy, HamiltonianPolicy):
+            network = self.policy.value_network
+            matrix, table = network.prepare(times)
+            table = table[:, : matrix.shape[0]].contiguous()
+            # Inputs of what is compiled, which would otherwise find the same parameters twice.
+            layers = network.layers(matrix)
+        step_length = torch.tensor(h, dtype=states.dtype)
+        results = self._forward[grid.warm_start](layers, times, table, step_length, states)
+        final, running, terminal, residual, iterations, *kept = results
         return Scanned(
-            times, step_length, layers, table, final, running, terminal, residual, iterations, kept
+            layers, times, step_length, final, running, terminal, residual, iterations, kept
         )
 
+    @torch.no_grad()
     def pull_back(
-        self, flown: Scanned, running_bar: Tensor, terminal_bar: Tensor, z_bar: Tensor
-    ) -> dict[str, Tensor]:
-        """Gradients of the value network's parameters by name."""
-        return self._back(
-            flown.layers,
-            flown.times,
-            flown.step_length,
-            flown.final_state,
-            flown.kept,
-            running_bar,
-            terminal_bar,
-            z_bar,
+        self, grid: Grid, flown: Scanned, bars: tuple[Tensor, ...]
+    ) -> list[Tensor | None]:
+        """Gradients of the policy's parameters."""
+        results = self._backward(
+            flown.layers, flown.times, flown.step_length, flown.final_state, flown.kept, *bars
         )
+        if not isinstance(self.policy, HamiltonianPolicy):
+            states = list(flown.kept[0])
+            return list(parameter_gradients(self.policy, flown.times, states, list(results)))
+        names = [
+            name for name, p in self.policy.value_network.named_parameters() if p.requires_grad
+        ]
+        return [results.get(name) for name in names]
 
-    def _forward(self, warm_start: bool) -> Callable[..., list[Tensor]]:
-        network, time_step = self.policy.value_network, self.time_step
-        problem = self.policy.problem
+    def _there(self, warm_start: bool) -> Callable[..., list[Tensor]]:
+        policy, time_step = self.policy, self.time_step
+        problem = policy.problem
 
         def there(
-            layers: Layers, times: Tensor, table: Tensor, h: Tensor, states: Tensor
+            layers: Layers | None, times: Tensor, table: Tensor, h: Tensor, states: Tensor
         ) -> list[Tensor]:
-
             def body(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
                 z, running, *start = carry
                 t, bias = at
-                p, saved = network.saved_costate(layers, bias, z)
+                if not isinstance(policy, HamiltonianPolicy):
+                    control = policy(t, z).control
+                    z_next, cost, _ = time_step.fly(t, h, z, control, control)
+                    nothing = torch.zeros_like(running)
+                    rest = [nothing, torch.zeros((), dtype=torch.int64), z.clone(), control.clone()]
+                    return [z_next, running + cost, *(x.clone() for x in start)], rest
+                assert layers is not None
+                p, saved = policy.value_network.saved_costate(layers, bias, z)
                 solution, control = time_step.solve(t, z, p, start[0] if start else None)
                 z_next, cost, flown = time_step.fly(t, h, z, p, control)
-                following = [z_next, running + cost] + ([flown.clone()] if warm_start else [])
-                steps = solution.iterations
-                count = steps if isinstance(steps, Tensor) else torch.full((), steps)
+                count = _as_tensor(solution.iterations)
                 kept = [z.clone(), p.clone(), control.clone(), *_flat(saved)]
-                return following, [solution.residual.clone(), count.clone(), *kept]
+                carried = [z_next, running + cost, *([flown.clone()] if warm_start else [])]
+                return carried, [solution.residual.clone(), count, *kept]
 
             carry = [states.clone(), states.new_zeros(states.shape[0])]
             if warm_start:
@@ -101,9 +115,9 @@ class ScannedRollout:
 
         return there
 
-    def _backward(
+    def _back(
         self,
-        layers: Layers,
+        layers: Layers | None,
         times: Tensor,
         h: Tensor,
         final: Tensor,
@@ -111,27 +125,42 @@ class ScannedRollout:
         running_bar: Tensor,
         terminal_bar: Tensor,
         z_bar: Tensor,
-    ) -> dict[str, Tensor]:
-        network, time_step = self.policy.value_network, self.time_step
-        depth = len(layers.weights)
+    ) -> Any:
+        policy, time_step = self.policy, self.time_step
         z_bar = z_bar + time_step.pull_terminal(final, terminal_bar)
+        if not isinstance(policy, HamiltonianPolicy):
+
+            def through(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+                t, z, control = at
+                onto, bar = time_step.pull_back(t, h, z, control, control, carry[0], running_bar)
+                return [time_step.pull_network(t, z, bar, onto)], bar.clone()
+
+            return scan(through, [z_bar], [times, *kept], reverse=True)[1]
+        assert layers is not None
+        sizes, network = layers, policy.value_network
+        depth = len(sizes.weights)
 
         def body(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
             t, z, p, control, *rest = at
             onto, p_bar = time_step.pull_back(t, h, z, p, control, carry[0], running_bar)
-            saved = _saved(rest, depth)
-            following, cotangents = network.saved_pull_back(layers, saved, p_bar, onto)
+            following, cotangents = network.saved_pull_back(sizes, _saved(rest, depth), p_bar, onto)
             return [following], [p_bar.clone(), *_flat(cotangents)]
 
         _, (p_bar, *rest) = scan(body, [z_bar], [times, *kept], reverse=True)
         z, _, _, *saved = kept
         return network.saved_gradients(
-            layers, times, z, p_bar, _saved(saved, depth), _cotangents(rest, depth)
+            sizes, times, z, p_bar, _saved(saved, depth), _cotangents(rest, depth)
         )
 
 
+def _as_tensor(count: int | Tensor) -> Tensor:
+    if isinstance(count, Tensor):
+        return count.clone()
+    return torch.full((), count, dtype=torch.int64)
+
+
 def _flat(parts: Saved | Cotangents) -> list[Tensor]:
-    """The tensors of `parts`, each once and none a view of another."""
+    """The tensors of `parts` in order."""
     flat: list[Tensor] = []
     for part in parts:
         flat += [part] if isinstance(part, Tensor) else part

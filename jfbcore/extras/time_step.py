@@ -1,8 +1,7 @@
-"""One time step of a rollout without a graph, and its way back: what every compiled rollout runs."""
+"""One time step of a rollout without a graph, and its way back: what compiled rollouts run."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from jfbcore.kernels.fused import pull_back
@@ -86,15 +85,14 @@ class TimeStep:
         )
         return onto + through, output_bar
 
+    def pull_network(self, t: Tensor, z: Tensor, bar: Tensor, onto: Tensor) -> Tensor:
+        """`onto` plus the state's cotangent for the cotangent `bar` of a control that a network
+        outputs: policies without an inner problem."""
+        return onto + pull_back(lambda z: self.policy(t, z).control, z)(bar)[0]
+
     def pull_terminal(self, z: Tensor, bar: Tensor) -> Tensor:
         """The cotangent of the final state for that of the terminal cost (batch,)."""
         return pull_back(self.problem.terminal_cost, z)(bar)[0]
 
     def _euler(self, t: Tensor, h: Tensor, z: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         return z + h * self.problem.dynamics(t, z, u), h * self.problem.running_cost(t, z, u)
-
-
-def residual_of(time_step: TimeStep, t: Tensor, z: Tensor, output: Tensor, u: Tensor) -> Tensor:
-    """The inner residual (batch,) of the control `u`."""
-    with torch.no_grad():
-        return time_step.bind(t, z, output).residual(u)

@@ -60,7 +60,8 @@ def sweep(layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
     width = layers.readout.shape[0]
     opened = torch.addmm(bias, z, layers.transposed_matrix)
     a = opened[:, :width]
-    slopes, states = [a.tanh()], []
+    slopes: list[Tensor] = [a.tanh()]
+    states: list[Tensor] = []
     for transposed, offset in zip(layers.transposed_weights, layers.biases, strict=True):
         state = _antiderivative_of_tanh(a)
         states.append(torch.add(states[-1], state, alpha=layers.step) if states else state)
