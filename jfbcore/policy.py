@@ -68,6 +68,27 @@ class HamiltonianPolicy(Policy):
         self.solver = solver
         self.gradient = gradient
 
+    def with_gradient(
+        self,
+        gradient: GradientEstimator | None = None,
+        *,
+        fixed_point_map: FixedPointMap | None = None,
+        solver: Solver | None = None,
+    ) -> HamiltonianPolicy:
+        """A new policy that shares this one's network and differs in what is given.
+
+        This policy stays as it is. Raises ValueError as the constructor does.
+        """
+        other = HamiltonianPolicy(
+            self.problem,
+            self.value_network,
+            fixed_point_map=self.fixed_point_map if fixed_point_map is None else fixed_point_map,
+            solver=self.solver if solver is None else solver,
+            gradient=self.gradient if gradient is None else gradient,
+        )
+        other.training = self.training
+        return other
+
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
         p = self.value_network.costate(t, z)
         hamiltonian = self.problem.hamiltonian(t, z, p)

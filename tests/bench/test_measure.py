@@ -254,7 +254,7 @@ class TestLinearResidual:
         found = linear_residual(Step(case))
         assert 0 <= found["mean"] <= found["max"] < 1e-5
         step = Step(case)
-        step.policy.gradient = Implicit(ConjugateGradient(max_iterations=1))
+        step.policy = step.policy.with_gradient(Implicit(ConjugateGradient(max_iterations=1)))
         rough = linear_residual(step)
         assert rough["max"] > 1e-4
         assert step.policy.gradient == Implicit(ConjugateGradient(max_iterations=1))
@@ -271,7 +271,7 @@ class TestReversibleDrift:
         found = reversible_drift(Step(case))
         assert 0 < found["mean"] <= found["max"] < 1e-8
         step = Step(case)
-        step.policy.gradient = Reversible(inversions=None)
+        step.policy = step.policy.with_gradient(Reversible(inversions=None))
         longer = reversible_drift(step)
         assert longer["max"] > 10 * found["max"]
         assert step.policy.gradient == Reversible(inversions=None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 
-from bench.build import Unsupported, build
+from baselines import METHODS
+from bench.build import Unsupported, build, build_problem
 from bench.case import GRADIENT_NAMES, PROBLEM_NAMES, RECIPES, Case
 from bench.commands import train
 from bench.recipes import case_settings, training_config
@@ -28,11 +30,14 @@ def test_every_gradient_builds_under_every_recipe(problem, n_agents, recipe):
         settings = case_settings(recipe, problem, n_agents, gradient)
         case = Case(problem=problem, n_agents=n_agents, gradient=gradient, n_steps=4, **settings)
         training_config(case, steps=5, recipe=recipe)
-        if gradient == "cvxpylayers" and problem != "quadrotor":
-            with pytest.raises(Unsupported, match="not concave"):
-                build(case, 0)
-        else:
+        reason = METHODS[gradient].supports(build_problem(case))
+        if gradient == "unrolled-network":
+            reason = "fixed number of iterations"  # no recipe has one
+        if reason is None:
             build(case, 0)
+        else:
+            with pytest.raises(Unsupported, match=re.escape(reason)):
+                build(case, 0)
 
 
 def test_the_recommended_quadrotor():

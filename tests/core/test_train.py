@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import jfbcore.train
-from baselines import DIRECT, GRADIENTS, build_policy
+from baselines import METHODS, build_policy
 from jfbcore.extras.compiled_step import CompiledStep
 from jfbcore.extras.guard import GuardSettings
 from jfbcore.held_out import COUNT, held_out_states
@@ -38,7 +38,7 @@ def make_policy(
     problem = PROBLEMS[name](n_agents=n_agents, n_steps=n_steps, **settings)
     return build_policy(
         problem,
-        GRADIENTS[gradient],
+        METHODS[gradient],
         fixed_point_map=ScaledMap(),
         solver=Picard(tolerance=1e-4 * problem.gradient_scale, max_iterations=100),
         width=width,
@@ -70,7 +70,7 @@ def spoil(training: Training, steps: set[int], change: Callable[[Tensor], Tensor
 
 
 @every_problem
-@pytest.mark.parametrize("gradient", ["jfb", "implicit", DIRECT])
+@pytest.mark.parametrize("gradient", ["jfb", "implicit", "direct"])
 def test_training_lowers_the_cost(name, gradient):
     # Six goods: enough for the initial costate to outweigh the network's random part.
     policy = make_policy(name, n_agents=6 if name == "consumption" else 1, n_steps=10,
@@ -522,7 +522,7 @@ def fingerprint(training: Training) -> dict:
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
-@pytest.mark.parametrize("gradient", ["jfb", DIRECT])
+@pytest.mark.parametrize("gradient", ["jfb", "direct"])
 @pytest.mark.parametrize(("fixed", "optimizer"), [(False, "adam"), (True, "adam"), (False, "muon")])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, schedule, gradient, fixed, optimizer):
     settings = config(
