@@ -49,10 +49,10 @@ def load(file: str | Path, *, device: str | torch.device = "cpu") -> Policy:
             f"`file` {path} holds no policy of version {POLICY_VERSION}; write one with "
             "jfbcore.save(policy, file) or train with a checkpoint"
         )
-    if content["not_described"] is not None:
+    if content.get("not_described") is not None:
         raise ValueError(f"`file` {path} cannot be rebuilt: {content['not_described']}")
     try:
-        policy = rebuild(content["description"], torch.device(device))
+        policy = _rebuilt(content["description"], torch.device(device))
         policy.load_state_dict(content["policy"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"`file` {path} cannot be rebuilt: {_first_line(error)}") from error
@@ -62,7 +62,7 @@ def load(file: str | Path, *, device: str | torch.device = "cpu") -> Policy:
 def identity(policy: Policy) -> str:
     """A line that names what is trained: problem, policy and the shapes of the parameters."""
     shapes = ", ".join(str(tuple(p.shape)) for p in policy.parameters())
-    return f"{policy.problem.name}: {one_line(policy)} with {shapes}"
+    return f"{policy.problem.name}: {one_line(policy, longest=10**6)} with {shapes}"
 
 
 class Saver:
@@ -137,7 +137,7 @@ def _policy_content(policy: Policy) -> dict[str, Any]:
     description, reason = None, None
     try:
         description = describe(policy)
-        again = rebuild(description, torch.device("cpu"))
+        again = _rebuilt(description, torch.device("cpu"))
         if describe(again) != description:
             raise ValueError(f"built again it would be {one_line(again)}")
         again.load_state_dict(policy.state_dict())
@@ -149,6 +149,15 @@ def _policy_content(policy: Policy) -> dict[str, Any]:
         "not_described": reason,
         "policy": policy.state_dict(),
     }
+
+
+def _rebuilt(description: Any, device: torch.device) -> Policy:
+    # Modules draw their first parameters from torch's global generator, which is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        policy = rebuild(description, device)
+    if not isinstance(policy, Policy):
+        raise ValueError(f"it describes a {type(policy).__name__}, not a policy")
+    return policy
 
 
 def _write(content: dict[str, Any], path: Path) -> None:

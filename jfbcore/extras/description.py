@@ -60,7 +60,8 @@ def rebuild(description: Any, device: torch.device, dtype: torch.dtype | None = 
     """What `describe` described, on `device`; `dtype` for classes whose objects do not keep theirs.
 
     Only classes of jfbcore and baselines are rebuilt, and those of modules that have been imported
-    already if they are problems, maps, solvers, gradients or modules. Raises ValueError otherwise.
+    already if they are problems, maps, solvers, gradients, torch modules or dataclasses. Raises
+    ValueError otherwise.
     """
     if isinstance(description, list):
         return tuple(rebuild(item, device, dtype) for item in description)
@@ -73,9 +74,12 @@ def rebuild(description: Any, device: torch.device, dtype: torch.dtype | None = 
     if "type" in description:
         return _class_at(description["type"])
     cls, given = _class_at(description["class"]), description["arguments"]
-    if dtype is None and "problem" in given:
-        dtype = getattr(torch, given["problem"]["arguments"]["dtype"]["dtype"])
-    arguments = {name: rebuild(value, device, dtype) for name, value in given.items()}
+    arguments = {}
+    if "problem" in given:  # first, because it decides the dtype of the rest
+        arguments["problem"] = rebuild(given["problem"], device)
+        dtype = arguments["problem"].dtype
+    for name in given.keys() - arguments.keys():
+        arguments[name] = rebuild(given[name], device, dtype)
     # A generator spares torch's global one; what it draws is overwritten by a state_dict.
     own = {"device": device, "dtype": dtype, "generator": torch.Generator()}
     names = inspect.signature(cls).parameters
@@ -97,10 +101,16 @@ def constructor_arguments(thing: object) -> dict[str, Any]:
     }
 
 
-def one_line(thing: object) -> str:
-    """`thing` as code that builds it: of a problem its size, of others what is not the default."""
+def one_line(thing: object, longest: int = 60) -> str:
+    """`thing` as code that builds it: of a problem its size, of others what is not the default.
+
+    Plain values whose code is more than `longest` characters long are left out.
+    """
+    if isinstance(thing, type):
+        return thing.__name__
     if dataclasses.is_dataclass(thing) or not isinstance(thing, _BASES):
-        return str(thing).removeprefix("torch.") if isinstance(thing, torch.dtype) else repr(thing)
+        code = repr(thing).removeprefix("torch.") if isinstance(thing, torch.dtype) else repr(thing)
+        return code if isinstance(thing, _BASES) or len(code) <= longest else "…"
     parameters, arguments = inspect.signature(type(thing)).parameters, constructor_arguments(thing)
     always = ("n_agents", "n_steps", "t_final", "dtype") if isinstance(thing, Problem) else ()
     names = [name for name in always if name in arguments]
@@ -108,7 +118,7 @@ def one_line(thing: object) -> str:
         default = parameters[name].default
         if name not in names and not isinstance(value, Tensor) and repr(value) != repr(default):
             names.append(name)
-    shown = ", ".join(f"{name}={one_line(arguments[name])}" for name in names)
+    shown = ", ".join(f"{name}={one_line(arguments[name], longest)}" for name in names)
     return f"{type(thing).__name__}({shown})"
 
 
@@ -126,5 +136,5 @@ def _class_at(path: str) -> type:
         raise ValueError(f"class {path} is not there; import its module first") from error
     known = isinstance(cls, type) and cls.__module__ == module_name
     if not known or not (ours or issubclass(cls, _BASES) or dataclasses.is_dataclass(cls)):
-        raise ValueError(f"{path} is no problem, map, solver, gradient or module")
+        raise ValueError(f"{path} is no problem, map, solver, gradient, torch module or dataclass")
     return cls
