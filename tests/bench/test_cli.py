@@ -562,12 +562,16 @@ class TestReadme:
             assert code == 0
             assert last_line(out)["status"] == "ok"
 
-    def test_the_library_example_runs(self):
-        """As it stands, but for its minibatch of fifty."""
+    def test_the_library_example_runs(self, tmp_path, monkeypatch):
+        """As it stands, but for its minibatch of fifty and fewer time steps."""
+        monkeypatch.chdir(tmp_path)
         (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
         assert block.count("(50,") == 1
         names: dict = {}
-        exec(block.replace("(50,", "(2,"), names)
+        shorter = block.replace("(50,", "(2,").replace("(n_agents=6)", "(n_agents=6, n_steps=8)")
+        exec(shorter.replace("policy = jfb.load(", "loaded = jfb.load("), names)
+        assert names["flown"].states.shape == (9, 2, 72)
+        assert repr(names["loaded"]) == repr(names["policy"])
         gradients = [p.grad for p in names["policy"].parameters() if p.grad is not None]
         assert gradients
         assert all(gradient.isfinite().all() for gradient in gradients)
