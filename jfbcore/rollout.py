@@ -23,7 +23,7 @@ class InnerStatistics:
     residuals: list[Tensor] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
-        """Note what one step, or one of several time steps, says of its inner solves."""
+        """Note the iterations and residuals of a time step, or of several taken at once."""
         if step.iterations is None or step.residual is None:
             return
         self.iterations.append(step.iterations)
@@ -74,9 +74,9 @@ class Step(NamedTuple):
     """One time step: the next state (batch, n), the running cost so far (batch,), the control
     (batch, m), the inner solve's iterations and residual (batch,), the HJB residual (batch,).
 
-    The last three are None where there is no inner solve or no penalty. Of several time steps
-    taken at once, the first three are the last one's and the others have an axis (steps,) before
-    the batch.
+    The last three are None where there is no inner solve or no penalty. Where several time steps
+    are taken at once, the first three are those of the last one, and the others have an axis
+    (time steps,) before the batch.
     """
 
     state: Tensor
@@ -129,15 +129,16 @@ def rollout(
     """Left-endpoint Euler from `initial_states` (batch, n), with a graph if grad mode is on.
 
     `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner
-    solve from the previous step's control. `penalties` also evaluates the HJB residual and the
-    terminal misfit of the value network (a second network sweep per step). `advance` takes one
-    step; a `CompiledStep` is a drop-in that takes `span` of them at once. `segment` keeps the
-    graph of that many time steps at a time and computes the others again on the way back: memory
-    of n_steps/segment states and `segment` steps, least near the root of n_steps, for one more
-    forward pass. `record` also returns times, states and controls, with a graph if grad mode is on.
+    solve from the previous time step's control. `penalties` also evaluates the HJB residual and the
+    terminal misfit of the value network, by a second network sweep per time step. `advance` takes
+    one time step; a `CompiledStep` may stand in its place and takes `span` of them at once.
+    `segment` keeps the graph of that many time steps at a time and computes the others again on the
+    way back. That takes the memory of n_steps/segment states and `segment` time steps, which is
+    least near the root of n_steps, and one more forward pass. `record` also returns times, states
+    and controls, with a graph if grad mode is on.
 
     Raises TypeError or ValueError where an argument does not fit, the states' dtype and device
-    included, and ValueError for `record` with `segment` or an `advance` that takes several steps.
+    included, and ValueError for `record` with `segment` or with compiled time steps.
     """
     if segment is not None:
         _validate.positive_int("segment", segment)
@@ -147,7 +148,7 @@ def rollout(
         raise ValueError(
             "`record` needs every time step by itself; leave out `segment` and compiled time steps"
         )
-    _check_states(policy, initial_states)
+    check_states(policy, initial_states)
     problem = policy.problem
     n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
     h, z = problem.t_final / n_steps, initial_states
@@ -178,7 +179,7 @@ def rollout(
                 controls.append(step.control)
             if warm_start:
                 start = step.control.detach()
-            # Not a second time when a segment is computed again.
+            # A segment that is computed again on the way back must not count twice.
             if i >= done:
                 inner.add(step)
                 done = i + taken
@@ -211,7 +212,7 @@ def rollout(
     )
 
 
-def _check_states(policy: Policy, states: Tensor) -> None:
+def check_states(policy: Policy, states: Tensor) -> None:
     """Raise unless `states` is what `policy`, an object, may start from."""
     _validate.instance("policy", policy, Policy, "HamiltonianPolicy(problem, network, …)")
     kind = next(policy.parameters(), torch.empty(0, dtype=policy.problem.dtype))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from jfbcore import _validate
+from jfbcore.extras.clock import Clock
 from jfbcore.extras.description import describe, one_line, rebuild
 from jfbcore.extras.results import Evaluation
 from jfbcore.policy import Policy
@@ -93,7 +94,7 @@ def save_training(training: Training, path: Path) -> None:
             "optimizer": training.optimizer.state_dict(),
             "guard": training.guard.state_dict(),
             "schedules": training.schedules.state_dict(),
-            "clock": training.clock.state_dict(),
+            "clock": asdict(training.clock),
             "generator": training.generator.get_state(),
             "minibatch": training.minibatch,
             "progress": (training.step, training.loss),
@@ -123,8 +124,10 @@ def load_training(training: Training, path: Path) -> None:
             f"{training.identity}"
         )
     training.policy.load_state_dict(state["policy"])
-    for part in ("optimizer", "guard", "schedules", "clock"):
+    for part in ("optimizer", "guard", "schedules"):
         getattr(training, part).load_state_dict(state[part])
+    # Whether the first training step compiles is a question of this process.
+    training.clock = Clock(**(state["clock"] | {"compiling": training.clock.compiling}))
     training.generator.set_state(state["generator"])
     minibatch = state["minibatch"]
     training.minibatch = None if minibatch is None else minibatch.to(training.problem.device)

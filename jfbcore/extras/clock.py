@@ -35,19 +35,6 @@ class Clock:
         left = self.time_limit - self.compiling_seconds
         return (self.seconds - self.compiling_seconds) / left if left > 0.0 else 1.0
 
-    def state_dict(self) -> dict[str, object]:
-        """What `load_state_dict` continues from."""
-        return {
-            "seconds": self.seconds,
-            "compiling_seconds": self.compiling_seconds,
-            "step_seconds": self.step_seconds,
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue from the state of an earlier process, where this one may have to compile."""
-        self.seconds, self.compiling_seconds = state["seconds"], state["compiling_seconds"]
-        self.step_seconds = state["step_seconds"]
-
 
 def crossed(before: float, now: float, parts: int) -> bool:
     """Whether a run that is not over has come to another one of its `parts` equal parts."""

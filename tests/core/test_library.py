@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import jfbcore as jfb
 from baselines import DIRECT, GRADIENTS, build_policy
 from jfbcore.extras.checkpoints import POLICY_VERSION
+from jfbcore.extras.compiled_rollout import CompiledRollout
 from jfbcore.extras.compiled_step import CompiledStep
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.problems import PROBLEMS
@@ -130,6 +131,11 @@ def test_what_cannot_be_recorded_is_refused():
     for options in ({"segment": 2}, {"advance": CompiledStep(policy, "eager")}):
         with pytest.raises(ValueError, match="`record` needs every time step by itself; leave out"):
             jfb.rollout(policy, x, record=True, **options)
+    compiled = CompiledRollout(policy, backend=None)
+    with pytest.raises(ValueError, match="`record` must be left out of a compiled rollout"):
+        compiled(policy, x, record=True)
+    with torch.no_grad():
+        assert compiled(policy, x, record=True).states.shape == (5, 3, 24)
 
 
 # ---------------------------------------------------------------------------------------------

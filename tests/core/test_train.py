@@ -168,6 +168,21 @@ def test_clipping(clip_norm):
         assert min(norms) > 1.0
 
 
+def test_hooks_are_called_after_every_training_step(tmp_path):
+    """In their order; the one that saves comes before those that are added."""
+    seen: list[object] = []
+    training = Training(
+        make_policy(),
+        config(steps=2),
+        callback=lambda t: seen.append(("callback", t.step)),
+        checkpoint=tmp_path / "checkpoint.pt",
+        checkpoint_interval=1,
+    )
+    training.hooks.append(lambda t: seen.append((t.step, (tmp_path / "checkpoint.pt").exists())))
+    training.run()
+    assert seen == [("callback", 1), (1, True), ("callback", 2), (2, True)]
+
+
 # ---------------------------------------------------------------------------------------------
 # rates
 
