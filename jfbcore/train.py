@@ -96,10 +96,10 @@ class Training:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip_norm)
         self.loss = objective.item()
-        # Looked at again with a graph, though none is needed: without one the control would be the
-        # solver's own, some applications of the map behind the one that training uses.
-        again = lambda: self._objective(self._rollout(x)).item()  # noqa: E731
-        reason = self.guard.judge(self.loss, norm.item(), again)
+        # The guard may ask for the loss of other parameters. A graph is not needed for that, but
+        # without one the control would be the solver's own, some applications of the map earlier.
+        loss_now = lambda: self._objective(self._rollout(x)).item()  # noqa: E731
+        reason = self.guard.judge(self.loss, norm.item(), loss_now)
         if reason is None:
             self.guard.accept(self.loss)
             self.optimizer.step(self.learning_rate())
