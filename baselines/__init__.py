@@ -8,7 +8,8 @@ from baselines.conic_backends import Diffcp, Moreau
 from baselines.cvxpy_layers import CvxpyLayer
 from baselines.direct import DirectPolicy
 from baselines.implicit import Implicit
-from baselines.linear_solvers import GMRES, ConjugateGradient, DenseLU, LinearSolver, Neumann
+from baselines.krylov import GMRES, ConjugateGradient
+from baselines.linear_solvers import DenseLU, LinearSolver, Neumann
 from baselines.reversible import Reversible
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from baselines.linear_solvers import ConjugateGradient, LinearSolver
+from baselines.krylov import ConjugateGradient
+from baselines.linear_solvers import LinearSolver
 from jfbcore.jfb import GradientEstimator
 from jfbcore.kernels.fused import pull_back
 from jfbcore.maps import BoundMap
@@ -44,17 +45,17 @@ class Implicit(GradientEstimator):
         return solver.supports_compilation() or self.linear_solver.supports_compilation()
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
-        found = solver.solve(fixed_point_map, initial)
+        solution = solver.solve(fixed_point_map, initial)
         if not torch.is_grad_enabled():
-            return found
+            return solution
         # The control is a constant here; its derivative is put back by the linear solve.
-        u = found.control.detach()
+        u = solution.control.detach()
         gradient, step, image = _parts(fixed_point_map, u)
         interior = fixed_point_map.hamiltonian.interior(step)
         control = _ImplicitControl.apply(
             u, gradient, image, interior, fixed_point_map, self.linear_solver
         )
-        return Solution(control, found.residual, found.iterations, found.tolerance)
+        return Solution(control, solution.residual, solution.iterations, solution.tolerance)
 
     def supports_pull_back(self, solver: Solver) -> str | None:
         return self.linear_solver.supports_repeat()

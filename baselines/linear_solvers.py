@@ -9,13 +9,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.while_loop import while_loop
 
 from jfbcore import _validate
+from jfbcore.solvers.base import Status, worst_status
+from jfbcore.solvers.iterate import State, iterate
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -60,142 +61,81 @@ class DenseLU(LinearSolver):
         return solution.squeeze(-1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConjugateGradient(LinearSolver):
-    """Preconditioned conjugate gradients; the default. Needs A positive definite.
+class System(NamedTuple):
+    """A x = b for a batch: A and an approximate inverse of it as products, b (batch, m), |b|."""
 
-    Stops when every sample's residual is below `tolerance` times its right-hand side. A sample
-    that meets non-positive curvature takes no step there and starts again from the preconditioned
-    residual.
-    """
+    operator: Operator
+    preconditioner: Operator
+    b: Tensor
+    size: Tensor
 
-    tolerance: float = 1e-6
-    max_iterations: int = 100
-    #: steps of `repeat`; the Hessians of this suite, diagonal plus at most rank one, need two
-    untested_steps: int = 6
+    @classmethod
+    def of(cls, operator: Operator, preconditioner: Operator, b: Tensor) -> System:
+        # The clamp makes the relative residual of 0 = A 0 zero and not undefined.
+        size = torch.linalg.vector_norm(b, dim=-1, keepdim=True)
+        return cls(operator, preconditioner, b, size.clamp_min(torch.finfo(b.dtype).tiny))
 
-    def __post_init__(self) -> None:
-        _validate.positive("tolerance", self.tolerance)
-        _validate.positive_int("max_iterations", self.max_iterations)
-        _validate.positive_int("untested_steps", self.untested_steps)
+    def relative(self, r: Tensor) -> Tensor:
+        """|r| / |b| of each sample, (batch, 1)."""
+        return torch.linalg.vector_norm(r, dim=-1, keepdim=True) / self.size
 
-    def supports_compilation(self) -> str | None:
-        return None
 
-    def supports_repeat(self) -> str | None:
+class IterativeLinearSolver(LinearSolver):
+    """A linear solver as the loop in `jfbcore.solvers.iterate` runs it; residuals are relative."""
+
+    tolerance: float
+    check_interval: ClassVar[int] = 1
+
+    @abc.abstractmethod
+    def init(self, system: System) -> State:
+        """The state before the first step."""
+
+    @abc.abstractmethod
+    def limit(self, system: System) -> int:
+        """Steps to take at most."""
+
+    def evaluate(self, system: System, state: State) -> Tensor:
+        """The relative residual, (batch, 1)."""
+        return system.relative(state.residual)
+
+    @abc.abstractmethod
+    def step(self, system: System, state: State, evaluated: Tensor) -> State:
+        """The next state."""
+
+    @abc.abstractmethod
+    def terminate(self, system: System, state: State, evaluated: Tensor) -> Tensor:
+        """Relative residual (batch,) of what `answer` would return; zero where no step can help."""
+
+    @abc.abstractmethod
+    def answer(self, state: State, residual: Tensor) -> Tensor:
+        """The solution (batch, m), given what `terminate` said of `state`."""
+
+    def pending(self, state: State) -> Tensor | None:
         return None
 
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
-        state, active, step = self._start(operator, preconditioner, b)
-        if torch.compiler.is_compiling():
-            # The same loop as an operator of the graph, which may not test on the host.
-            count = torch.zeros((), dtype=torch.int64, device=b.device)
-            start = (count, *(tensor.clone() for tensor in state))
-            _, x, r, *_ = while_loop(
-                lambda i, x, r, p, rz: (i < self.max_iterations) & active(r).any(),
-                lambda i, x, r, p, rz: (i + 1, *step(x, r, p, rz)),
-                start,
-            )
-            return torch.add(x, r, alpha=0.0)
-        for _ in range(self.max_iterations):
-            if not bool(active(state.residual).any()):
-                break
-            state = step(*state)
-        # Adds zero to a finite residual and turns a NaN residual into NaN.
-        return torch.add(state.solution, state.residual, alpha=0.0)
-
-    def repeat(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
-        state, _, step = self._start(operator, preconditioner, b)
-        for _ in range(min(self.untested_steps, self.max_iterations)):
-            state = step(*state)
-        return torch.add(state.solution, state.residual, alpha=0.0)
-
-    def _start(
-        self, operator: Operator, preconditioner: Operator, b: Tensor
-    ) -> tuple[_Search, Callable[[Tensor], Tensor], Callable[..., _Search]]:
-        """Where the search starts, which samples are not solved yet, and one step of it."""
-        z = preconditioner(b)
-        limit = self.tolerance * torch.linalg.vector_norm(b, dim=-1, keepdim=True)
-
-        def active(r: Tensor) -> Tensor:
-            return torch.linalg.vector_norm(r, dim=-1, keepdim=True) > limit
-
-        def step(x: Tensor, r: Tensor, p: Tensor, rz: Tensor) -> _Search:
-            ap = operator(p)
-            curvature = _dot(p, ap)
-            usable = active(r) & (curvature > 0)
-            length = torch.where(usable, rz / curvature, 0.0)
-            x, r = x + length * p, r - length * ap
-            z = preconditioner(r)
-            rz_new = _dot(r, z)
-            p = z + torch.where(usable, rz_new / rz, 0.0) * p
-            return _Search(x, r, p, rz_new)
-
-        return _Search(torch.zeros_like(b), b, z, _dot(b, z)), active, step
+        system = System.of(operator, preconditioner, b)
+        return iterate(self, system, self.init(system), self.limit(system)).point
 
 
-class _Search(NamedTuple):
-    """Where conjugate gradients stand: (batch, m) each, and <r, z> (batch, 1)."""
+class SeriesState(NamedTuple):
+    """Where a series stands.
+
+    `solution` (batch, m): the sum so far, `residual` (batch, m): b - A x of it. `best` (batch, m):
+    the sum of the least relative residual before it, `best_residual` (batch, 1); NaN before any.
+    """
 
     solution: Tensor
     residual: Tensor
-    direction: Tensor
-    product: Tensor
+    best: Tensor
+    best_residual: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class GMRES(LinearSolver):
-    """Left-preconditioned GMRES without restart; for A that is symmetric but indefinite.
-
-    Stores up to `max_iterations` vectors of (batch, m).
-    """
-
-    tolerance: float = 1e-6
-    max_iterations: int = 30
-
-    def __post_init__(self) -> None:
-        _validate.positive("tolerance", self.tolerance)
-        _validate.positive_int("max_iterations", self.max_iterations)
-
-    def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
-        r = preconditioner(b)
-        beta = torch.linalg.vector_norm(r, dim=-1)
-        tiny, rounding = torch.finfo(b.dtype).tiny, torch.finfo(b.dtype).eps
-        basis = [r / beta.clamp_min(tiny).unsqueeze(-1)]
-        steps = min(self.max_iterations, b.shape[-1])
-        hessenberg = b.new_zeros(b.shape[0], steps + 1, steps)
-        target = b.new_zeros(b.shape[0], steps + 1, 1)
-        target[:, 0, 0] = beta
-        weights = target[:, :0]
-        for j in range(steps):
-            w = preconditioner(operator(basis[j]))
-            vectors = torch.stack(basis, 1)
-            # Classical Gram-Schmidt twice: as stable as the modified form, and two products.
-            for _ in range(2):
-                overlap = (vectors @ w.unsqueeze(-1)).squeeze(-1)
-                hessenberg[:, : j + 1, j] += overlap
-                w = w - (overlap.unsqueeze(1) @ vectors).squeeze(1)
-            norm = torch.linalg.vector_norm(w, dim=-1)
-            # An invariant subspace: the solution is inside what has been found.
-            broken = norm <= rounding * hessenberg[:, : j + 1, j].norm(dim=1)
-            hessenberg[:, j + 1, j] = torch.where(broken, 0.0, norm)
-            basis.append(torch.where(broken, 0.0, 1.0 / norm).unsqueeze(-1) * w)
-            block = hessenberg[:, : j + 2, : j + 1]
-            # Of a sample with infinite or undefined numbers no pseudoinverse exists; its answer
-            # is undefined, and the other samples' are not touched.
-            usable = block.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-            inverse = torch.linalg.pinv(torch.where(usable, block, 0.0))
-            weights = torch.where(usable, inverse, torch.nan) @ target[:, : j + 2]
-            misfit = torch.linalg.vector_norm(block @ weights - target[:, : j + 2], dim=(1, 2))
-            if not bool((misfit > self.tolerance * beta).any()):
-                break
-        return (weights.transpose(1, 2) @ torch.stack(basis[: weights.shape[1]], 1)).squeeze(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Neumann(LinearSolver):
+class Neumann(IterativeLinearSolver):
     """Preconditioned Richardson iteration: with the map's scaling, the Neumann series of
-    (I - dT/du)^-1 with at most `terms` terms. Converges where T contracts.
+    (I - dT/du)^-1 with at most `terms` terms. Converges where T contracts; elsewhere the partial
+    sum of the least residual is returned, of each sample.
     """
 
     terms: int = 100
@@ -208,33 +148,28 @@ class Neumann(LinearSolver):
     def supports_compilation(self) -> str | None:
         return None
 
-    def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
-        x = preconditioner(b)
-        limit = self.tolerance * torch.linalg.vector_norm(b, dim=-1)
+    def limit(self, system: System) -> int:
+        return self.terms - 1
 
-        def active(r: Tensor) -> Tensor:
-            return (torch.linalg.vector_norm(r, dim=-1) > limit).any()
+    def init(self, system: System) -> SeriesState:
+        x = system.preconditioner(system.b)
+        none = torch.full_like(x[:, :1], torch.nan)
+        return SeriesState(x, system.b - system.operator(x), x, none)
 
-        if torch.compiler.is_compiling():
-            # The same loop as an operator of the graph, which may not test on the host.
-            def add_term(count: Tensor, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-                x = x + preconditioner(r)
-                return count + 1, x, b - operator(x)
+    def step(self, system: System, state: SeriesState, evaluated: Tensor) -> SeriesState:
+        x, r, best, best_residual = state
+        best_residual = torch.fmin(best_residual, evaluated)
+        best = torch.where(best_residual == evaluated, x, best)
+        x = x + system.preconditioner(r)
+        return SeriesState(x, system.b - system.operator(x), best, best_residual)
 
-            count = torch.ones((), dtype=torch.int64, device=b.device)
-            _, x, r = while_loop(
-                lambda count, x, r: (count < self.terms) & active(r),
-                add_term,
-                (count, x.clone(), b - operator(x)),
-            )
-            return torch.add(x, r, alpha=0.0)
-        for _ in range(self.terms - 1):
-            r = b - operator(x)
-            if not bool(active(r)):
-                # A residual that is no number is no reason to go on, and the answer too.
-                return torch.add(x, r, alpha=0.0)
-            x = x + preconditioner(r)
-        return x
+    def terminate(self, system: System, state: SeriesState, evaluated: Tensor) -> Tensor:
+        return torch.fmin(state.best_residual, evaluated).squeeze(-1)
+
+    def answer(self, state: SeriesState, residual: Tensor) -> Tensor:
+        residual = residual.unsqueeze(-1)
+        x = torch.where(residual == state.best_residual, state.best, state.solution)
+        return torch.add(x, residual, alpha=0.0)
 
 
 @dataclass(frozen=True)
@@ -247,12 +182,20 @@ class Watched(LinearSolver):
     solver: LinearSolver
     residuals: list[Tensor] = field(default_factory=list, compare=False)
 
+    @property
+    def status(self) -> Status:
+        """How the worst of the systems ended; one that the solver did not solve is no secret here.
+
+        Residuals of up to ten times the solver's tolerance count as converged: a solver may see
+        another residual than |b - A x|, which is the preconditioned one or drifts by rounding.
+        """
+        tolerance = getattr(self.solver, "tolerance", None)
+        return worst_status(
+            torch.cat(self.residuals), None if tolerance is None else 10.0 * tolerance
+        )
+
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         x = self.solver.solve(operator, preconditioner, b)
         left, size = (torch.linalg.vector_norm(v, dim=-1) for v in (b - operator(x), b))
         self.residuals.append(torch.where(size > 0, left / size, left))
         return x
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a, b).unsqueeze(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from jfbcore import _validate
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap, FixedPointMap
 from jfbcore.problems.base import Problem, Time
-from jfbcore.solvers import Picard, Solution, Solver
+from jfbcore.solvers import IterativeSolver, Picard, Solution, Solver
+from jfbcore.solvers.iterate import Run, iterate, take
 
 #: the sequence and its inverse are added up in this precision, whatever T is evaluated in
 _STATE = torch.float64
@@ -76,16 +78,25 @@ class Reversible(GradientEstimator):
             _validate.positive_int("inversions", self.inversions, "None never recomputes")
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
-        pair, found = self._solve(fixed_point_map, solver, initial.detach())
+        relaxed = self.relaxed(solver)
+        run = self._solve(fixed_point_map, relaxed, initial.detach())
+        solution = relaxed.result(run)
         t, z, p = fixed_point_map.hamiltonian.inputs
         if not (torch.is_grad_enabled() and (z.requires_grad or p.requires_grad)):
-            return found
+            return solution
         # The map itself must not be kept: its Hamiltonian holds the graph this one is part of.
-        run = _Run(
-            self, fixed_point_map.recipe, fixed_point_map.hamiltonian.problem, t, found.iterations
+        repeated = _Run(
+            self,
+            relaxed,
+            fixed_point_map.recipe,
+            fixed_point_map.hamiltonian.problem,
+            t,
+            run.iterations,
         )
-        control = _ReversibleControl.apply(z, p, *pair, initial.detach(), run)
-        return replace(found, control=control)
+        control = _ReversibleControl.apply(
+            z, p, run.state.previous, run.state.last, initial.detach(), repeated
+        )
+        return replace(solution, control=control)
 
     def supports_solver(self, solver: Solver) -> str | None:
         if isinstance(solver, Picard):
@@ -95,33 +106,50 @@ class Reversible(GradientEstimator):
             f"{type(solver).__name__}; use solver picard"
         )
 
-    @torch.no_grad()
-    def _solve(
-        self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], Solution]:
-        """The last two members of the sequence, and the later one as a solution."""
-        previous = last = initial.to(_STATE)
-        iterations = 0
-        while True:
-            u = last.to(initial.dtype)
-            gradient = fixed_point_map.hamiltonian.grad(u)
-            at_limit = iterations >= solver.max_iterations
-            if at_limit or (
-                solver.tolerance is not None and iterations % solver.check_interval == 0
-            ):
-                residual = fixed_point_map.residual(u, gradient)
-                if at_limit or solver.done(iterations, residual):
-                    return (previous, last), solver.solution(u, residual, iterations)
-            previous, last = last, self.forwards(previous, fixed_point_map.step(u, gradient))
-            iterations += 1
+    def relaxed(self, solver: Solver) -> Relaxed:
+        """The iteration that stops as `solver` does."""
+        return Relaxed(
+            tolerance=solver.tolerance,
+            max_iterations=solver.max_iterations,
+            check_interval=solver.check_interval,
+            relaxation=self.relaxation,
+        )
 
-    def forwards(self, before: Tensor, image: Tensor) -> Tensor:
-        """w_k from w_(k-2) and T(w_(k-1))."""
-        return (1.0 - self.relaxation) * before + self.relaxation * image.to(_STATE)
+    @torch.no_grad()
+    def _solve(self, fixed_point_map: BoundMap, relaxed: Relaxed, initial: Tensor) -> Run:
+        state = relaxed.init(fixed_point_map, initial)
+        return iterate(relaxed, fixed_point_map, state, relaxed.max_iterations)
 
     def backwards(self, after: Tensor, image: Tensor) -> Tensor:
         """w_(k-2) from w_k and T(w_(k-1))."""
         return (after - self.relaxation * image.to(_STATE)) / (1.0 - self.relaxation)
+
+
+class RelaxedState(NamedTuple):
+    """The last two members of the sequence, and the later one in the precision of controls:
+    (batch, m) each."""
+
+    control: Tensor
+    previous: Tensor
+    last: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxed(IterativeSolver):
+    """w_k = (1 - beta) w_(k-2) + beta T(w_(k-1)) from two equal starts, beta the `relaxation`."""
+
+    relaxation: float
+
+    def init(self, fixed_point_map: BoundMap, control: Tensor) -> RelaxedState:
+        start = control.to(_STATE)
+        return RelaxedState(control, start, start)
+
+    def step(
+        self, fixed_point_map: BoundMap, state: RelaxedState, evaluated: Tensor
+    ) -> RelaxedState:
+        image = fixed_point_map.step(state.control, evaluated)
+        last = (1.0 - self.relaxation) * state.previous + self.relaxation * image.to(_STATE)
+        return RelaxedState(last.to(image.dtype), state.last, last)
 
 
 @dataclass(frozen=True)
@@ -129,6 +157,7 @@ class _Run:
     """What the backward pass repeats: everything of one decision but its tensors."""
 
     estimator: Reversible
+    relaxed: Relaxed
     recipe: FixedPointMap
     problem: Problem
     t: Time
@@ -167,7 +196,7 @@ class _ReversibleControl(torch.autograd.Function):
         for k in range(run.iterations, 0, -1):
             done = run.iterations - k
             if estimator.inversions is not None and done and done % estimator.inversions == 0:
-                true = _replay(estimator, bound, initial, k)
+                true = _replay(run.relaxed, bound, initial, k)
                 drift = torch.maximum(drift, _distance((previous, last), true, scale))
                 previous, last = true
             u = previous.to(initial.dtype).requires_grad_()
@@ -189,14 +218,11 @@ class _ReversibleControl(torch.autograd.Function):
 
 @torch.no_grad()
 def _replay(
-    estimator: Reversible, bound: BoundMap, initial: Tensor, count: int
+    relaxed: Relaxed, bound: BoundMap, initial: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
     """The last two members after `count` applications, computed from the start once more."""
-    previous = last = initial.to(_STATE)
-    for _ in range(count):
-        image = bound(last.to(initial.dtype))
-        previous, last = last, estimator.forwards(previous, image)
-    return previous, last
+    state = take(relaxed, bound, relaxed.init(bound, initial), count)
+    return state.previous, state.last
 
 
 def _distance(found: tuple[Tensor, Tensor], true: tuple[Tensor, Tensor], unit: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.problems import Problem
 from jfbcore.solvers import Anderson, Picard, Solution, Solver
+from jfbcore.solvers.iterate import within
 
 _SOLVER_NAMES = {Picard: "fixed_point_iter", Anderson: "anderson"}
 #: its Anderson applies the map twice before it has anything to return
@@ -81,7 +82,7 @@ class TorchDEQ(GradientEstimator):
         increment = torch.linalg.vector_norm(fixed_point_map(u) - u, dim=-1)
         for _ in range(_ROUNDS):
             left = solver.max_iterations - iterations
-            if left < _FEWEST[type(solver)] or solver.done(0, residual):
+            if left < _FEWEST[type(solver)] or within(residual, solver.tolerance):
                 break
             # |T(u) - u| is about (alpha D) |grad H|: the ratio seen at the last point, halved. Of
             # samples that are not there yet: one that is exact would ask for the impossible.

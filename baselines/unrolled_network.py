@@ -7,64 +7,58 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baselines.unrolled import Unrolled
+from baselines.unrolled import Unrolled, needs_iterations
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
 from jfbcore.problems.base import Time
-from jfbcore.solvers import Picard, Solution, Solver
+from jfbcore.solvers import IterativeSolver, Solution, Solver
+from jfbcore.solvers.iterate import track
 
 
 @dataclass(frozen=True)
 class UnrolledNetwork(GradientEstimator):
-    """Names the gradient of `UnrolledNetworkPolicy`; given a costate already, it is `Unrolled()`.
-
-    Serves Picard with a fixed number of iterations.
-    """
+    """Names the gradient of `UnrolledNetworkPolicy`; given a costate, it is `Unrolled()`."""
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         return Unrolled().attach(fixed_point_map, solver, initial)
 
     def supports_solver(self, solver: Solver) -> str | None:
-        if isinstance(solver, Picard) and solver.tolerance is None:
-            return None
-        return (
-            "the network is evaluated anew in every iteration, without a stopping test; use solver "
-            "picard with a fixed number of iterations"
-        )
+        return needs_iterations("unrolled-network", solver)
 
 
 class UnrolledNetworkPolicy(Policy):
-    """`policy`, with grad phi and the Hamiltonian built anew in each of the K tracked iterations.
+    """`policy`, with grad phi and the Hamiltonian built anew in each of the tracked iterations.
 
     A policy and not a gradient estimator: an estimator is given a Hamiltonian that already holds
     its costate, and what this shows is the price of not having one. Same control and, to
     rounding, same gradient as `Unrolled()`, whose graph holds one network evaluation per time
-    step where this one holds K. To measure that price; never to train with.
+    step where this one holds one per step of the solver. To measure that price; never to train
+    with.
 
-    Raises ValueError unless the policy's solver is Picard with a fixed number of iterations.
+    Raises ValueError with the reason where the policy's solver has no iterations.
     """
 
     def __init__(self, policy: HamiltonianPolicy) -> None:
         super().__init__()
-        solver = policy.solver
-        if not isinstance(solver, Picard) or solver.tolerance is not None:
-            raise ValueError(
-                f"`policy.solver` must be Picard(tolerance=None), got {solver!r}: the tracked "
-                "iteration has no stopping test"
-            )
+        if (reason := needs_iterations("unrolled-network", policy.solver)) is not None:
+            raise ValueError(reason)
         self.problem = policy.problem
         self.policy = policy
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
-        policy, solver = self.policy, self.policy.solver
+        if not torch.is_grad_enabled():
+            return self.policy(t, z, warm_start)
+        solver = self.policy.solver
+        assert isinstance(solver, IterativeSolver)
         initial = self.problem.initial_control(t, z) if warm_start is None else warm_start
-        u = initial.detach()
-        for _ in range(solver.max_iterations):
-            p = policy.value_network.costate(t, z)
-            hamiltonian = self.problem.hamiltonian(t, z, p)
-            bound = policy.fixed_point_map.bind(hamiltonian)
-            u = bound(u)
-        with torch.no_grad():
-            residual = bound.residual(u)
-        return Decision(u, solver.solution(u, residual, solver.max_iterations), hamiltonian)
+        bound: list[BoundMap] = []
+
+        def bind() -> BoundMap:
+            p = self.policy.value_network.costate(t, z)
+            bound[:] = [self.policy.fixed_point_map.bind(self.problem.hamiltonian(t, z, p))]
+            return bound[0]
+
+        state = solver.init(bind(), initial.detach())
+        run = track(solver, bound[0], state, solver.max_iterations, bind)
+        return Decision(run.point, solver.result(run), bound[0].hamiltonian)

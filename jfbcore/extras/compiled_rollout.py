@@ -145,9 +145,13 @@ class _Differentiable(torch.autograd.Function):
     def forward(ctx, engine: Engine, grid: Grid, states: Tensor, *parameters: Tensor):
         flown = engine.fly(grid, states)
         ctx.engine, ctx.grid, ctx.flown = engine, grid, flown
-        ctx.mark_non_differentiable(flown.residual, flown.iterations)
-        costs = flown.running_cost, flown.terminal_cost, flown.final_state
-        return *costs, flown.residual, flown.iterations
+        # Tensors of their own: what is returned refers to this node, and what the node keeps must
+        # not, or neither would ever be freed.
+        costs = (flown.running_cost, flown.terminal_cost, flown.final_state)
+        running, terminal, final = (tensor.detach() for tensor in costs)
+        residual, iterations = flown.residual.detach(), flown.iterations.detach()
+        ctx.mark_non_differentiable(residual, iterations)
+        return running, terminal, final, residual, iterations
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jfbcore.solvers.anderson import Anderson
-from jfbcore.solvers.base import Solution, Solver, Status
+from jfbcore.solvers.base import IterativeSolver, Solution, Solver, Status
 from jfbcore.solvers.closed_form import ClosedForm
 from jfbcore.solvers.newton import Newton
 from jfbcore.solvers.picard import Picard
@@ -16,4 +16,14 @@ SOLVERS: dict[str, type[Solver]] = {
     "closed-form": ClosedForm,
 }
 
-__all__ = ["SOLVERS", "Anderson", "ClosedForm", "Newton", "Picard", "Solution", "Solver", "Status"]
+__all__ = [
+    "SOLVERS",
+    "Anderson",
+    "ClosedForm",
+    "IterativeSolver",
+    "Newton",
+    "Picard",
+    "Solution",
+    "Solver",
+    "Status",
+]

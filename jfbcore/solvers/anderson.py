@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore.solvers.base import Solution, Solver
+from jfbcore.solvers.base import IterativeSolver
 
 if TYPE_CHECKING:
     from jfbcore.maps import BoundMap
 
 
+class AndersonState(NamedTuple):
+    """Where the iteration stands.
+
+    `control`, `best_control` (batch, m): the current point and the one of the least residual
+    before it, `best_residual` (batch,). `best_image` (batch, m) and `best_norm` (batch, 1): T(u)
+    and |T(u) - u| where the latter was least. `failed` (batch, 1): whether the last point taught
+    nothing. `image`, `increment` (batch, m): T(u) and T(u) - u there; None before the first step.
+    `images`, `increments` (batch, at most window, m): the last differences of the two.
+    """
+
+    control: Tensor
+    best_control: Tensor
+    best_residual: Tensor
+    best_image: Tensor
+    best_norm: Tensor
+    failed: Tensor | None
+    image: Tensor | None
+    increment: Tensor | None
+    images: Tensor
+    increments: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
-class Anderson(Solver):
+class Anderson(IterativeSolver):
     """Windowed, regularised, safeguarded Anderson acceleration (type II), per sample.
 
     Prefer it where T contracts slowly; it stores 2 `window` controls. `regularisation` is
-    relative to the trace of the normal matrix. Safeguard: a sample whose increment |T(u) - u|
-    grew by more than `growth` over its best goes back to a plain step from that best.
+    relative to the trace of the normal matrix, and at least a few roundings. Safeguard: a sample
+    whose increment |T(u) - u| grew by more than `growth` over its best goes back to a plain step
+    from that best. Returns, of each sample, the iterate of the least residual.
     Source: Walker and Ni, SIAM J. Numer. Anal. 49 (2011), with Tikhonov regularisation.
     """
 
@@ -31,77 +54,95 @@ class Anderson(Solver):
 
     def __post_init__(self) -> None:
         # Named, because a slotless super() does not survive dataclass(frozen=True) rewriting.
-        Solver.__post_init__(self)
+        IterativeSolver.__post_init__(self)
         _validate.positive_int("window", self.window)
         _validate.non_negative("regularisation", self.regularisation)
         _validate.positive("growth", self.growth)
 
-    @torch.no_grad()
-    def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
-        u, iterations = initial, 0
-        gradient_of = fixed_point_map.hamiltonian.grad
-        differences = _History(self.window, self.regularisation)
-        best_image = best_norm = None
-        while True:
-            gradient = gradient_of(u)
-            last = iterations >= self.max_iterations
-            if last or (self.tolerance is not None and iterations % self.check_interval == 0):
-                residual = fixed_point_map.residual(u, gradient)
-                if last or (
-                    self.done(iterations, residual) and not _recoverable(residual, best_norm)
-                ):
-                    return self.solution(u, residual, iterations)
-            image = fixed_point_map.step(u, gradient)
-            increment = image - u
+    def supports_compilation(self) -> str | None:
+        return (
+            "Anderson solves small linear systems, which have no binding in generated C++ code; "
+            "compile with Picard or Newton"
+        )
+
+    def supports_repeat(self) -> str | None:
+        return "Anderson cannot go on from a control without its history; use Picard or Newton"
+
+    def init(self, fixed_point_map: BoundMap, control: Tensor) -> AndersonState:
+        batch, m = control.shape
+        history = control.new_empty(batch, 0, m)
+        worst = control.new_full((batch, 1), torch.inf)
+        none = control.new_full((batch,), torch.nan)
+        return AndersonState(
+            control, control, none, control, worst, None, None, None, history, history
+        )
+
+    def step(
+        self, fixed_point_map: BoundMap, state: AndersonState, evaluated: Tensor
+    ) -> AndersonState:
+        u, images, increments = state.control, state.images, state.increments
+        image = fixed_point_map.step(u, evaluated)
+        increment = image - u
+        # Which points are kept is decided without a graph: it is constant almost everywhere.
+        with torch.no_grad():
+            residual = fixed_point_map.residual(u, evaluated)
+            best_residual = torch.fmin(state.best_residual, residual)
+            better = (best_residual == residual).unsqueeze(-1)
             norm = torch.linalg.vector_norm(increment, dim=-1, keepdim=True)
-            if best_image is None or best_norm is None:
-                best_image, best_norm = image, norm
             # Written so that a NaN counts as grown.
-            failed = ~(norm <= self.growth * best_norm)
-            accelerated = differences.extrapolate(image, increment, failed)
-            u = torch.where(failed, best_image, fixed_point_map.hamiltonian.project(accelerated))
-            improved = norm < best_norm
-            best_image = torch.where(improved, image, best_image)
-            best_norm = torch.where(improved, norm, best_norm)
-            iterations += 1
+            failed = ~(norm <= self.growth * state.best_norm)
+            improved = norm < state.best_norm
+        accelerated = image
+        if state.image is not None and state.increment is not None and state.failed is not None:
+            # A failed point teaches nothing, whether it is finite or not.
+            unusable = failed | state.failed
+            images = self._append(images, torch.where(unusable, 0.0, image - state.image))
+            increments = self._append(
+                increments, torch.where(unusable, 0.0, increment - state.increment)
+            )
+            accelerated = image - self._correction(image, increment, images, increments)
+        projected = fixed_point_map.hamiltonian.project(accelerated)
+        return AndersonState(
+            torch.where(failed, state.best_image, projected),
+            torch.where(better, u, state.best_control),
+            best_residual,
+            torch.where(improved, image, state.best_image),
+            torch.where(improved, norm, state.best_norm),
+            failed,
+            image,
+            increment,
+            images,
+            increments,
+        )
 
+    def terminate(
+        self, fixed_point_map: BoundMap, state: AndersonState, evaluated: Tensor
+    ) -> Tensor:
+        return torch.fmin(state.best_residual, fixed_point_map.residual(state.control, evaluated))
 
-def _recoverable(residual: Tensor, best_norm: Tensor | None) -> bool:
-    """Whether a sample is not a number that was one before: the safeguard brings it back."""
-    if best_norm is None:
-        return False
-    return bool((residual.isnan() & best_norm.squeeze(-1).isfinite()).any())
+    def answer(self, state: AndersonState, residual: Tensor) -> Tensor:
+        best = (residual == state.best_residual).unsqueeze(-1)
+        return torch.where(best, state.best_control, state.control)
 
+    def _append(self, history: Tensor, latest: Tensor) -> Tensor:
+        """The last entries of the history (batch, at most window, m), `latest` (batch, m) too."""
+        return torch.cat((history, latest.unsqueeze(1)), 1)[:, -self.window :]
 
-class _History:
-    """The last differences of T(u) and of T(u) - u, and the extrapolation they allow."""
-
-    def __init__(self, window: int, regularisation: float) -> None:
-        self._window, self._regularisation = window, regularisation
-        self._images: list[Tensor] = []
-        self._increments: list[Tensor] = []
-        self._previous: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def extrapolate(self, image: Tensor, increment: Tensor, failed: Tensor) -> Tensor:
-        """argmin over the window's affine combinations of the increment, mapped to T(u).
-
-        `failed` (batch, 1): samples whose present point teaches nothing, finite or not.
-        """
-        if self._previous is not None:
-            unusable = failed | self._previous[2]
-            self._images.append(torch.where(unusable, 0.0, image - self._previous[0]))
-            self._increments.append(torch.where(unusable, 0.0, increment - self._previous[1]))
-            del self._images[: -self._window], self._increments[: -self._window]
-        self._previous = (image, increment, failed)
-        if not self._increments:
-            return image
-        d_increment = torch.stack(self._increments, 1)
-        normal = d_increment @ d_increment.transpose(1, 2)
+    def _correction(
+        self, image: Tensor, increment: Tensor, images: Tensor, increments: Tensor
+    ) -> Tensor:
+        """What T(u) loses on the way to the affine combination of least increment, (batch, m)."""
+        normal = increments @ increments.transpose(1, 2)
         trace = normal.diagonal(dim1=1, dim2=2).sum(1)
-        shift = (self._regularisation * trace).clamp_min(torch.finfo(image.dtype).tiny)
+        # Nothing below rounding may be divided by, neither eigenvalues of the normal matrix nor
+        # differences that are small against T(u): a tracked iteration divides derivatives too.
+        eps = torch.finfo(image.dtype).eps
+        rounding = (eps * torch.linalg.vector_norm(image.detach(), dim=-1)).square()
+        shift = torch.maximum(max(self.regularisation, 8 * eps) * trace, rounding)
+        shift = shift.clamp_min(torch.finfo(image.dtype).tiny)
         normal.diagonal(dim1=1, dim2=2).add_(shift.unsqueeze(1))
-        target = d_increment @ increment.unsqueeze(2)
+        target = increments @ increment.unsqueeze(2)
         weights, _ = torch.linalg.solve_ex(normal, target)
         # A singular system (all differences zero: converged) has nothing to extrapolate.
         weights = torch.nan_to_num(weights, nan=0.0, posinf=0.0, neginf=0.0)
-        return image - (torch.stack(self._images, 1).transpose(1, 2) @ weights).squeeze(2)
+        return (images.transpose(1, 2) @ weights).squeeze(2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import enum
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
+from jfbcore.solvers.iterate import Run, State, iterate, take
 
 if TYPE_CHECKING:
     from jfbcore.maps import BoundMap
@@ -51,11 +51,16 @@ class Solution:
     @property
     def status(self) -> Status:
         """The worst status over the batch. Reads the residual, so it waits for the device."""
-        if not bool(torch.isfinite(self.residual).all()):
-            return Status.NON_FINITE
-        if self.tolerance is None:
-            return Status.FIXED_ITERATIONS
-        return Status.CONVERGED if bool(self.converged.all()) else Status.MAX_ITERATIONS
+        return worst_status(self.residual, self.tolerance)
+
+
+def worst_status(residual: Tensor, tolerance: float | None) -> Status:
+    """The status of the sample that ended worst. Waits for the device."""
+    if not bool(torch.isfinite(residual).all()):
+        return Status.NON_FINITE
+    if tolerance is None:
+        return Status.FIXED_ITERATIONS
+    return Status.CONVERGED if bool((residual <= tolerance).all()) else Status.MAX_ITERATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +91,7 @@ class Solver(abc.ABC):
 
     def supports_compilation(self) -> str | None:
         """None, or the reason why torch.compile cannot make one graph of `solve`."""
-        name = type(self).__name__
-        return f"{name} decides on the host when to stop; compile with Picard or Newton"
+        return f"{type(self).__name__} has no loop to compile; compile with Picard or Newton"
 
     def repeat(
         self, fixed_point_map: BoundMap, initial: Tensor, times: int
@@ -103,19 +107,63 @@ class Solver(abc.ABC):
 
     def supports_repeat(self) -> str | None:
         """None, or the reason why the solver cannot take a given number of steps untested."""
-        return f"{type(self).__name__} decides on the host between its steps; use Picard or Newton"
-
-    def done(self, iteration: int, residual: Tensor) -> bool:
-        """The stopping test: every sample within tolerance or not a number.
-
-        A NaN can only get worse, and is no reason to leave the other samples where they are.
-        """
-        if self.tolerance is None or iteration % self.check_interval:
-            return False
-        worst = residual.max().item()
-        if math.isnan(worst):
-            return not bool((residual > self.tolerance).any())
-        return not worst > self.tolerance
+        return f"{type(self).__name__} takes no steps to count; use Picard or Newton"
 
     def solution(self, control: Tensor, residual: Tensor, iterations: int) -> Solution:
         return Solution(control, residual, iterations, self.tolerance)
+
+
+class IterativeSolver(Solver):
+    """A solver as the loop in `iterate` runs it: `init`, `step` and `terminate`.
+
+    A state is a NamedTuple of tensors with a field `control` (batch, m), where grad H is evaluated
+    once an iteration.
+    """
+
+    @abc.abstractmethod
+    def init(self, fixed_point_map: BoundMap, control: Tensor) -> State:
+        """The state before the first step from `control` (batch, m)."""
+
+    def init_untested(self, fixed_point_map: BoundMap, control: Tensor) -> State:
+        """As `init`, for steps of which nobody reads how far they came."""
+        return self.init(fixed_point_map, control)
+
+    def evaluate(self, fixed_point_map: BoundMap, state: State) -> Tensor:
+        """grad H at the state's control, (batch, m)."""
+        return fixed_point_map.hamiltonian.grad(state.control)
+
+    @abc.abstractmethod
+    def step(self, fixed_point_map: BoundMap, state: State, evaluated: Tensor) -> State:
+        """The next state, given grad H at this one; carries a graph in grad mode."""
+
+    def terminate(self, fixed_point_map: BoundMap, state: State, evaluated: Tensor) -> Tensor:
+        """The residual (batch,) of what `answer` would return now."""
+        return fixed_point_map.residual(state.control, evaluated)
+
+    def answer(self, state: State, residual: Tensor) -> Tensor:
+        """The control (batch, m) to return, given the residual that `terminate` found."""
+        return state.control
+
+    def pending(self, state: State) -> Tensor | None:
+        """Whether the iteration goes on after its last step; None where one step completes it."""
+        return None
+
+    def result(self, run: Run) -> Solution:
+        """What a run of the loop has found."""
+        return self.solution(run.point, run.residual, run.iterations)
+
+    @torch.no_grad()
+    def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        state = self.init(fixed_point_map, initial)
+        return self.result(iterate(self, fixed_point_map, state, self.max_iterations))
+
+    @torch.no_grad()
+    def repeat(
+        self, fixed_point_map: BoundMap, initial: Tensor, times: int
+    ) -> tuple[Tensor, Tensor]:
+        if (reason := self.supports_repeat()) is not None:
+            raise ValueError(reason)
+        state = self.init_untested(fixed_point_map, initial)
+        state = take(self, fixed_point_map, state, times)
+        residual = self.terminate(fixed_point_map, state, self.evaluate(fixed_point_map, state))
+        return self.answer(state, residual), residual

@@ -3,162 +3,104 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.while_loop import while_loop
 
 from jfbcore import _validate
-from jfbcore.solvers.base import Solution, Solver
+from jfbcore.solvers.base import IterativeSolver
 
 if TYPE_CHECKING:
     from jfbcore.maps import BoundMap
 
 
+class NewtonState(NamedTuple):
+    """Where the search stands.
+
+    `control`: (batch, m). `value`: the part of H that depends on it, (batch,). `length`: the next
+    trial's share of the Newton step, (batch,). `halvings`: trials that this step has rejected, and
+    `waits`: whether it needs another one; both () where the samples of a batch wait for each
+    other, (batch,) where each moves by itself.
+    """
+
+    control: Tensor
+    value: Tensor
+    length: Tensor
+    halvings: Tensor
+    waits: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
-class Newton(Solver):
+class Newton(IterativeSolver):
     """Projected Newton ascent on H, each sample backtracking until H stops decreasing.
 
     Uses the problem's own inverse-Hessian product and ignores the map's scaling. Prefer it for
-    ground truth and tight tolerances; quadratic near the maximiser.
+    ground truth and tight tolerances; quadratic near the maximiser. An iteration is a Newton step,
+    however many trials its length takes; it ends when every sample has accepted one.
     """
 
     max_iterations: int = 100
     max_halvings: int = 30
-    # Halvings count as steps there, and another number of steps takes seconds to compile.
+    # A step of `repeat` is one trial, and another number of steps takes seconds to compile.
     fewest_repeats: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
-        Solver.__post_init__(self)
+        IterativeSolver.__post_init__(self)
         _validate.positive_int("max_halvings", self.max_halvings)
 
     def supports_compilation(self) -> str | None:
         return None
 
-    @torch.no_grad()
-    def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
-        if torch.compiler.is_compiling():
-            return self._solve_in_graph(fixed_point_map, initial)
-        hamiltonian = fixed_point_map.hamiltonian
-        u, iterations = initial, 0
-        value = hamiltonian.control_part(u)
-        while True:
-            gradient = hamiltonian.grad(u)
-            last = iterations >= self.max_iterations
-            if last or (self.tolerance is not None and iterations % self.check_interval == 0):
-                residual = fixed_point_map.residual(u, gradient)
-                if last or self.done(iterations, residual):
-                    return self.solution(u, residual, iterations)
-            direction = hamiltonian.newton_direction(u, gradient)
-            u, value = self._search(fixed_point_map, u, value, direction)
-            iterations += 1
-
-    def _search(
-        self, fixed_point_map: BoundMap, u: Tensor, value: Tensor, direction: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        step = torch.ones_like(value)
-        for _ in range(self.max_halvings):
-            candidate, found, rejected = _try(fixed_point_map, u, value, direction, step)
-            if not bool(rejected.any()):
-                break
-            step = torch.where(rejected, 0.5 * step, step)
-        return (
-            torch.where(rejected.unsqueeze(-1), u, candidate),
-            torch.where(rejected, value, found),
-        )
-
     def supports_repeat(self) -> str | None:
         if self.tolerance is None:
-            return "Newton without a tolerance halves its steps on the host; give a tolerance"
+            return "Newton without a tolerance counts steps and not trials; give a tolerance"
         return None
 
-    @torch.no_grad()
-    def repeat(
-        self, fixed_point_map: BoundMap, initial: Tensor, times: int
-    ) -> tuple[Tensor, Tensor]:
-        """`times` trial steps, each with its own acceptance per sample."""
-        state = self._start(fixed_point_map, initial)
-        for _ in range(times):
-            state = self._trip(fixed_point_map, state, together=False)
-        return state.control, state.residual
+    def init(self, fixed_point_map: BoundMap, control: Tensor) -> NewtonState:
+        return _start(fixed_point_map, control, ())
 
-    def _start(self, fixed_point_map: BoundMap, initial: Tensor) -> _Search:
-        hamiltonian = fixed_point_map.hamiltonian
-        gradient, value = hamiltonian.grad(initial), hamiltonian.control_part(initial)
-        zero = torch.zeros((), dtype=torch.int64, device=initial.device)
-        return _Search(
-            zero,
-            zero.clone(),
-            initial.clone(),
-            value,
-            hamiltonian.newton_direction(initial, gradient),
-            torch.ones_like(value),
-            fixed_point_map.residual(initial, gradient),
-        )
+    def init_untested(self, fixed_point_map: BoundMap, control: Tensor) -> NewtonState:
+        return _start(fixed_point_map, control, control.shape[:1])
 
-    def _trip(self, fixed_point_map: BoundMap, state: _Search, *, together: bool) -> _Search:
-        """Try one step length; once it is accepted, or the halvings are used up, move and take a
-        new direction: all samples `together`, as the loop on the host does, or each by itself."""
+    def pending(self, state: NewtonState) -> Tensor:
+        return state.waits
+
+    def step(self, fixed_point_map: BoundMap, state: NewtonState, evaluated: Tensor) -> NewtonState:
+        """Try one step length; move once it is accepted or the halvings are used up."""
+        u, value, length, halvings, waits = state
+        together = halvings.dim() == 0
         hamiltonian = fixed_point_map.hamiltonian
-        iterations, halvings, u, value, direction, step, residual = state
-        candidate, found, rejected = _try(fixed_point_map, u, value, direction, step)
-        accepted = ~(rejected.any() if together else rejected)
-        moves = accepted | (halvings + 1 >= self.max_halvings)
-        kept = rejected | ~moves
-        taken = moves if together else moves.unsqueeze(-1)
+        direction = hamiltonian.newton_direction(u, evaluated)
+        candidate = hamiltonian.project(u + length.unsqueeze(-1) * direction)
+        # Which step length is taken is decided without a graph: it is constant almost everywhere.
+        with torch.no_grad():
+            reached = hamiltonian.control_part(candidate)
+            # Close to the maximiser the gain drowns in rounding; a loss of that size is accepted.
+            slack = 16 * torch.finfo(u.dtype).eps * value.abs().clamp_min(1.0)
+            # No step length makes up for a value that is NaN already: nobody waits for it.
+            rejected = ~((reached >= value - slack) | value.isnan())
+            if together and not torch.compiler.is_compiling() and not bool(rejected.any()):
+                # The loop on the host reads the same number; this saves a quarter of a solve.
+                if waits is not _NOBODY:
+                    length, halvings = torch.ones_like(length), torch.zeros_like(halvings)
+                return NewtonState(candidate, reached, length, halvings, _NOBODY)
+            waits = rejected.any() if together else rejected
+            waits = waits & (halvings + 1 < self.max_halvings)
+            kept = rejected | waits
+            value = torch.where(kept, value, reached)
+            length = torch.where(waits, torch.where(rejected, 0.5 * length, length), 1.0)
+            halvings = torch.where(waits, halvings + 1, 0)
         u = torch.where(kept.unsqueeze(-1), u, candidate)
-        value = torch.where(kept, value, found)
-        gradient = hamiltonian.grad(u)
-        return _Search(
-            iterations + moves,
-            torch.where(moves, 0, halvings + 1),
-            u,
-            value,
-            torch.where(taken, hamiltonian.newton_direction(u, gradient), direction),
-            torch.where(moves, 1.0, torch.where(rejected, 0.5 * step, step)),
-            torch.where(moves, fixed_point_map.residual(u, gradient), residual),
-        )
-
-    def _solve_in_graph(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
-        """The same iteration as an operator of a compiled graph, without tests on the host."""
-
-        def unfinished(*tensors: Tensor) -> Tensor:
-            state = _Search(*tensors)
-            going = state.iterations < self.max_iterations
-            if self.tolerance is None:
-                return going
-            return going & (state.residual > self.tolerance).any()
-
-        def trip(*tensors: Tensor) -> tuple[Tensor, ...]:
-            return tuple(self._trip(fixed_point_map, _Search(*tensors), together=True))
-
-        last = _Search(*while_loop(unfinished, trip, tuple(self._start(fixed_point_map, initial))))
-        # A tensor while a compiler traces.
-        iterations: Any = last.iterations
-        return self.solution(last.control, last.residual, iterations)
+        return NewtonState(u, value, length, halvings, waits)
 
 
-class _Search(NamedTuple):
-    """Where the search stands: counts (), then control and direction (batch, m), the value of H,
-    the step length and the residual (batch,)."""
-
-    iterations: Tensor
-    halvings: Tensor
-    control: Tensor
-    value: Tensor
-    direction: Tensor
-    step: Tensor
-    residual: Tensor
+#: the end of a step that every sample accepted, told apart from others by identity
+_NOBODY = torch.zeros((), dtype=torch.bool)
 
 
-def _try(
-    fixed_point_map: BoundMap, u: Tensor, value: Tensor, direction: Tensor, step: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The control a `step` (batch,) along `direction` from `u`, its H, and who has to reject it."""
-    hamiltonian = fixed_point_map.hamiltonian
-    candidate = hamiltonian.project(u + step.unsqueeze(-1) * direction)
-    found = hamiltonian.control_part(candidate)
-    # Close to the maximiser the gain drowns in rounding; a loss of that size is accepted.
-    slack = 16 * torch.finfo(u.dtype).eps * value.abs().clamp_min(1.0)
-    return candidate, found, ~(found >= value - slack)
+@torch.no_grad()
+def _start(fixed_point_map: BoundMap, control: Tensor, shape: tuple[int, ...]) -> NewtonState:
+    value = fixed_point_map.hamiltonian.control_part(control)
+    halvings = torch.zeros(shape, dtype=torch.int64, device=control.device)
+    return NewtonState(control, value, torch.ones_like(value), halvings, halvings > 0)

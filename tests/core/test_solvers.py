@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from baselines import TorchDEQ
+from baselines import TorchDEQ, Unrolled, UnrolledCheckpoint
 from jfbcore.maps import MAPS, FixedPointMap, PlainMap, ScaledMap
 from jfbcore.problems import Bicycle, Consumption, Hamiltonian, Quadrotor
 from jfbcore.solvers import SOLVERS, Anderson, ClosedForm, Newton, Picard, Solver, Status
@@ -366,6 +366,18 @@ def test_anderson_safeguard_against_non_finite_values(size, tolerance):
     assert error(found.control, h.maximiser()) < 1e-6
 
 
+def test_anderson_returns_its_best_and_not_its_last_iterate():
+    """The last application is thrown off, by less than a generous safeguard would catch."""
+    h = Quadratic(SLOW)
+    best = Anderson(tolerance=None, max_iterations=4).solve(PlainMap().bind(h), h.start())
+    size = 10.0 * best.residual.max().item()
+    solver = Anderson(tolerance=None, max_iterations=5, growth=1e6)
+    found = solver.solve(Spoiled((5,), size).bind(h), h.start())
+    residual = torch.linalg.vector_norm(h.b - found.control @ h.matrix, dim=1)
+    torch.testing.assert_close(found.residual, residual, rtol=1e-9, atol=1e-12)
+    assert (found.residual <= best.residual).all()
+
+
 def test_anderson_treats_samples_apart():
     h = Quadratic(SLOW)
     solver = Anderson(tolerance=None, max_iterations=6)
@@ -461,6 +473,102 @@ def test_newton_never_loses_value():
     values.insert(0, h.value(start))
     for before, after in itertools.pairwise(values):
         assert (after >= before - 1e-12 * before.abs()).all()
+
+
+def rejecting(n_samples: int = 4) -> tuple[Hamiltonian, Tensor]:
+    """Quadrotors whose costates are so large that full Newton steps are rejected."""
+    problem = Quadrotor(2, dtype=F64)
+    random = torch.Generator().manual_seed(0)
+    z = problem.sample_initial_states(n_samples, random)
+    sizes = torch.tensor([0.1, 3.0, 30.0, 100.0], dtype=F64).unsqueeze(1)
+    h = problem.hamiltonian(0.0, z, sizes * torch.randn(z.shape, generator=random, dtype=F64))
+    return h, problem.initial_control(0.0, z)
+
+
+def test_newton_counts_steps_and_not_trials():
+    """As many iterations as the sample that needs most of them takes alone."""
+    h, start = rejecting()
+    bound = ScaledMap().bind(h)
+    solver = Newton(tolerance=1e-9)
+    trials = 0
+
+    class Counting(Newton):
+        def step(self, *arguments):
+            nonlocal trials
+            trials += 1
+            return super().step(*arguments)
+
+    together = Counting(tolerance=1e-9).solve(bound, start)
+    assert together.status is Status.CONVERGED
+    assert trials > together.iterations
+    assert together.iterations < 15
+    exactly = Newton(tolerance=None, max_iterations=together.iterations).solve(bound, start)
+    assert torch.equal(exactly.control, together.control)
+    # Each sample by itself takes the same steps, none of which waits for another sample.
+    control, residual = solver.repeat(bound, start, trials)
+    torch.testing.assert_close(control, h.closed_form(), rtol=1e-9, atol=1e-9)
+    assert (residual <= 1e-9).all()
+
+
+def test_newton_does_not_wait_for_a_sample_that_is_no_number():
+    """No trial of its step lengths can help it: one trial a step, and no thirty."""
+    h = Quadratic(SLOW)
+    h.b[1] = math.nan
+    values = 0
+    part = h.control_part
+
+    def counted(u: Tensor) -> Tensor:
+        nonlocal values
+        values += 1
+        return part(u)
+
+    h.control_part = counted
+    found = Newton(tolerance=1e-9).solve(PlainMap().bind(h), h.start())
+    assert found.converged.tolist() == [True, False, True]
+    assert values <= 1 + found.iterations
+
+
+# ---------------------------------------------------------------------------------------------
+# the loop, in its modes
+
+
+@every_iterative
+@pytest.mark.parametrize("tolerance", [None, 1e-8])
+def test_a_graph_and_checkpoints_change_no_control(name, tolerance):
+    """One iteration more where a tolerance stops it; with `beyond` exactly the plain iterate."""
+    h = Quadratic(SLOW)
+    bound = PlainMap().bind(h)
+    count = 9 if tolerance is None else 400
+    solver = build(name, tolerance=tolerance, max_iterations=count)
+    plain = solver.solve(bound, h.start())
+    for estimator in (Unrolled(), UnrolledCheckpoint(segment=4)):
+        h.b.requires_grad_()
+        tracked = estimator.attach(bound, solver, h.start())
+        assert tracked.control.requires_grad
+        assert not tracked.residual.requires_grad
+        torch.testing.assert_close(tracked.residual, plain.residual, rtol=1e-9, atol=1e-12)
+        if tolerance is None:
+            torch.testing.assert_close(tracked.control, plain.control, rtol=1e-9, atol=1e-12)
+            assert tracked.iterations == plain.iterations
+        else:
+            assert tracked.iterations == plain.iterations + 1
+            assert error(tracked.control.detach(), h.maximiser().detach()) < 1e-6
+
+
+@every_iterative
+@pytest.mark.parametrize("segment", [1, 3, 50])
+def test_a_checkpointed_gradient_is_the_tracked_one(name, segment):
+    h = Quadratic(SLOW)
+    h.b.requires_grad_()
+    bound = PlainMap().bind(h)
+    solver = build(name, tolerance=1e-8, max_iterations=400)
+    v = torch.cos(torch.arange(18, dtype=F64)).view(3, 6)
+    plain, again = (
+        torch.autograd.grad(estimator.attach(bound, solver, h.start()).control, h.b, v)[0]
+        for estimator in (Unrolled(), UnrolledCheckpoint(segment=segment))
+    )
+    # The same operations, computed twice.
+    torch.testing.assert_close(again, plain, rtol=1e-12, atol=1e-13)
 
 
 # ---------------------------------------------------------------------------------------------

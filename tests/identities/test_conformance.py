@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -30,6 +31,7 @@ from baselines import (
     UnrolledCheckpoint,
     build_policy,
 )
+from baselines.linear_solvers import Watched
 from jfbcore.jfb import JFB
 from jfbcore.maps import MAPS, BoundMap, FixedPointMap, NewtonMap, PlainMap, ScaledMap
 from jfbcore.problems import Bicycle, Consumption, Hamiltonian
@@ -211,13 +213,15 @@ class _CountingBound(BoundMap):
 def newton_steps(monkeypatch):
     """Counts the steps of the Newton solver, which does not apply the map."""
     calls: list[int] = []
-    search = Newton._search
+    step = Newton.step
 
     def counted(self, *arguments):
-        calls.append(1)
-        return search(self, *arguments)
+        state = step(self, *arguments)
+        # A trial that is rejected is not a step yet.
+        calls.extend([1] * (not state.waits))
+        return state
 
-    monkeypatch.setattr(Newton, "_search", counted)
+    monkeypatch.setattr(Newton, "step", counted)
     return calls
 
 
@@ -434,6 +438,46 @@ def test_conjugate_gradient_stops_at_negative_curvature():
     x = ConjugateGradient().solve(lambda w: product(a, w), lambda r: r, b)
     # The first sample sees curvature -1 at once and stays at zero; the second is solved.
     torch.testing.assert_close(x, torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=F64))
+
+
+def counted(a: Tensor) -> tuple[Callable[[Tensor], Tensor], list[int]]:
+    """The product with `a`, and a list that grows by one with each."""
+    calls: list[int] = []
+
+    def operator(w: Tensor) -> Tensor:
+        calls.append(1)
+        return product(a, w)
+
+    return operator, calls
+
+
+def test_conjugate_gradient_does_not_stall_at_curvature_that_is_not_positive():
+    """A sample that cannot go on ends, says so, and keeps no other sample waiting."""
+    a = torch.diag(torch.tensor([1.0, -1.0, 3.0], dtype=F64)).expand(3, 3, 3)
+    b = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0, 1.0]], dtype=F64)
+    operator, calls = counted(a)
+    solver = Watched(ConjugateGradient())
+    x = solver.solve(operator, lambda r: r, b)
+    # Curvature -1 and 0 at the first step; two eigenvalues take two. One product is Watched's.
+    assert len(calls) <= 4
+    torch.testing.assert_close(x[2], torch.tensor([1.0, 0.0, 1.0 / 3.0], dtype=F64))
+    torch.testing.assert_close(solver.residuals[0], torch.tensor([1.0, 1.0, 0.0], dtype=F64))
+    assert solver.status is Status.MAX_ITERATIONS
+
+
+def test_a_neumann_series_that_diverges_gives_its_best_sum_and_a_status():
+    """I - P A has the eigenvalue -3 for one sample: the series overflows after 650 terms."""
+    a = torch.stack((torch.eye(2), torch.diag(torch.tensor([4.0, 0.5])))).to(F64)
+    b = torch.ones(2, 2, dtype=F64)
+    solver = Watched(Neumann(terms=2000))
+    x = solver.solve(lambda w: product(a, w), lambda r: r, b)
+    assert x.isfinite().all()
+    torch.testing.assert_close(x[0], b[0])
+    # No worse than the first term, x = b, and reported.
+    assert solver.residuals[0][1] <= (product(a, b) - b)[1].norm() / b[1].norm()
+    assert solver.status is Status.MAX_ITERATIONS
+    assert Watched(Neumann(), [torch.tensor([0.0, math.nan])]).status is Status.NON_FINITE
+    assert Watched(Neumann(), [torch.tensor([0.0, 1e-7])]).status is Status.CONVERGED
 
 
 @pytest.mark.parametrize(

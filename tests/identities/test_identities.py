@@ -33,6 +33,8 @@ from baselines import (
     TorchDEQ,
     Unrolled,
     UnrolledCheckpoint,
+    UnrolledNetwork,
+    UnrolledNetworkPolicy,
     build_policy,
 )
 from bench.diagnostics import angle, policy_gradient
@@ -42,7 +44,7 @@ from jfbcore.maps import MAPS, FixedPointMap, NewtonMap, PlainMap, ScaledMap
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.problems import PROBLEMS, Consumption, Problem, Quadrotor
 from jfbcore.rollout import rollout
-from jfbcore.solvers import SOLVERS, Picard, Solution, Solver
+from jfbcore.solvers import SOLVERS, Anderson, Newton, Picard, Solution, Solver
 from jfbcore.value_network import ValueNetwork
 from tests.problems.test_conformance import (
     F64,
@@ -70,6 +72,8 @@ CASES: dict[str, Callable[..., Problem]] = {
 ESTIMATORS: dict[str, GradientEstimator] = {
     k: dataclasses.replace(g) for k, g in GRADIENTS.items() if g is not None
 }
+#: estimators that differentiate the solver's iterations themselves
+DIFFERENTIATES_ITERATIONS = (Unrolled, UnrolledCheckpoint, UnrolledNetwork)
 #: residual of an inner solve, in units of the problem's gradient: a thousand times rounding
 TIGHT = 1e-12
 
@@ -112,7 +116,7 @@ def tight(solver: str, problem: Problem, estimator: GradientEstimator | None = N
     instead: its derivative converges later than the control does, and where the map converges
     in one step it would not have converged at all.
     """
-    if isinstance(estimator, (Unrolled, UnrolledCheckpoint)):
+    if isinstance(estimator, DIFFERENTIATES_ITERATIONS):
         return SOLVERS[solver](tolerance=None, max_iterations=120)  # 0.8^120 = 2e-12
     if isinstance(estimator, Reversible):
         # Relaxed with 0.8 the slower of two modes falls by 0.87 where the map does by 0.8: 0.87^240
@@ -259,7 +263,7 @@ def gradient_tolerance(estimator: GradientEstimator) -> float:
     """Relative accuracy an exact estimator promises with the settings it is registered with."""
     if isinstance(estimator, Implicit) and isinstance(estimator.linear_solver, DenseLU):
         return 1e-9  # one factorisation: rounding times a condition number below 1e2
-    if isinstance(estimator, (Unrolled, UnrolledCheckpoint, Reversible, JFB)):
+    if isinstance(estimator, (*DIFFERENTIATES_ITERATIONS, Reversible, JFB)):
         # K gamma^K with gamma^K the residual (1e-12) and K below 1e3; exact at once on a
         # Newton map, whose derivative at the fixed point is zero.
         return 1e-9
@@ -380,6 +384,8 @@ def make_costates_generic(policy: Policy, share: float = 0.3) -> None:
     In units of the nominal costate, or of 1 where that is zero: large enough that controls and
     their derivatives are generic, small enough that every map contracts along the rollout.
     """
+    if isinstance(policy, UnrolledNetworkPolicy):
+        policy = policy.policy
     if not isinstance(policy, HamiltonianPolicy):
         return
     problem, network = policy.problem, policy.value_network
@@ -456,15 +462,53 @@ def test_rollout_gradient_against_differences(case, gradient, map_name):
 
 
 @pytest.mark.parametrize("estimator", [Unrolled(), UnrolledCheckpoint(segment=1)], ids=repr)
-def test_unrolled_gradient_when_stopped_by_its_tolerance(estimator):
+@pytest.mark.parametrize("solver", ["picard", "anderson", "newton"])
+def test_unrolled_gradient_when_stopped_by_its_tolerance(estimator, solver):
     """With eta = 1 the scaled map lands on the maximiser from anywhere, in one application."""
     point = contractive_point("consumption-concave", 2)
     v = noise(point.u, 1)
-    solver = Picard(tolerance=TIGHT * point.problem.gradient_scale, max_iterations=1000)
+    solver = SOLVERS[solver](tolerance=TIGHT * point.problem.gradient_scale, max_iterations=1000)
     found = pulled_back(point, estimator, solver, ScaledMap(), v)
     expected = pulled_back(point, Implicit(DenseLU()), solver, ScaledMap(), v)
     # As close as the residual: a hundred times 1e-12 to spare.
     assert relative_error(found, expected) < 1e-9
+
+
+@every_case
+@pytest.mark.parametrize("n_agents", [2, 5])
+@pytest.mark.parametrize("estimator", [Unrolled(), UnrolledCheckpoint()], ids=repr)
+def test_a_tracked_newton_step_at_the_maximiser_is_exact(case, n_agents, estimator):
+    """One step with a graph, from a control without one: (-Hessian)^-1 d(grad H)."""
+    point = contractive_point(case, n_agents)
+    v = noise(point.u, 1)
+    solver = Newton(tolerance=1e-8 * point.problem.gradient_scale)
+    z, p = (x.clone().requires_grad_() for x in (point.z, point.p))
+    bound = ScaledMap().bind(point.problem.hamiltonian(point.t, z, p))
+    solution = estimator.attach(bound, solver, point.u)
+    assert solution.iterations == 1
+    found = torch.autograd.grad(solution.control, (z, p), v, materialize_grads=True)
+    truth = tight("newton", point.problem)
+    expected = pulled_back(point, Implicit(DenseLU()), truth, ScaledMap(), v)
+    # Two exact derivatives at the same control: rounding times a condition number below 1e2.
+    assert relative_error(found, expected) < 1e-11
+
+
+@every_case
+@pytest.mark.parametrize("map_name", ["plain", "scaled"])
+@pytest.mark.parametrize("estimator", [Unrolled(), UnrolledCheckpoint()], ids=repr)
+def test_a_tracked_anderson_iteration_converges_with_its_residual(case, map_name, estimator):
+    """Through the least-squares problems of its extrapolation, whose weights divide differences of
+    the size of the residual: the derivative has as many digits as the control all the same."""
+    point = contractive_point(case, 3)
+    v = noise(point.u, 1)
+    truth = tight("newton", point.problem)
+    expected = pulled_back(point, Implicit(DenseLU()), truth, MAPS[map_name], v)
+    for tolerance, accuracy in ((1e-4, 1e-2), (1e-8, 1e-6), (1e-12, 1e-10)):
+        solver = Anderson(tolerance=tolerance * point.problem.gradient_scale, max_iterations=300)
+        found = pulled_back(point, estimator, solver, MAPS[map_name], v)
+        # The derivative lags behind the control: a hundred times the relative residual, which is
+        # ten times the worst measured.
+        assert relative_error(found, expected) < accuracy
 
 
 # ---------------------------------------------------------------------------------------------
@@ -798,7 +842,9 @@ class _Permuted(nn.Module):
         return self.network.costate(t, z[:, self.back])[:, self.states]
 
 
-def with_value(policy: HamiltonianPolicy, problem: Problem, value: nn.Module) -> HamiltonianPolicy:
+def with_value(policy: Policy, problem: Problem, value: nn.Module) -> Policy:
+    if isinstance(policy, UnrolledNetworkPolicy):
+        return UnrolledNetworkPolicy(with_value(policy.policy, problem, value))
     return HamiltonianPolicy(
         problem,
         value,
@@ -819,7 +865,8 @@ def test_permuting_agents_permutes_the_control(case, gradient):
     make_costates_generic(policy)
     problem = policy.problem
     states, controls = agent_permutation(problem.name, 3, [2, 0, 1])
-    moved = with_value(policy, problem, _Permuted(policy.value_network, states))
+    network = getattr(policy, "policy", policy).value_network
+    moved = with_value(policy, problem, _Permuted(network, states))
     x = problem.sample_initial_states(3, generator())
     own = "cvxpy" in type(estimator).__module__
     # Sums over agents in another order: rounding; an interior-point method stops elsewhere.
@@ -925,7 +972,7 @@ def saved_bytes(case: str, estimator: GradientEstimator, iterations: int) -> int
 def test_saved_bytes_do_not_depend_on_the_iterations(case, gradient):
     """To the byte, for every estimator but those whose point is to differentiate the iteration."""
     estimator = ESTIMATORS[gradient]
-    if isinstance(estimator, (Unrolled, UnrolledCheckpoint)):
+    if isinstance(estimator, DIFFERENTIATES_ITERATIONS):
         pytest.skip("tracks the iteration: grows, see below")
     found = saved_bytes(case, estimator, 5)
     assert found > 0

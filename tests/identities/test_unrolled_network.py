@@ -10,7 +10,7 @@ from bench.memory import SavedTensorCounter
 from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
 from jfbcore.rollout import rollout
-from jfbcore.solvers import Newton, Picard, Solver
+from jfbcore.solvers import Anderson, ClosedForm, Newton, Picard, Solver
 from jfbcore.value_network import ValueNetwork
 
 F64 = torch.float64
@@ -85,9 +85,22 @@ def test_saved_bytes_per_iteration_hold_the_network():
     assert slope["inside"] >= slope["outside"] + 5 * 8 * 3 * 3 * 8
 
 
-@pytest.mark.parametrize("solver", [Picard(), Newton(tolerance=None)])
-def test_a_solver_it_cannot_track_is_refused(solver):
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "solver", [Picard(tolerance=1e-9), Anderson(tolerance=1e-9), Newton(tolerance=1e-9)], ids=repr
+)
+def test_any_solver_and_a_stopping_test(name, solver):
+    policy, x = make(name, solver)
+    cost, gradient, plain = gradients(policy, x)
+    again, other, inside = gradients(UnrolledNetworkPolicy(policy), x)
+    torch.testing.assert_close(again, cost, rtol=1e-12, atol=0)
+    # Anderson's weights divide small differences: rounding of 1e-16 over a residual of 1e-9.
+    torch.testing.assert_close(other, gradient, rtol=0, atol=1e-7 * gradient.abs().max().item())
+    assert inside.inner.iterations == plain.inner.iterations
+
+
+def test_a_solver_it_cannot_track_is_refused():
     policy, _ = make("quadrotor", Picard(tolerance=None))
-    policy.solver = solver
-    with pytest.raises(ValueError, match="tolerance=None"):
+    policy.solver = ClosedForm()
+    with pytest.raises(ValueError, match="ClosedForm has none"):
         UnrolledNetworkPolicy(policy)

@@ -1,0 +1,260 @@
+"""The one loop that every iterative solver runs in, those of linear systems included.
+
+A solver says where it starts (`init`), what its test and its step have in common (`evaluate`: a
+gradient or a residual vector, so that it is computed once an iteration), how it moves (`step`), how
+far it is from done (`terminate`) and which point it returns (`answer`). Its state is a NamedTuple
+of tensors. The functions here decide how the loop runs: with a test on the host or as an operator
+of a compiled graph (`iterate`), for a number of steps without any test (`take`), with a graph
+(`track`), or with a graph that is computed again in segments (`checkpointed`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
+from torch.utils.checkpoint import checkpoint
+
+#: a NamedTuple of tensors
+State = Any
+#: steps in one trip of a compiled loop of fixed length, so that they fuse
+_STEPS_PER_TRIP = 10
+
+
+class Iterative(Protocol):
+    """What the loop asks of a solver. `context` is what it solves: a bound map, or a system."""
+
+    @property
+    def tolerance(self) -> float | None:
+        """Residual at which to stop; None runs a fixed number of iterations."""
+
+    @property
+    def check_interval(self) -> int:
+        """Iterations between stopping tests."""
+
+    def evaluate(self, context: Any, state: State, /) -> Tensor:
+        """What `step` and `terminate` both need at `state`."""
+
+    def step(self, context: Any, state: State, evaluated: Tensor, /) -> State:
+        """The next state. Nothing in it waits for the device."""
+
+    def terminate(self, context: Any, state: State, evaluated: Tensor, /) -> Tensor:
+        """Residual (batch,) of what `answer` would return now."""
+
+    def answer(self, state: State, residual: Tensor, /) -> Tensor:
+        """The point (batch, m) to return, given what `terminate` said of `state`."""
+
+    def pending(self, state: State, /) -> Tensor | None:
+        """Whether the iteration goes on after its last step; None where one step completes it."""
+
+
+class Run(NamedTuple):
+    """How a loop ended: the point (batch, m), its residual (batch,), the iterations completed and
+    the solver's last state."""
+
+    point: Tensor
+    residual: Tensor
+    iterations: int
+    state: State
+
+
+def within(residual: Tensor, tolerance: float) -> bool:
+    """Whether every residual is within the tolerance or NaN. Waits for the device.
+
+    A NaN can only get worse, and is no reason to leave the other samples where they are.
+    """
+    worst = residual.max().item()
+    if math.isnan(worst):
+        return not bool((residual > tolerance).any())
+    return worst <= tolerance
+
+
+def take(solver: Iterative, context: Any, state: State, steps: int) -> State:
+    """The state after exactly `steps` steps, without a test: nothing waits for the device."""
+    for _ in range(steps):
+        state = solver.step(context, state, solver.evaluate(context, state))
+    return state
+
+
+def iterate(solver: Iterative, context: Any, state: State, limit: int) -> Run:
+    """At most `limit` iterations, without a graph. To be called without grad mode."""
+    if torch.compiler.is_compiling():
+        return _in_graph(solver, context, state, limit)
+    return _finish(solver, _advance(solver, context, state, 0, limit))
+
+
+def track(
+    solver: Iterative,
+    context: Any,
+    state: State,
+    limit: int,
+    renew: Callable[[], Any] | None = None,
+) -> Run:
+    """As `iterate`, with a graph through every step from `state` on.
+
+    One more iteration is tracked after the test passes: a solver that lands in few steps is right
+    about the point before it is right about its derivative. The residual is that of the test.
+    `renew` gives every step after the first a context of its own.
+    """
+    return _finish(solver, _advance(solver, context, state, 0, limit, tracked=True, renew=renew))
+
+
+def checkpointed(solver: Iterative, context: Any, state: State, limit: int, length: int) -> Run:
+    """As `track`, keeping one state per `length` iterations: backward computes the rest again."""
+    progress = _Progress(context, state, 0)
+    while progress.passed is None and progress.iterations < limit:
+        before = progress.iterations
+        segment = _Segment(solver, context, type(state), before, min(before + length, limit))
+        tensors = checkpoint(
+            segment, *progress.state, use_reentrant=False, preserve_rng_state=False
+        )
+        progress = segment.hand_over()._replace(state=type(state)(*tensors))
+    return _finish(solver, progress)
+
+
+class _Progress(NamedTuple):
+    """A loop that has paused after so many iterations, in so many steps."""
+
+    context: Any
+    state: State
+    iterations: int
+    steps: int = 0
+    #: the residual that passed the test, if one did
+    passed: Tensor | None = None
+    #: whether `state` is one iteration beyond the one that passed
+    beyond: bool = False
+
+
+def _advance(
+    solver: Iterative,
+    context: Any,
+    state: State,
+    iterations: int,
+    limit: int,
+    *,
+    tracked: bool = False,
+    renew: Callable[[], Any] | None = None,
+) -> _Progress:
+    """Step from `state`, after so many `iterations`, until the test passes or the limit is met."""
+    tolerance, interval = solver.tolerance, solver.check_interval
+    if tolerance is None and renew is None and solver.pending(state) is None:
+        state = take(solver, context, state, limit - iterations)
+        return _Progress(context, state, limit, limit - iterations)
+    terminate = torch.no_grad()(solver.terminate) if tracked else solver.terminate
+    passed, due, steps = None, True, 0
+    while iterations < limit:
+        if renew is not None and steps:
+            context = renew()
+        evaluated = solver.evaluate(context, state)
+        if due and tolerance is not None and iterations % interval == 0:
+            residual = terminate(context, state, evaluated)
+            if within(residual, tolerance):
+                if not tracked:
+                    return _Progress(context, state, iterations, steps, residual)
+                # One more iteration, without another test.
+                passed, limit, tolerance = residual, iterations + 1, None
+        state = solver.step(context, state, evaluated)
+        pending = solver.pending(state)
+        due = pending is None or not bool(pending)
+        iterations += due
+        steps += 1
+    return _Progress(context, state, iterations, steps, passed, passed is not None)
+
+
+def _finish(solver: Iterative, progress: _Progress) -> Run:
+    """The result of a loop that has ended; evaluates the residual where no test has."""
+    context, state, iterations, _, residual, beyond = progress
+    if residual is None:
+        with torch.no_grad():
+            residual = solver.terminate(context, state, solver.evaluate(context, state))
+    point = state.control if beyond else solver.answer(state, residual)
+    return Run(point, residual, iterations, state)
+
+
+class _Segment:
+    """One checkpointed piece of a loop, from `before` up to `limit` iterations.
+
+    Called once forwards and once more when backward computes it again; the second call repeats the
+    number of steps of the first instead of testing again.
+    """
+
+    def __init__(
+        self, solver: Iterative, context: Any, kind: type, before: int, limit: int
+    ) -> None:
+        self._solver, self._context, self._kind = solver, context, kind
+        self._before, self._limit = before, limit
+        self._progress: _Progress | None = None
+        self._steps: int | None = None
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        state = self._kind(*tensors)
+        if self._steps is not None:
+            return tuple(take(self._solver, self._context, state, self._steps))
+        self._progress = _advance(
+            self._solver, self._context, state, self._before, self._limit, tracked=True
+        )
+        return tuple(self._progress.state)
+
+    def hand_over(self) -> _Progress:
+        """Where the segment paused. Only the number of its steps is kept here, not its tensors."""
+        progress, self._progress = self._progress, None
+        assert progress is not None
+        self._steps = progress.steps
+        return progress
+
+
+def _in_graph(solver: Iterative, context: Any, state: State, limit: int) -> Run:
+    """The loop as an operator of a compiled graph, which cannot test on the host."""
+    if solver.tolerance is None and solver.pending(state) is None:
+        state = _fixed_in_graph(solver, context, state, limit)
+        residual = solver.terminate(context, state, solver.evaluate(context, state))
+        return Run(solver.answer(state, residual), residual, limit, state)
+    kind, tolerance = type(state), solver.tolerance
+
+    def unfinished(iterations: Tensor, evaluated: Tensor, residual: Tensor, *_: Tensor) -> Tensor:
+        going = iterations < limit
+        return going if tolerance is None else going & (residual > tolerance).any()
+
+    def trip(
+        iterations: Tensor, evaluated: Tensor, residual: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        state = solver.step(context, kind(*tensors), evaluated)
+        pending = solver.pending(state)
+        evaluated = solver.evaluate(context, state)
+        residual = solver.terminate(context, state, evaluated)
+        return iterations + (1 if pending is None else ~pending), evaluated, residual, *state
+
+    evaluated = solver.evaluate(context, state)
+    residual = solver.terminate(context, state, evaluated)
+    count = torch.zeros((), dtype=torch.int64, device=residual.device)
+    # Copies, because the operator refuses inputs that share memory.
+    start = (count, evaluated, residual, *(tensor.clone() for tensor in state))
+    iterations, _, residual, *tensors = while_loop(unfinished, trip, start)
+    state = kind(*tensors)
+    return Run(solver.answer(state, residual), residual, iterations, state)
+
+
+def _fixed_in_graph(solver: Iterative, context: Any, state: State, steps: int) -> State:
+    """The state after `steps` steps, most of them in a loop of the graph."""
+    trips, rest = divmod(steps, _STEPS_PER_TRIP)
+    kind = type(state)
+    state = take(solver, context, state, rest)
+    if trips == 1:
+        return take(solver, context, state, _STEPS_PER_TRIP)
+    if trips == 0:
+        return state
+
+    def trip(done: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return done + 1, *take(solver, context, kind(*tensors), _STEPS_PER_TRIP)
+
+    device = state[0].device
+    start = (
+        torch.zeros((), dtype=torch.int64, device=device),
+        *(tensor.clone() for tensor in state),
+    )
+    _, *tensors = while_loop(lambda done, *_: done < trips, trip, start)
+    return kind(*tensors)
