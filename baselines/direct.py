@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class DirectPolicy(Policy):
         shared = network if issubclass(network, SharedValueNetwork) else None
         if shared is not None and (reason := shared.supports(problem)) is not None:
             raise ValueError(reason)
+        self._arguments = {"width": width, "depth": depth, "network": network}
         #: evaluations of the network for one sample
         self._served = 1 if shared is None else problem.n_agents
         index_dim = 0 if shared is None else shared.INDEX_DIM
@@ -72,6 +74,10 @@ class DirectPolicy(Policy):
             # Start near zero output, where every problem's costs are finite.
             for parameter in layers[-2].parameters():
                 parameter.mul_(0.01)
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What a saved policy is built again from."""
+        return {"problem": self.problem, **self._arguments}
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
         rows = z.shape[0] * self._served

@@ -37,7 +37,11 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     },
 }
 #: what the released code of arXiv 2602.00921 trains with, for every problem
-RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau"}
+RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau", "plateau_patience": 100}
+#: its weights of the HJB penalties, on bicycles only
+RELEASED_PENALTIES: dict[str, Any] = {"hjb_running": 1e-4, "hjb_final": 1e-2}
+#: gradients whose policies have no value network of their own to penalise
+_NO_VALUE_NETWORK = ("direct", "unrolled-network")
 #: its inner iteration; the tolerance is absolute there, whatever the problem's gradient scale
 RELEASED_INNER: dict[str, Any] = {"map": "plain", "step_size": 1e-4, "max_iterations": 499}
 RELEASED_TOLERANCE = 0.1
@@ -87,12 +91,16 @@ def training_config(
     # Here, so that listing cases does not import torch.
     from jfbcore.train import TrainingConfig
 
+    settings = RELEASED if recipe == "released" else RECOMMENDED.get(case.problem, {})
+    penalised = case.problem == "bicycle" and case.gradient not in _NO_VALUE_NETWORK
+    if recipe == "released" and penalised:
+        settings = settings | RELEASED_PENALTIES
     config = TrainingConfig(
         steps=steps,
         time_limit=time_limit,
         batch_size=case.batch_size,
         seed=seed,
-        **(RELEASED if recipe == "released" else RECOMMENDED.get(case.problem, {})),
+        **settings,
     )
     short = steps is not None and steps < _SHORTEST_STAGED_RUN
     if short or case.n_steps < default_steps(case.problem):

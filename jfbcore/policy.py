@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from jfbcore import _validate
+from jfbcore.extras.description import one_line
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import FixedPointMap
@@ -41,6 +43,9 @@ class Policy(nn.Module, abc.ABC):
         problem's initial control.
         """
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 class HamiltonianPolicy(Policy):
     """u(t, z) = argmax_u H(t, z, grad phi(t, z), u), found by `solver` on `fixed_point_map`."""
@@ -55,6 +60,12 @@ class HamiltonianPolicy(Policy):
         gradient: GradientEstimator,
     ) -> None:
         super().__init__()
+        _validate.instance("problem", problem, Problem, "Quadrotor(n_agents=6)")
+        example = "ValueNetwork.for_problem(problem)"
+        _validate.instance("value_network", value_network, nn.Module, example)
+        _validate.instance("fixed_point_map", fixed_point_map, FixedPointMap, "ScaledMap()")
+        _validate.instance("solver", solver, Solver, "Picard(tolerance=1e-4)")
+        _validate.instance("gradient", gradient, GradientEstimator, "JFB()")
         for reason in (
             gradient.supports(problem),
             solver.supports(problem),

@@ -19,7 +19,7 @@ from jfbcore import _validate
 from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.scanned_rollout import ScannedRollout
 from jfbcore.policy import HamiltonianPolicy, Policy
-from jfbcore.rollout import InnerStatistics, Rollout, Step
+from jfbcore.rollout import InnerStatistics, Rollout, Step, check_states
 from jfbcore.rollout import rollout as eager_rollout
 
 
@@ -94,18 +94,25 @@ class CompiledRollout:
         penalties: bool = False,
         advance: Callable[..., Step] | None = None,
         segment: int | None = None,
+        record: bool = False,
     ) -> Rollout:
         """As `jfbcore.rollout.rollout`; without grad mode it is that function."""
         if policy is not self.policy:
             raise ValueError("`policy` must be the one this CompiledRollout was made for")
+        check_states(policy, initial_states)
         problem = policy.problem
-        problem.check(initial_states=initial_states)
         n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
         if not torch.is_grad_enabled():
             return eager_rollout(
-                policy, initial_states, n_steps=n_steps, warm_start=warm_start, penalties=penalties
+                policy,
+                initial_states,
+                n_steps=n_steps,
+                warm_start=warm_start,
+                penalties=penalties,
+                record=record,
             )
-        for name, value in (("penalties", penalties), ("segment", segment), ("advance", advance)):
+        left_out = {"penalties": penalties, "segment": segment, "advance": advance}
+        for name, value in {**left_out, "record": record}.items():
             if value:
                 raise ValueError(f"`{name}` must be left out of a compiled rollout, got {value!r}")
         batch, width = initial_states.shape

@@ -186,6 +186,11 @@ class Problem(abc.ABC):
     def initial_control(self, t: Time, z: Tensor) -> Tensor:
         """Where the inner iteration starts, (batch, m), without a graph."""
 
+    def __repr__(self) -> str:
+        from jfbcore.extras.description import one_line  # which imports this module
+
+        return one_line(self)
+
     def check(self, **tensors: Tensor) -> None:
         """Raise ValueError unless controls `u` are (batch, m) and all other tensors (batch, n).
 
