@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore.problems.base import Hamiltonian, NetworkScaling, Problem, Time, time_column
+from jfbcore.problems.base import Hamiltonian, Problem, Time, time_column
 
 _HABIT_FLOOR = 1e-12
 
@@ -32,8 +32,6 @@ class Consumption(Problem):
     """
 
     name = "consumption"
-    network_width = 50
-    batch_size = 128
 
     def __init__(
         self,
@@ -143,11 +141,6 @@ class Consumption(Problem):
         costate = super().initial_costate()
         costate[0] = -(self.nominal_excess**-self.gamma)
         return costate
-
-    def network_scaling(self) -> NetworkScaling:
-        """States in units of the initial wealth, costates in nominal marginal utilities."""
-        marginal = self.nominal_excess**-self.gamma
-        return NetworkScaling(state=self.initial_wealth, value=marginal * self.initial_wealth)
 
     @property
     def gradient_scale(self) -> float:

@@ -27,8 +27,6 @@ class Quadrotor(Problem):
     """
 
     name = "quadrotor"
-    network_width = 96
-    batch_size = 50
 
     def __init__(
         self,
@@ -55,7 +53,6 @@ class Quadrotor(Problem):
         self.target_position = _validate.point("target_position", target_position, 3)
         self.state_dim = STATES_PER_AGENT * self.n_agents
         self.control_dim = CONTROLS_PER_AGENT * self.n_agents
-        self.agent_share = 1.0 / self.n_agents
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 12 N), (batch, 4 N) -> (batch, 12 N)."""
@@ -96,10 +93,6 @@ class Quadrotor(Problem):
         states = draw.new_zeros(batch, self.n_agents, STATES_PER_AGENT)
         states[..., :6] = self.initial_scale * draw
         return states.view(batch, self.state_dim)
-
-    def initial_control(self, t: Time, z: Tensor) -> Tensor:
-        """Zero control, (batch, 4 N)."""
-        return z.new_zeros(z.shape[0], self.control_dim)
 
     def _interaction(self, z: Tensor) -> Tensor:
         return interaction_cost(z.view(z.shape[0], self.n_agents, STATES_PER_AGENT)[..., :3])
