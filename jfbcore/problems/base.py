@@ -16,8 +16,6 @@ Code that minimises L + <p, f> instead has the opposite sign throughout.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +55,6 @@ class Problem(abc.ABC):
         self.n_steps = _validate.positive_int("n_steps", n_steps)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
-        self._constants: dict[tuple, Tensor] = {}
         self.dtype = dtype
         self.device = torch.device(device)
 
@@ -109,29 +106,6 @@ class Problem(abc.ABC):
                     f"`{name}` must have shape (batch, {width}) for {self.name} with "
                     f"{self.n_agents} agents, got {tuple(tensor.shape)}"
                 )
-
-    def constant(self, value: float, like: Tensor) -> Tensor | float:
-        """`value` as a 0-d tensor on `like`'s dtype and device, made once.
-
-        Arithmetic between a tensor and a Python number converts the number at every call, which
-        in an inner iteration over small tensors costs as much as the arithmetic. While
-        torch.compile traces, the number itself: it ends up in the generated code.
-        """
-        if torch.compiler.is_compiling():
-            return value
-        key = (value, like.dtype, like.device)
-        found = self._constants.get(key)
-        if found is None:
-            found = self._keep(key, torch.full, (), value)
-        return found
-
-    def _keep(self, key: tuple, make: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """A constant `make(*arguments)` of the dtype and on the device that end its `key`."""
-        _, dtype, device = key
-        # One made in inference mode could not take part in a graph later.
-        with torch.inference_mode(False):
-            self._constants[key] = made = make(*arguments, dtype=dtype, device=device)
-        return made
 
     @property
     def gradient_scale(self) -> float:

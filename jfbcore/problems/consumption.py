@@ -168,13 +168,7 @@ class Consumption(Problem):
 
     def _matrix(self, name: str, like: Tensor) -> Tensor:
         """`A` or `B` on `like`'s dtype and device."""
-        rows = getattr(self, name)
-        if torch.compiler.is_compiling():
-            return torch.tensor(rows, dtype=like.dtype, device=like.device)
-        # By name: a hash of m^2 numbers at every call would cost more than the product.
-        key = (name, like.dtype, like.device)
-        found = self._constants.get(key)
-        return self._keep(key, torch.tensor, rows) if found is None else found
+        return torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
 
     def _utility(self, excess: Tensor) -> Tensor:
         return excess.pow(1.0 - self.gamma) / (1.0 - self.gamma)
