@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore.checks import check_problem
 from jfbcore.extras.network_defaults import network_defaults
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.policy import Decision, Policy
@@ -44,6 +45,7 @@ class DirectPolicy(Policy):
         network: type[ValueNetwork] | type[SharedValueNetwork] = ValueNetwork,
     ) -> None:
         super().__init__()
+        check_problem(problem)
         self.problem = problem
         defaults = network_defaults(problem)
         width = defaults.width if width is None else _validate.positive_int("width", width)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from jfbcore.checks import check_problem
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import FixedPointMap
@@ -43,7 +44,11 @@ class Policy(nn.Module, abc.ABC):
 
 
 class HamiltonianPolicy(Policy):
-    """u(t, z) = argmax_u H(t, z, grad phi(t, z), u), found by `solver` on `fixed_point_map`."""
+    """u(t, z) = argmax_u H(t, z, grad phi(t, z), u), from `solver` on `fixed_point_map`.
+
+    Raises ValueError with the reason where the problem's formulas do not fit each other (see
+    `jfbcore.checks`), or where gradient or solver cannot serve the problem.
+    """
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class HamiltonianPolicy(Policy):
         gradient: GradientEstimator,
     ) -> None:
         super().__init__()
+        check_problem(problem)
         for reason in (
             gradient.supports(problem),
             solver.supports(problem),
