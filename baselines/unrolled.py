@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from jfbcore.solvers import Picard, Solution, Solver
 #: tracked iterations up to which a compiled time step builds in a minute or two
 _MOST_COMPILED = 50
 #: iterations up to which one function holds all of them forwards and backwards
-LONGEST_PULL_BACK = 16
+LONGEST_PULL_BACK = 50
 
 
 def _needs_picard(name: str, solver: Solver) -> str | None:
@@ -73,6 +74,8 @@ class Unrolled(GradientEstimator):
 
     def tracked_in_graph(self, solver: Solver) -> int:
         return solver.max_iterations
+
+    tracks_from_start: ClassVar[bool] = True
 
     def supports_pull_back(self, solver: Solver) -> str | None:
         if solver.tolerance is not None or solver.max_iterations > LONGEST_PULL_BACK:

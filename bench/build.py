@@ -13,7 +13,6 @@ from baselines import GRADIENTS, DenseLU, Implicit, build_policy
 from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
 from jfbcore.extras.compiled_rollout import CompiledRollout, compiled_rollout_reason
-from jfbcore.extras.compiled_step import CompiledStep, compilation_reason
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.maps import MAPS, FixedPointMap, PlainMap
 from jfbcore.policy import Policy
@@ -77,18 +76,16 @@ def build_solver(case: Case, problem: Problem) -> Solver:
 
 
 def build_rollout(case: Case, policy: Policy) -> Callable[..., Rollout]:
-    """What rolls out `policy` as `case` asks: eager, compiled or captured; raises Unsupported."""
-    if case.capture:
-        if (reason := compiled_rollout_reason(policy)) is not None:
-            raise Unsupported(reason, "capture")
-        return CompiledRollout(policy)
+    """What rolls out `policy` as `case` asks, eager or compiled; raises Unsupported."""
     if not case.compile and case.segment is None:
         return rollout
     if not case.compile:
         return functools.partial(rollout, segment=case.segment)
-    if (reason := compilation_reason(policy)) is not None:
+    if (reason := compiled_rollout_reason(policy)) is not None:
         raise Unsupported(reason, "compile")
-    return functools.partial(rollout, advance=CompiledStep(policy), segment=case.segment)
+    if case.segment is not None:
+        raise Unsupported("a compiled rollout has no graph to keep in segments", "segment")
+    return CompiledRollout(policy, capture=case.capture)
 
 
 def exact_estimator(case: Case) -> Implicit:

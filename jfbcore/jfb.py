@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ class GradientEstimator(abc.ABC):
     def supports_compilation(self, solver: Solver) -> str | None:
         """None, or the reason why torch.compile cannot make one graph of `attach`."""
         return f"{type(self).__name__} decides on the host between its operations; run it eager"
+
+    #: whether `kept` is where the solve starts, because the derivative follows it from there
+    tracks_from_start: ClassVar[bool] = False
 
     def supports_pull_back(self, solver: Solver) -> str | None:
         """None, or the reason why the derivative cannot be had without a graph to the solve."""

@@ -13,6 +13,14 @@ from jfbcore import _validate
 from jfbcore._random import draw
 from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
 from jfbcore.kernels.fused import differentiable_vjp, plain_formula_required
+from jfbcore.kernels.saved_sweep import (
+    Cotangents,
+    Layers,
+    Saved,
+    parameter_gradients,
+    pull_back,
+    sweep,
+)
 from jfbcore.kernels.sweep import core, core_vjp
 from jfbcore.problems.base import Problem, Time, time_column
 
@@ -195,6 +203,63 @@ class ValueNetwork(nn.Module):
         if self.scaling is None:
             return torch.addmm(onto, bars, matrix)
         return onto + bars @ matrix / self._state_unit
+
+    def layers(self, matrix: Tensor) -> Layers:
+        """The parameters as `jfbcore.kernels.saved_sweep` takes them; `matrix` is `prepare`'s."""
+        weights, biases = self._layers()
+        transposed = [weight.T.contiguous() for weight in weights]
+        return Layers(
+            matrix,
+            matrix.T.contiguous(),
+            weights,
+            transposed,
+            biases,
+            self.readout,
+            self.linear,
+            self.residual_step,
+        )
+
+    def saved_costate(self, layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
+        """`costate` without a graph, and what `saved_pull_back` needs of it."""
+        p, saved = sweep(layers, bias[: layers.matrix.shape[0]], self._normalised(z))
+        return (p if self.scaling is None else p * self._costate_unit), saved
+
+    def saved_pull_back(
+        self, layers: Layers, saved: Saved, p_bar: Tensor, onto: Tensor
+    ) -> tuple[Tensor, Cotangents]:
+        """`onto` + (dp/dz)^T p_bar, (batch, n) each, and what `saved_gradients` needs of it."""
+        if self.scaling is None:
+            return pull_back(layers, saved, p_bar, onto)
+        p_bar = p_bar * self._costate_unit
+        z_bar, cotangents = pull_back(layers, saved, p_bar, torch.zeros_like(onto))
+        return onto + z_bar / self._state_unit, cotangents
+
+    def saved_gradients(
+        self,
+        layers: Layers,
+        times: Tensor,
+        z: Tensor,
+        p_bar: Tensor,
+        saved: Saved,
+        cotangents: Cotangents,
+    ) -> dict[str, Tensor]:
+        """Gradients of the parameters by name; tensors are stacked, (steps, batch, …) each."""
+        if self.scaling is not None:
+            p_bar = p_bar * self._costate_unit
+        found = parameter_gradients(layers, times, self._normalised(z), p_bar, saved, cotangents)
+        width = self.width
+        gradients = {
+            "opening": found.matrix[:width],
+            "opening_time": found.time[:width],
+            "opening_bias": found.bias[:width],
+            "quadratic": found.matrix[width:],
+            "quadratic_time": found.time[width:],
+            "readout": found.readout,
+            "linear": found.linear,
+        }
+        for i, (weight, bias) in enumerate(zip(found.weights, found.biases, strict=True)):
+            gradients |= {f"weights.{i}": weight, f"biases.{i}": bias}
+        return gradients
 
     def _layers(self) -> tuple[list[Tensor], list[Tensor]]:
         """Weights and biases of the residual layers."""

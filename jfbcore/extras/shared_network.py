@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from jfbcore import _validate
 from jfbcore._random import draw
 from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
+from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
 from jfbcore.problems.base import Problem, Time
 from jfbcore.value_network import ValueNetwork
 
@@ -138,6 +139,45 @@ class SharedValueNetwork(nn.Module):
             self._states_of(onto),
         )
         return self._costates(z_bar, z)
+
+    def layers(self, matrix: Tensor) -> Layers:
+        """As `ValueNetwork.layers`, of psi."""
+        return self.agent_network.layers(matrix)
+
+    def saved_costate(self, layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
+        """As `ValueNetwork.saved_costate`; what is saved has a row for each agent."""
+        p, saved = self.agent_network.saved_costate(layers, bias, self._states(z))
+        return self._costates(p, z) * self.share, saved
+
+    def saved_pull_back(
+        self, layers: Layers, saved: Saved, p_bar: Tensor, onto: Tensor
+    ) -> tuple[Tensor, Cotangents]:
+        """As `ValueNetwork.saved_pull_back`."""
+        z_bar, cotangents = self.agent_network.saved_pull_back(
+            layers, saved, self._states_of(p_bar * self.share), self._states_of(onto)
+        )
+        return self._costates(z_bar, onto), cotangents
+
+    def saved_gradients(
+        self,
+        layers: Layers,
+        times: Tensor,
+        z: Tensor,
+        p_bar: Tensor,
+        saved: Saved,
+        cotangents: Cotangents,
+    ) -> dict[str, Tensor]:
+        """As `ValueNetwork.saved_gradients`."""
+        shape = (z.shape[0], z.shape[1] * self.n_agents, -1)
+        gradients = self.agent_network.saved_gradients(
+            layers,
+            times,
+            self._states(z.flatten(0, 1)).view(shape),
+            self._states_of(p_bar.flatten(0, 1) * self.share).view(shape),
+            saved,
+            cotangents,
+        )
+        return {f"agent_network.{name}": gradient for name, gradient in gradients.items()}
 
     def _states_of(self, bar: Tensor) -> Tensor:
         """Cotangents of the swarm's costates (batch, n) as those of psi's gradients."""

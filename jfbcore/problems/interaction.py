@@ -23,7 +23,7 @@ def interaction_cost(positions: Tensor) -> Tensor:
     if positions.shape[1] == 1:
         return positions.new_zeros(positions.shape[0])
     if torch.compiler.is_compiling() and positions.device.type == "cpu":
-        return _compiled_interaction(positions)[0]
+        return _compiled_interaction(positions)
     if plain_formula_required():
         return _plain_interaction(positions)
     return _Interaction.apply(positions)
@@ -79,30 +79,30 @@ class _Interaction(torch.autograd.Function):
         return gradient * grad_cost[:, None, None]
 
 
-@torch.library.custom_op("jfbcore::interaction", mutates_args=())
-def _compiled_interaction(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """`_cost_and_gradient` as one operator of a compiled graph.
+#: operators of compiled graphs; without a derivative, so that transforms of torch.func pass them
+_OPERATORS = torch.library.Library("jfbcore", "FRAGMENT")
+_OPERATORS.define("interaction(Tensor positions) -> (Tensor, Tensor)")
 
-    On a CPU the code generator would keep the N x N tensors of the plain formula for backward and
-    write its own loops where a batched product is faster. On a GPU it fuses them away.
-    """
+
+@torch.library.impl(_OPERATORS, "interaction", "CPU")
+def _(positions: Tensor) -> tuple[Tensor, Tensor]:
     cost, gradient = _cost_and_gradient(positions, with_gradient=True)
     assert gradient is not None
     return cost, gradient.contiguous()
 
 
-@_compiled_interaction.register_fake
+@torch.library.register_fake("jfbcore::interaction", lib=_OPERATORS)
 def _(positions: Tensor) -> tuple[Tensor, Tensor]:
     return positions.new_empty(positions.shape[0]), positions.new_empty(positions.shape)
 
 
-def _keep_gradient(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
+def _compiled_interaction(positions: Tensor) -> Tensor:
+    """`_cost_and_gradient` as one operator of a compiled graph.
 
-
-def _scale_gradient(ctx, grad_cost: Tensor, _: Tensor | None) -> Tensor:
-    (gradient,) = ctx.saved_tensors
-    return gradient * grad_cost[:, None, None]
-
-
-_compiled_interaction.register_autograd(_scale_gradient, setup_context=_keep_gradient)
+    On a CPU the code generator would keep the N x N tensors of the plain formula for backward and
+    write its own loops where a batched product is faster. On a GPU it fuses them away.
+    """
+    fixed = positions.detach()
+    cost, gradient = torch.ops.jfbcore.interaction(fixed)
+    # Adds zero, and the gradient to whatever differentiates this.
+    return cost + (gradient * (positions - fixed)).sum((1, 2))

@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from baselines import GMRES, DirectPolicy, Implicit, Unrolled
-from jfbcore.extras.compiled_rollout import CompiledRollout, compiled_rollout_reason
+from jfbcore.extras.captured_rollout import CapturedRollout
+from jfbcore.extras.compiled_rollout import CompiledRollout, Grid, compiled_rollout_reason
+from jfbcore.extras.scanned_rollout import ScannedRollout
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.jfb import JFB, GradientEstimator
 from jfbcore.maps import FixedPointMap, NewtonMap, PlainMap, ScaledMap
@@ -87,6 +89,28 @@ def test_equals_the_eager_rollout(problem, method, warm_start):
     agrees(policy, CompiledRollout(policy, backend=None), tolerance, warm_start=warm_start)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("problem", "method", "warm_start", "network"),
+    [
+        ("quadrotors", "jfb", True, ValueNetwork),
+        ("bicycles", "jfb-newton", False, IndexedValueNetwork),
+        ("quadrotors", "jfb-many", False, SharedValueNetwork),
+        ("goods", "implicit", True, ValueNetwork),
+        ("quadrotor", "unrolled", False, ValueNetwork),
+        ("goods", "direct", False, ValueNetwork),
+        ("quadrotors", "direct", True, SharedValueNetwork),
+    ],
+)
+def test_the_loop_of_a_processor(problem, method, warm_start, network):
+    """The code that is compiled, but for the last translation; it tests as the eager solver does,
+    so that the two take the same steps."""
+    policy = make_policy(PROBLEMS[problem](), method, network)
+    roll = CompiledRollout(policy, backend="aot_eager")
+    assert isinstance(roll.engine, ScannedRollout)
+    agrees(policy, roll, 1e-12, warm_start=warm_start)
+
+
 @pytest.mark.parametrize("network", [SharedValueNetwork, IndexedValueNetwork])
 @pytest.mark.parametrize("problem", ["quadrotors", "bicycles"])
 def test_networks_of_identical_agents(problem, network):
@@ -105,7 +129,9 @@ def test_too_few_iterations_are_raised_until_the_tolerance_is_met():
     policy = make_policy(PROBLEMS["quadrotors"](), "jfb")
     roll = CompiledRollout(policy, backend=None)
     x = policy.problem.sample_initial_states(4, torch.Generator().manual_seed(1))
-    roll._steps[(tuple(x.shape), 7, False)] = 1
+    engine = roll.engine
+    assert isinstance(engine, CapturedRollout)
+    engine._counts[Grid((4, x.shape[1]), 7, False)] = 1
     flown = roll(policy, x)
     summary = flown.inner.summary()
     assert summary is not None
@@ -178,13 +204,13 @@ def test_nothing_travels_to_the_host_between_the_first_time_step_and_the_last(pr
     assert isinstance(here, HamiltonianPolicy)
     assert isinstance(there, HamiltonianPolicy)
     there.value_network = here.value_network.to("meta")
-    roll = CompiledRollout(there, backend=None)
+    engine = CapturedRollout(there, lambda function: function, capture=False)
     x = torch.empty(3, there.problem.state_dim, dtype=torch.float64, device="meta")
     count = {"jfb": 3, "implicit": 3, "jfb-newton": 4, "jfb-many": 37, "unrolled": 5}[method]
-    key = (tuple(x.shape), 4, True)
+    grid = Grid((3, x.shape[1]), 4, warm_start=True)
     with HostTraffic() as traffic, torch.no_grad():
-        flight = roll._run(key, count, x)
-        roll._return(key, count, flight, (x[:, 0], x[:, 0], x))
+        flight = engine.run(grid, count, x)
+        engine.gradients(flight, (x[:, 0], x[:, 0], x))
     assert traffic.seen > 1000
     assert traffic.found == []
 

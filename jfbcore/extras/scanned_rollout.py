@@ -1,0 +1,177 @@
+"""A rollout and its way back as two loops of compiled code, for processors.
+
+Each direction is one compiled function whose loop over the time steps runs inside it, so that a
+training step enters compiled code twice and not twice at every time step. The inner solver tests
+as it goes, at every time step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops.scan import scan
+
+from jfbcore.extras.captured_rollout import parameter_gradients
+from jfbcore.extras.time_step import TimeStep
+from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
+from jfbcore.policy import HamiltonianPolicy, Policy
+
+if TYPE_CHECKING:
+    from jfbcore.extras.compiled_rollout import Grid
+
+
+@dataclass
+class Scanned:
+    """What the way there leaves for the way back: `kept` is stacked over the time steps."""
+
+    layers: Layers | None
+    times: Tensor
+    step_length: Tensor
+    final_state: Tensor
+    running_cost: Tensor
+    terminal_cost: Tensor
+    residual: Tensor
+    iterations: Tensor
+    kept: list[Tensor]
+
+
+class ScannedRollout:
+    """The engine of `CompiledRollout` on a processor."""
+
+    def __init__(self, policy: Policy, compiled: Callable[..., Callable[..., Any]]) -> None:
+        self.policy, self.time_step = policy, TimeStep(policy)
+        self._forward = {warm: compiled(self._there(warm)) for warm in (False, True)}
+        self._backward = compiled(self._back)
+
+    @torch.no_grad()
+    def fly(self, grid: Grid, states: Tensor) -> Scanned:
+        """Roll out from `states` (batch, n)."""
+        h = self.policy.problem.t_final / grid.n_steps
+        times = h * torch.arange(grid.n_steps, dtype=states.dtype)
+        layers, table = None, times
+        if isinstance(self.policy, HamiltonianPolicy):
+            network = self.policy.value_network
+            matrix, table = network.prepare(times)
+            table = table[:, : matrix.shape[0]].contiguous()
+            # Inputs of what is compiled, which would otherwise find the same parameters twice.
+            layers = network.layers(matrix)
+        step_length = torch.tensor(h, dtype=states.dtype)
+        results = self._forward[grid.warm_start](layers, times, table, step_length, states)
+        final, running, terminal, residual, iterations, *kept = results
+        return Scanned(
+            layers, times, step_length, final, running, terminal, residual, iterations, kept
+        )
+
+    @torch.no_grad()
+    def pull_back(
+        self, grid: Grid, flown: Scanned, bars: tuple[Tensor, ...]
+    ) -> list[Tensor | None]:
+        """Gradients of the policy's parameters."""
+        results = self._backward(
+            flown.layers, flown.times, flown.step_length, flown.final_state, flown.kept, *bars
+        )
+        if not isinstance(self.policy, HamiltonianPolicy):
+            states = list(flown.kept[0])
+            return list(parameter_gradients(self.policy, flown.times, states, list(results)))
+        names = [
+            name for name, p in self.policy.value_network.named_parameters() if p.requires_grad
+        ]
+        return [results.get(name) for name in names]
+
+    def _there(self, warm_start: bool) -> Callable[..., list[Tensor]]:
+        policy, time_step = self.policy, self.time_step
+        problem = policy.problem
+
+        def there(
+            layers: Layers | None, times: Tensor, table: Tensor, h: Tensor, states: Tensor
+        ) -> list[Tensor]:
+            def body(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+                z, running, *start = carry
+                t, bias = at
+                if not isinstance(policy, HamiltonianPolicy):
+                    control = policy(t, z).control
+                    z_next, cost, _ = time_step.fly(t, h, z, control, control)
+                    nothing = torch.zeros_like(running)
+                    rest = [nothing, torch.zeros((), dtype=torch.int64), z.clone(), control.clone()]
+                    return [z_next, running + cost, *(x.clone() for x in start)], rest
+                assert layers is not None
+                p, saved = policy.value_network.saved_costate(layers, bias, z)
+                solution, control = time_step.solve(t, z, p, start[0] if start else None)
+                z_next, cost, flown = time_step.fly(t, h, z, p, control)
+                count = _as_tensor(solution.iterations)
+                kept = [z.clone(), p.clone(), control.clone(), *_flat(saved)]
+                carried = [z_next, running + cost, *([flown.clone()] if warm_start else [])]
+                return carried, [solution.residual.clone(), count, *kept]
+
+            carry = [states.clone(), states.new_zeros(states.shape[0])]
+            if warm_start:
+                carry.append(problem.initial_control(times[0], states).clone())
+            (final, running, *_), (residual, iterations, *kept) = scan(body, carry, [times, table])
+            return [final, running, problem.terminal_cost(final), residual, iterations, *kept]
+
+        return there
+
+    def _back(
+        self,
+        layers: Layers | None,
+        times: Tensor,
+        h: Tensor,
+        final: Tensor,
+        kept: list[Tensor],
+        running_bar: Tensor,
+        terminal_bar: Tensor,
+        z_bar: Tensor,
+    ) -> Any:
+        policy, time_step = self.policy, self.time_step
+        z_bar = z_bar + time_step.pull_terminal(final, terminal_bar)
+        if not isinstance(policy, HamiltonianPolicy):
+
+            def through(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+                t, z, control = at
+                onto, bar = time_step.pull_back(t, h, z, control, control, carry[0], running_bar)
+                return [time_step.pull_network(t, z, bar, onto)], bar.clone()
+
+            return scan(through, [z_bar], [times, *kept], reverse=True)[1]
+        assert layers is not None
+        sizes, network = layers, policy.value_network
+        depth = len(sizes.weights)
+
+        def body(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+            t, z, p, control, *rest = at
+            onto, p_bar = time_step.pull_back(t, h, z, p, control, carry[0], running_bar)
+            following, cotangents = network.saved_pull_back(sizes, _saved(rest, depth), p_bar, onto)
+            return [following], [p_bar.clone(), *_flat(cotangents)]
+
+        _, (p_bar, *rest) = scan(body, [z_bar], [times, *kept], reverse=True)
+        z, _, _, *saved = kept
+        return network.saved_gradients(
+            sizes, times, z, p_bar, _saved(saved, depth), _cotangents(rest, depth)
+        )
+
+
+def _as_tensor(count: int | Tensor) -> Tensor:
+    if isinstance(count, Tensor):
+        return count.clone()
+    return torch.full((), count, dtype=torch.int64)
+
+
+def _flat(parts: Saved | Cotangents) -> list[Tensor]:
+    """The tensors of `parts` in order."""
+    flat: list[Tensor] = []
+    for part in parts:
+        flat += [part] if isinstance(part, Tensor) else part
+    return flat
+
+
+def _saved(flat: list[Tensor], depth: int) -> Saved:
+    slopes, rest = flat[: depth + 1], flat[depth + 1 :]
+    return Saved(slopes, rest[:depth], rest[depth : 2 * depth], rest[-1])
+
+
+def _cotangents(flat: list[Tensor], depth: int) -> Cotangents:
+    opened, *rest = flat
+    return Cotangents(opened, rest[: depth + 1], rest[depth + 1 :])
