@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jfbcore import _validate
+from jfbcore.checks import check_problem
 from jfbcore.extras.description import one_line
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.jfb import GradientEstimator
@@ -48,7 +49,11 @@ class Policy(nn.Module, abc.ABC):
 
 
 class HamiltonianPolicy(Policy):
-    """u(t, z) = argmax_u H(t, z, grad phi(t, z), u), found by `solver` on `fixed_point_map`."""
+    """u(t, z) = argmax_u H(t, z, grad phi(t, z), u), from `solver` on `fixed_point_map`.
+
+    Raises ValueError with the reason where the problem's formulas do not fit each other (see
+    `jfbcore.checks`), or where gradient or solver cannot serve the problem.
+    """
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class HamiltonianPolicy(Policy):
         _validate.instance("fixed_point_map", fixed_point_map, FixedPointMap, "ScaledMap()")
         _validate.instance("solver", solver, Solver, "Picard(tolerance=1e-4)")
         _validate.instance("gradient", gradient, GradientEstimator, "JFB()")
+        check_problem(problem)
         for reason in (
             gradient.supports(problem),
             solver.supports(problem),

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
 from jfbcore.kernels.fused import differentiable_vjp, plain_formula_required
 from jfbcore.kernels.saved_sweep import (
     Cotangents,
@@ -21,7 +22,7 @@ from jfbcore.kernels.saved_sweep import (
     sweep,
 )
 from jfbcore.kernels.sweep import core, core_vjp
-from jfbcore.problems.base import NetworkScaling, Problem, Time, time_column
+from jfbcore.problems.base import Problem, Time, time_column
 
 QUADRATIC_RANK = 10
 
@@ -109,15 +110,20 @@ class ValueNetwork(nn.Module):
         *,
         width: int | None = None,
         depth: int | None = None,
+        scaling: NetworkScaling | None = None,
         generator: torch.Generator | None = None,
     ) -> ValueNetwork:
-        """The network used for `problem` in arXiv 2602.00921, on its dtype and device."""
+        """The network used for `problem` in arXiv 2602.00921, on its dtype and device.
+
+        `width`, `depth` and `scaling` replace what `network_defaults(problem)` says.
+        """
+        defaults = network_defaults(problem)
         return cls(
             problem.state_dim,
-            problem.network_width if width is None else width,
-            problem.network_depth if depth is None else depth,
+            defaults.width if width is None else width,
+            defaults.depth if depth is None else depth,
             initial_costate=problem.initial_costate(),
-            scaling=problem.network_scaling(),
+            scaling=defaults.scaling if scaling is None else scaling,
             dtype=problem.dtype,
             device=problem.device,
             generator=generator,

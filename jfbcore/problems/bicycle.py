@@ -29,8 +29,6 @@ class Bicycle(Problem):
     """
 
     name = "bicycle"
-    network_width = 100
-    batch_size = 100
 
     def __init__(
         self,
@@ -63,10 +61,6 @@ class Bicycle(Problem):
         self.target_position = _validate.point("target_position", target_position, 2)
         self.state_dim = STATES_PER_AGENT * self.n_agents
         self.control_dim = CONTROLS_PER_AGENT * self.n_agents
-        self.agent_share = 1.0
-        # Steering follows kappa = p_psi v / l: with a heading in units of 1/l, a costate of order
-        # one asks for a steering of order one, as it does of the other coordinates' controls.
-        self.agent_units = (1.0, 1.0, 1.0 / self.wheelbase, 1.0)
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 4 N), (batch, 2 N) -> (batch, 4 N)."""
@@ -111,10 +105,6 @@ class Bicycle(Problem):
         states[..., 2] = self.initial_heading
         states[..., 3] = self.initial_speed
         return states.flatten(1)
-
-    def initial_control(self, t: Time, z: Tensor) -> Tensor:
-        """Zero control, (batch, 2 N)."""
-        return z.new_zeros(z.shape[0], self.control_dim)
 
     def _agents(self, z: Tensor) -> Tensor:
         return z.reshape(z.shape[0], self.n_agents, STATES_PER_AGENT)

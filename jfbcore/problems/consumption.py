@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore.problems.base import Hamiltonian, NetworkScaling, Problem, Time, time_column
+from jfbcore.problems.base import Hamiltonian, Problem, Time, time_column
 
 _HABIT_FLOOR = 1e-12
 
@@ -32,8 +32,6 @@ class Consumption(Problem):
     """
 
     name = "consumption"
-    network_width = 50
-    batch_size = 128
 
     def __init__(
         self,
@@ -144,11 +142,6 @@ class Consumption(Problem):
         costate[0] = -(self.nominal_excess**-self.gamma)
         return costate
 
-    def network_scaling(self) -> NetworkScaling:
-        """States in units of the initial wealth, costates in nominal marginal utilities."""
-        marginal = self.nominal_excess**-self.gamma
-        return NetworkScaling(state=self.initial_wealth, value=marginal * self.initial_wealth)
-
     @property
     def gradient_scale(self) -> float:
         """Euclidean norm of the marginal utilities at the nominal excess."""
@@ -175,13 +168,7 @@ class Consumption(Problem):
 
     def _matrix(self, name: str, like: Tensor) -> Tensor:
         """`A` or `B` on `like`'s dtype and device."""
-        rows = getattr(self, name)
-        if torch.compiler.is_compiling():
-            return torch.tensor(rows, dtype=like.dtype, device=like.device)
-        # By name: a hash of m^2 numbers at every call would cost more than the product.
-        key = (name, like.dtype, like.device)
-        found = self._constants.get(key)
-        return self._keep(key, torch.tensor, rows) if found is None else found
+        return torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
 
     def _utility(self, excess: Tensor) -> Tensor:
         return excess.pow(1.0 - self.gamma) / (1.0 - self.gamma)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 
 import torch
@@ -27,8 +26,6 @@ class Quadrotor(Problem):
     """
 
     name = "quadrotor"
-    network_width = 96
-    batch_size = 50
 
     def __init__(
         self,
@@ -55,7 +52,6 @@ class Quadrotor(Problem):
         self.target_position = _validate.point("target_position", target_position, 3)
         self.state_dim = STATES_PER_AGENT * self.n_agents
         self.control_dim = CONTROLS_PER_AGENT * self.n_agents
-        self.agent_share = 1.0 / self.n_agents
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 12 N), (batch, 4 N) -> (batch, 12 N)."""
@@ -97,10 +93,6 @@ class Quadrotor(Problem):
         states[..., :6] = self.initial_scale * draw
         return states.view(batch, self.state_dim)
 
-    def initial_control(self, t: Time, z: Tensor) -> Tensor:
-        """Zero control, (batch, 4 N)."""
-        return z.new_zeros(z.shape[0], self.control_dim)
-
     def _interaction(self, z: Tensor) -> Tensor:
         return interaction_cost(z.view(z.shape[0], self.n_agents, STATES_PER_AGENT)[..., :3])
 
@@ -113,8 +105,6 @@ class _QuadrotorHamiltonian(Hamiltonian):
     def __init__(self, problem: Quadrotor, t: Time, z: Tensor, p: Tensor) -> None:
         self.problem, self._t, self._z, self._p = problem, t, z, p
         self._n = problem.n_agents
-        #: a control, its version, and s and exp(s) of it
-        self._last: tuple[weakref.ref[Tensor], int, tuple[Tensor, Tensor]] | None = None
         self._longest: Tensor | None = None
         plain = plain_formula_required()
         self._attitude = None if plain else _attitude(z)
@@ -128,25 +118,9 @@ class _QuadrotorHamiltonian(Hamiltonian):
         self.plain_step_size = 0.5 * self._n
 
     def _exponent(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """s = |u|^2 / 2N and exp(s), (batch, 1) each.
-
-        Remembered for the last `u` asked about that carries no graph: an inner iteration needs them
-        three times (a compiler sees that by itself). Neither `u` itself nor anything of a graph is
-        kept: a graph that leads back here would be a cycle that no collector sees through.
-        """
-        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or u.is_inference():
-            # A tensor of inference mode has no version to tell a change by, and fits no graph.
-            s = torch.linalg.vecdot(u, u).unsqueeze(-1) * (0.5 / self._n)
-            return s, s.exp()
-        tracked = torch.is_grad_enabled() and u.requires_grad
-        if not tracked and self._last is not None:
-            seen, version, found = self._last
-            if seen() is u and version == u._version:
-                return found
-        s = torch.linalg.vecdot(u, u).unsqueeze(-1) * self.problem.constant(0.5 / self._n, u)
-        found = s, s.exp()
-        self._last = None if tracked else (weakref.ref(u), u._version, found)
-        return found
+        """s = |u|^2 / 2N and exp(s), (batch, 1) each."""
+        s = torch.linalg.vecdot(u, u).unsqueeze(-1) * (0.5 / self._n)
+        return s, s.exp()
 
     def dynamics(self, u: Tensor) -> Tensor:
         problem = self.problem
@@ -179,10 +153,9 @@ class _QuadrotorHamiltonian(Hamiltonian):
         # With s = |u|^2/2N, -Hessian = e^s/N (I + u u^T/N) has eigenvalues e^s/N and
         # e^s (1 + 2s)/N. The inverse of their mean gives spectral radius s/(1 + s) < 1.
         with torch.no_grad():
-            s, weight = (x.detach() for x in self._exponent(u))
-            limit = self._longest_step()
-            scale = torch.minimum(self.problem.constant(float(self._n), u) / weight, limit)
-            return scale.div_(s + self.problem.constant(1.0, u))
+            s = torch.linalg.vecdot(u, u).mul_(0.5 / self._n).unsqueeze_(-1)
+            scale = torch.minimum(self._n * (-s).exp_(), self._longest_step())
+            return scale.div_(s.add_(1.0))
 
     def _longest_step(self) -> Tensor:
         if torch.compiler.is_compiling():

@@ -48,7 +48,6 @@ class TestNames:
     def test_default_discretisation_is_the_problems_own(self, name):
         problem = PROBLEMS[name](n_agents=1)
         assert DEFAULT_STEPS[name] == problem.n_steps
-        assert DEFAULT_BATCH[name] == problem.batch_size
 
     def test_every_preset_has_a_timeout(self):
         assert set(TIMEOUTS) == set(PRESETS)

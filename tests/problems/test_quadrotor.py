@@ -233,9 +233,6 @@ def test_defaults():
         "device": torch.device("cpu"),
         "state_dim": 12,
         "control_dim": 4,
-        "network_width": 96,
-        "network_depth": 3,
-        "batch_size": 50,
     }
     assert {key: getattr(problem, key) for key in expected} == expected
     hundred = Quadrotor(100)
