@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import jfbcore as jfb
-from baselines import DIRECT, GRADIENTS, build_policy
+from baselines import METHODS, build_policy
 from jfbcore.extras.checkpoints import POLICY_VERSION
 from jfbcore.extras.compiled_rollout import CompiledRollout
-from jfbcore.extras.compiled_step import CompiledStep
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.problems import PROBLEMS
 from jfbcore.solvers import SOLVERS
@@ -36,7 +35,7 @@ def make_policy(
     problem = jfb.Quadrotor(2, n_steps=4) if problem is None else problem
     settings = {"solver": jfb.Picard(tolerance=1e-3), "fixed_point_map": jfb.ScaledMap(),
                 "width": 6} | settings  # fmt: skip
-    return build_policy(problem, GRADIENTS[gradient], generator=generator(seed), **settings)
+    return build_policy(problem, METHODS[gradient], generator=generator(seed), **settings)
 
 
 def states_of(policy: jfb.Policy, batch: int = 3) -> Tensor:
@@ -98,7 +97,7 @@ def test_rollout_is_the_function_whoever_imported_the_module_first():
 
 
 @every_problem
-@pytest.mark.parametrize("gradient", ["jfb", DIRECT])
+@pytest.mark.parametrize("gradient", ["jfb", "direct"])
 @pytest.mark.parametrize("tracked", [True, False])
 def test_a_recorded_rollout_is_the_trajectory(name, gradient, tracked):
     """Every recorded state follows from the one before by an Euler step with the control."""
@@ -128,9 +127,8 @@ def test_a_recorded_rollout_is_the_trajectory(name, gradient, tracked):
 def test_what_cannot_be_recorded_is_refused():
     policy = make_policy()
     x = states_of(policy)
-    for options in ({"segment": 2}, {"advance": CompiledStep(policy, "eager")}):
-        with pytest.raises(ValueError, match="`record` needs every time step by itself; leave out"):
-            jfb.rollout(policy, x, record=True, **options)
+    with pytest.raises(ValueError, match="`record` keeps every time step; leave out `segment`"):
+        jfb.rollout(policy, x, record=True, segment=2)
     compiled = CompiledRollout(policy, backend=None)
     with pytest.raises(ValueError, match="`record` must be left out of a compiled rollout"):
         compiled(policy, x, record=True)
@@ -156,8 +154,8 @@ def variants() -> list[jfb.Policy]:
         make_policy(goods),
         make_policy(jfb.Consumption.released(2, n_steps=4)),
         make_policy(gradient="unrolled-network", solver=fixed),
-        make_policy(gradient=DIRECT),
-        make_policy(bicycle, gradient=DIRECT, network=IndexedValueNetwork),
+        make_policy(gradient="direct"),
+        make_policy(bicycle, gradient="direct", network=IndexedValueNetwork),
     ]
 
 
@@ -182,7 +180,7 @@ def test_a_saved_policy_comes_back(tmp_path, index):
     assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("gradient", METHODS)
 def test_policies_of_every_gradient_come_back(tmp_path, gradient):
     fixed = jfb.Picard(tolerance=None, max_iterations=3)
     policy = make_policy(gradient=gradient, solver=fixed)
