@@ -97,7 +97,7 @@ class IterativeLinearSolver(LinearSolver):
 
     @abc.abstractmethod
     def terminate(self, system: System, state: State, evaluated: Tensor) -> Tensor:
-        """Relative residual (batch,) of what `answer` would return; zero where no step can help."""
+        """Relative residual (batch, 1) of what `answer` would return; zero where no step helps."""
 
     @abc.abstractmethod
     def answer(self, state: State, residual: Tensor) -> Tensor:
@@ -154,10 +154,9 @@ class Neumann(IterativeLinearSolver):
         return SeriesState(x, system.b - system.operator(x), best, best_residual)
 
     def terminate(self, system: System, state: SeriesState, evaluated: Tensor) -> Tensor:
-        return torch.fmin(state.best_residual, evaluated).squeeze(-1)
+        return torch.fmin(state.best_residual, evaluated)
 
     def answer(self, state: SeriesState, residual: Tensor) -> Tensor:
-        residual = residual.unsqueeze(-1)
         x = torch.where(residual == state.best_residual, state.best, state.solution)
         return torch.add(x, residual, alpha=0.0)
 
