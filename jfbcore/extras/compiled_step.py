@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
+from jfbcore._time import Time, time_tensor
 from jfbcore.policy import HamiltonianPolicy, Policy
-from jfbcore.problems.base import Time, time_tensor
 from jfbcore.rollout import Step, advance
 
 #: time steps of one graph; more gain little (calls cost about as much as one step's kernels), and

@@ -10,7 +10,7 @@ from torch import Tensor
 from jfbcore.hamiltonian import Hamiltonian
 
 if TYPE_CHECKING:
-    from jfbcore.problems.base import Time
+    from jfbcore._time import Time
     from jfbcore.problems.bicycle import Bicycle
 
 

@@ -1,4 +1,5 @@
 """The consumption problem's Hamiltonian by hand, beside `dynamics` and `running_cost`."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -6,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from jfbcore._time import Time, time_column
 from jfbcore.hamiltonian import Hamiltonian
 
 if TYPE_CHECKING:
-    from jfbcore.problems.base import Time
     from jfbcore.problems.consumption import Consumption
 
 
@@ -27,7 +28,7 @@ class ConsumptionHamiltonian(Hamiltonian):
 
     def __init__(self, problem: Consumption, t: Time, z: Tensor, p: Tensor) -> None:
         self.problem, self._t, self._z, self._p = problem, t, z, p
-        self.discount = problem.discount(_column(t))
+        self.discount = problem.discount(time_column(t))
         self.habits = _part(z, slice(1, None))
         self._p_wealth, self._habit_costates = _part(p, slice(1)), _part(p, slice(1, None))
         self._p_habits = problem.habit_costate(self._habit_costates)
@@ -124,8 +125,3 @@ class ConsumptionHamiltonian(Hamiltonian):
 def _part(x: Tensor, columns: slice) -> Tensor:
     # A loop inside a compiled graph takes no two views of one tensor.
     return x[:, columns].clone() if torch.compiler.is_compiling() else x[:, columns]
-
-
-def _column(t: Time) -> Time:
-    """A time that broadcasts against (batch, m)."""
-    return t.unsqueeze(-1) if isinstance(t, Tensor) and t.dim() == 1 else t

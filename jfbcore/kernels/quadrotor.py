@@ -16,7 +16,7 @@ from jfbcore.hamiltonian import Hamiltonian
 from jfbcore.kernels.fused import differentiable_vjp, plain_formula_required
 
 if TYPE_CHECKING:
-    from jfbcore.problems.base import Time
+    from jfbcore._time import Time
     from jfbcore.problems.quadrotor import Quadrotor
 
 STATES_PER_AGENT = 12
