@@ -9,44 +9,22 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from jfbcore.problems import PROBLEMS, Hamiltonian, Problem
+from bench.check import hamiltonian as checks
+from bench.check import points
+from bench.check.points import BATCH, Point, by_definition, generator
+from jfbcore.problems import PROBLEMS
 
-BATCH = 4
 F64 = torch.float64
 # Two float64 evaluations of one formula in different order: rounding, times a few dozen terms.
 ROUNDING = {"rtol": 1e-10, "atol": 1e-11}
 
 every_problem = pytest.mark.parametrize("name", PROBLEMS)
 every_size = pytest.mark.parametrize("n_agents", [1, 2, 3, 7])
-
-
-@dataclass
-class Point:
-    """A batch of times, states, costates and admissible controls."""
-
-    problem: Problem
-    t: float
-    z: Tensor
-    p: Tensor
-    u: Tensor
-
-    def hamiltonian(self) -> Hamiltonian:
-        return self.problem.hamiltonian(self.t, self.z, self.p)
-
-    def require_grad(self) -> Point:
-        for tensor in (self.z, self.p, self.u):
-            tensor.requires_grad_()
-        return self
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @every_problem
@@ -93,48 +71,14 @@ def test_inference_mode_changes_nothing(name):
 
 
 def draw_point(name: str, n_agents: int, *, batch: int = BATCH, seed: int = 0) -> Point:
-    problem = PROBLEMS[name](n_agents=n_agents, dtype=F64)
-    random = generator(seed)
-
-    def noise(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=random, dtype=F64)
-
-    t, z = 0.0, problem.sample_initial_states(batch, random)
-    base = problem.initial_costate().expand_as(z)
-    # Around the nominal costate where there is one, else of order one.
-    spread = 0.2 * base.abs().amax() if base.any() else 0.5
-    p = base + spread * noise(z)
-    for _ in range(5):  # a few coarse steps make every component of the state generic
-        u = problem.initial_control(t, z)
-        u = problem.hamiltonian(t, z, p).project(u + 0.3 * noise(u))
-        z = z + 0.05 * problem.dynamics(t, z, u)
-        t += 0.05
-    u = problem.initial_control(t, z)
-    u = problem.hamiltonian(t, z, p).project(u + 0.3 * noise(u))
-    return Point(problem, t, z.detach(), p, u.detach())
-
-
-def by_definition(point: Point, z: Tensor, p: Tensor, u: Tensor) -> Tensor:
-    """H = -<p, f> - L, (batch,)."""
-    problem, t = point.problem, point.t
-    return -(p * problem.dynamics(t, z, u)).sum(1) - problem.running_cost(t, z, u)
-
-
-def gradient_by_definition(point: Point) -> Tensor:
-    """The gradient of H in u, with a graph, by autograd through f and L."""
-    value = by_definition(point, point.z, point.p, point.u)
-    return torch.autograd.grad(value.sum(), point.u, create_graph=True)[0]
+    return points.draw_point(PROBLEMS[name], n_agents, batch=batch, seed=seed)
 
 
 @every_problem
 @every_size
 class TestHamiltonian:
     def test_value(self, name, n_agents):
-        point = draw_point(name, n_agents)
-        found = point.hamiltonian().value(point.u)
-        torch.testing.assert_close(
-            found, by_definition(point, point.z, point.p, point.u), **ROUNDING
-        )
+        checks.value_is_the_definition(draw_point(name, n_agents))
 
     def test_control_and_constant_parts(self, name, n_agents):
         point, other = draw_point(name, n_agents), draw_point(name, n_agents, seed=1)
@@ -150,9 +94,7 @@ class TestHamiltonian:
         )
 
     def test_gradient_against_autograd(self, name, n_agents):
-        point = draw_point(name, n_agents).require_grad()
-        expected = gradient_by_definition(point)
-        torch.testing.assert_close(point.hamiltonian().grad(point.u), expected, **ROUNDING)
+        checks.gradient_is_the_derivative(draw_point(name, n_agents))
 
     def test_gradient_against_finite_differences(self, name, n_agents):
         point = draw_point(name, n_agents)
@@ -168,30 +110,13 @@ class TestHamiltonian:
             torch.testing.assert_close(found[:, k], (up - down) / (2 * step), rtol=1e-6, atol=1e-7)
 
     def test_hessian_vector_product(self, name, n_agents):
-        point = draw_point(name, n_agents).require_grad()
-        v = torch.randn(point.u.shape, generator=generator(1), dtype=F64)
-        (expected,) = torch.autograd.grad(gradient_by_definition(point), point.u, v)
-        torch.testing.assert_close(point.hamiltonian().hvp(point.u, v), expected, **ROUNDING)
+        checks.hvp_is_the_derivative(draw_point(name, n_agents))
 
     def test_hessian_is_symmetric(self, name, n_agents):
-        point = draw_point(name, n_agents)
-        h, random = point.hamiltonian(), generator(1)
-        v = torch.randn(point.u.shape, generator=random, dtype=F64)
-        w = torch.randn(point.u.shape, generator=random, dtype=F64)
-        torch.testing.assert_close(
-            (w * h.hvp(point.u, v)).sum(1), (v * h.hvp(point.u, w)).sum(1), **ROUNDING
-        )
+        checks.hessian_is_symmetric(draw_point(name, n_agents))
 
     def test_mixed_derivatives(self, name, n_agents):
-        """The derivatives of grad in u, z and p: what every gradient estimator is made of."""
-        point = draw_point(name, n_agents).require_grad()
-        inputs = (point.u, point.z, point.p)
-        w = torch.randn(point.u.shape, generator=generator(1), dtype=F64)
-        keywords = {"allow_unused": True, "materialize_grads": True}
-        expected = torch.autograd.grad(gradient_by_definition(point), inputs, w, **keywords)
-        found = torch.autograd.grad(point.hamiltonian().grad(point.u), inputs, w, **keywords)
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b, **ROUNDING)
+        checks.mixed_derivatives_are_there(draw_point(name, n_agents))
 
     def test_derivatives_of_the_value(self, name, n_agents):
         point = draw_point(name, n_agents).require_grad()
@@ -244,40 +169,10 @@ class TestHamiltonian:
             torch.testing.assert_close(found, coefficient(other), **ROUNDING)
 
     def test_newton_direction(self, name, n_agents):
-        point = draw_point(name, n_agents).require_grad()
-        h, random = point.hamiltonian(), generator(1)
-        r = torch.randn(point.u.shape, generator=random, dtype=F64).requires_grad_()
-        s = torch.randn(point.u.shape, generator=random, dtype=F64)
-        direction = h.newton_direction(point.u, r)
-        assert ((direction * r).sum(1) > 0).all()  # an ascent direction
-        torch.testing.assert_close(
-            h.newton_direction(point.u, 2.0 * r - s),
-            2.0 * direction - h.newton_direction(point.u, s),
-            **ROUNDING,
-        )
-        into_r, *others = torch.autograd.grad(
-            direction.sum(), (r, point.u, point.z, point.p), allow_unused=True
-        )
-        assert into_r is not None
-        assert others == [None, None, None]  # the Hessian is detached
+        checks.newton_direction_ascends(draw_point(name, n_agents))
 
     def test_projection(self, name, n_agents):
-        point = draw_point(name, n_agents)
-        h = point.hamiltonian()
-        inside = h.interior(point.u)
-        if not h.constrained:
-            assert inside is None
-            assert h.project(point.u) is point.u
-            return
-        assert inside.dtype == torch.bool
-        assert inside.shape == point.u.shape
-        far = 1e4 * torch.randn(point.u.shape, generator=generator(1), dtype=F64)
-        projected = h.project(far)
-        # Once projected, a second projection can only move by rounding.
-        torch.testing.assert_close(h.project(projected), projected, rtol=1e-12, atol=1e-12)
-        inside = h.interior(far)
-        torch.testing.assert_close(projected[inside], far[inside], rtol=1e-12, atol=1e-12)
-        assert (projected - far)[~inside].ne(0).all()
+        checks.projection_is_one(draw_point(name, n_agents))
 
     def test_closed_form_is_stationary(self, name, n_agents):
         point = draw_point(name, n_agents).require_grad()
