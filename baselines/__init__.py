@@ -1,4 +1,7 @@
-"""The gradients JFB is compared with. A new one is one file here and one line in `GRADIENTS`."""
+"""The methods JFB is compared with, and JFB as one of them.
+
+A new one is one file here and one line in `METHODS`, or a file anywhere else.
+"""
 
 from __future__ import annotations
 
@@ -10,87 +13,103 @@ from baselines.direct import DirectPolicy
 from baselines.implicit import Implicit
 from baselines.krylov import GMRES, ConjugateGradient
 from baselines.linear_solvers import DenseLU, LinearSolver, Neumann
+from baselines.methods import (
+    EstimatorMethod,
+    Method,
+    Network,
+    PolicyMethod,
+    UnrolledNetworkMethod,
+    as_method,
+)
 from baselines.reversible import Reversible
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint
-from baselines.unrolled_network import UnrolledNetwork, UnrolledNetworkPolicy
-from jfbcore.extras.shared_network import SharedValueNetwork
+from baselines.unrolled_network import UnrolledNetworkPolicy
 from jfbcore.jfb import JFB, GradientEstimator
-from jfbcore.maps import FixedPointMap
-from jfbcore.policy import HamiltonianPolicy, Policy
+from jfbcore.maps import FixedPointMap, ScaledMap
+from jfbcore.policy import Policy
 from jfbcore.problems import Problem
-from jfbcore.solvers import Solver
+from jfbcore.solvers import Picard, Solver
 from jfbcore.value_network import ValueNetwork
 
-#: the name of the policy without an inner problem, to which no estimator belongs
-DIRECT = "direct"
-
-#: gradients by the name used on the command line; None is the direct policy
-GRADIENTS: dict[str, GradientEstimator | None] = {
-    "jfb": JFB(),
-    "jfb-3": JFB(3),
-    "jfb-5": JFB(5),
-    "unrolled": Unrolled(),
-    "unrolled-checkpoint": UnrolledCheckpoint(),
-    "unrolled-network": UnrolledNetwork(),
-    "reversible": Reversible(),
-    "implicit": Implicit(),
-    "implicit-gmres": Implicit(GMRES()),
-    "implicit-lu": Implicit(DenseLU()),
-    "implicit-neumann": Implicit(Neumann()),
-    "cvxpylayers": CvxpyLayer(),
-    "cvxpylayers-scs": CvxpyLayer(Diffcp("SCS")),
-    "cvxpylayers-moreau": CvxpyLayer(Moreau()),
-    "torchdeq": TorchDEQ(),
-    "torchdeq-phantom": TorchDEQ(tracked=3),
-    "torchdeq-implicit": TorchDEQ(mode="implicit"),
-    DIRECT: None,
+#: methods by the name used on the command line
+METHODS: dict[str, Method] = {
+    "jfb": EstimatorMethod(JFB()),
+    "jfb-3": EstimatorMethod(JFB(3)),
+    "jfb-5": EstimatorMethod(JFB(5)),
+    "unrolled": EstimatorMethod(Unrolled()),
+    "unrolled-checkpoint": EstimatorMethod(UnrolledCheckpoint()),
+    "unrolled-network": UnrolledNetworkMethod(),
+    "reversible": EstimatorMethod(Reversible()),
+    "implicit": EstimatorMethod(Implicit()),
+    "implicit-gmres": EstimatorMethod(Implicit(GMRES())),
+    "implicit-lu": EstimatorMethod(Implicit(DenseLU())),
+    "implicit-neumann": EstimatorMethod(Implicit(Neumann())),
+    "cvxpylayers": EstimatorMethod(CvxpyLayer()),
+    "cvxpylayers-scs": EstimatorMethod(CvxpyLayer(Diffcp("SCS"))),
+    "cvxpylayers-moreau": EstimatorMethod(CvxpyLayer(Moreau())),
+    "torchdeq": EstimatorMethod(TorchDEQ()),
+    "torchdeq-phantom": EstimatorMethod(TorchDEQ(tracked=3)),
+    "torchdeq-implicit": EstimatorMethod(TorchDEQ(mode="implicit")),
+    "direct": PolicyMethod(DirectPolicy),
+}
+#: the gradient estimators among them, by the same names
+GRADIENTS: dict[str, GradientEstimator] = {
+    name: method.estimator for name, method in METHODS.items() if method.estimator is not None
 }
 
 
 def build_policy(
     problem: Problem,
-    gradient: GradientEstimator | None,
+    method: Method | GradientEstimator | type[Policy],
     *,
-    fixed_point_map: FixedPointMap,
-    solver: Solver,
+    fixed_point_map: FixedPointMap | None = None,
+    solver: Solver | None = None,
     width: int | None = None,
     depth: int | None = None,
     generator: torch.Generator | None = None,
-    network: type[ValueNetwork] | type[SharedValueNetwork] = ValueNetwork,
+    network: Network = ValueNetwork,
 ) -> Policy:
-    """The policy that trains with `gradient` (None: the direct policy) on `problem`.
+    """The policy that `method` builds on `problem`; see `Method.build`.
 
-    `network`: the kind of value network, or of what stands in its place. Raises ValueError with
-    the reason where the gradient or the solver cannot serve the problem.
+    A gradient estimator stands for the method that uses it, a class of policies for the method
+    that builds it. `fixed_point_map` None takes the scaled map, `solver` None Picard. Raises
+    ValueError with the reason where the method or the solver cannot serve the problem, TypeError
+    where `method` is none.
     """
-    if gradient is None:
-        return DirectPolicy(problem, width=width, depth=depth, generator=generator, network=network)
-    value_network = network.for_problem(problem, width=width, depth=depth, generator=generator)
-    policy = HamiltonianPolicy(
-        problem, value_network, fixed_point_map=fixed_point_map, solver=solver, gradient=gradient
+    return as_method(method).build(
+        problem,
+        fixed_point_map=ScaledMap() if fixed_point_map is None else fixed_point_map,
+        solver=Picard() if solver is None else solver,
+        width=width,
+        depth=depth,
+        generator=generator,
+        network=network,
     )
-    return UnrolledNetworkPolicy(policy) if isinstance(gradient, UnrolledNetwork) else policy
 
 
 __all__ = [
-    "DIRECT",
     "GMRES",
     "GRADIENTS",
+    "METHODS",
     "ConjugateGradient",
     "CvxpyLayer",
     "DenseLU",
     "Diffcp",
     "DirectPolicy",
+    "EstimatorMethod",
     "Implicit",
     "LinearSolver",
+    "Method",
     "Moreau",
     "Neumann",
+    "PolicyMethod",
     "Reversible",
     "TorchDEQ",
     "Unrolled",
     "UnrolledCheckpoint",
-    "UnrolledNetwork",
+    "UnrolledNetworkMethod",
     "UnrolledNetworkPolicy",
+    "as_method",
     "build_policy",
 ]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore._time import Time, time_tensor
+from jfbcore.checks import check_problem
+from jfbcore.extras.network_defaults import network_defaults
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.policy import Decision, Policy
 from jfbcore.problems import Consumption, Problem
-from jfbcore.problems.base import Time, time_tensor
 from jfbcore.value_network import ValueNetwork
 
 
@@ -43,12 +46,15 @@ class DirectPolicy(Policy):
         network: type[ValueNetwork] | type[SharedValueNetwork] = ValueNetwork,
     ) -> None:
         super().__init__()
+        check_problem(problem)
         self.problem = problem
-        width = problem.network_width if width is None else _validate.positive_int("width", width)
-        depth = problem.network_depth if depth is None else _validate.positive_int("depth", depth)
+        defaults = network_defaults(problem)
+        width = defaults.width if width is None else _validate.positive_int("width", width)
+        depth = defaults.depth if depth is None else _validate.positive_int("depth", depth)
         shared = network if issubclass(network, SharedValueNetwork) else None
         if shared is not None and (reason := shared.supports(problem)) is not None:
             raise ValueError(reason)
+        self._arguments = {"width": width, "depth": depth, "network": network}
         #: evaluations of the network for one sample
         self._served = 1 if shared is None else problem.n_agents
         index_dim = 0 if shared is None else shared.INDEX_DIM
@@ -66,12 +72,16 @@ class DirectPolicy(Policy):
         indices = None if shared is None else shared.draw_indices(problem, generator)
         self.register_buffer("indices", indices)
         self.register_buffer("units", None, persistent=False)
-        if indices is not None and problem.agent_units is not None:
-            self.units = indices.new_tensor(problem.agent_units)
+        if indices is not None and defaults.agent_units is not None:
+            self.units = indices.new_tensor(defaults.agent_units)
         with torch.no_grad():
             # Start near zero output, where every problem's costs are finite.
             for parameter in layers[-2].parameters():
                 parameter.mul_(0.01)
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What a saved policy is built again from."""
+        return {"problem": self.problem, **self._arguments}
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
         rows = z.shape[0] * self._served

@@ -46,9 +46,6 @@ class ConjugateGradient(IterativeLinearSolver):
         _validate.positive_int("max_iterations", self.max_iterations)
         _validate.positive_int("untested_steps", self.untested_steps)
 
-    def supports_compilation(self) -> str | None:
-        return None
-
     def supports_repeat(self) -> str | None:
         return None
 

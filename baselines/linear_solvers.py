@@ -28,10 +28,6 @@ class LinearSolver(abc.ABC):
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         """Solve A x = b, all (batch, m); `preconditioner` applies an approximate inverse of A."""
 
-    def supports_compilation(self) -> str | None:
-        """None, or the reason why torch.compile cannot make one graph of `solve`."""
-        return f"{type(self).__name__} decides on the host when to stop; run it eager"
-
     def repeat(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         """As `solve`, by a fixed number of steps without a test: nothing waits for the device.
 
@@ -50,9 +46,6 @@ class DenseLU(LinearSolver):
 
     Prefer it for small m and as a check of the others. A singular A gives non-finite gradients.
     """
-
-    def supports_compilation(self) -> str | None:
-        return "DenseLU has no binding in generated C++ code; compile with ConjugateGradient"
 
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         identity = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device)
@@ -144,9 +137,6 @@ class Neumann(IterativeLinearSolver):
     def __post_init__(self) -> None:
         _validate.positive_int("terms", self.terms)
         _validate.positive("tolerance", self.tolerance)
-
-    def supports_compilation(self) -> str | None:
-        return None
 
     def limit(self, system: System) -> int:
         return self.terms - 1

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from baselines.unrolled import Unrolled, needs_iterations
-from jfbcore.jfb import GradientEstimator
+from baselines.unrolled import needs_iterations
 from jfbcore.maps import BoundMap
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
 from jfbcore.problems.base import Time
-from jfbcore.solvers import IterativeSolver, Solution, Solver
+from jfbcore.solvers import IterativeSolver
 from jfbcore.solvers.iterate import track
-
-
-@dataclass(frozen=True)
-class UnrolledNetwork(GradientEstimator):
-    """Names the gradient of `UnrolledNetworkPolicy`; given a costate, it is `Unrolled()`."""
-
-    def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
-        return Unrolled().attach(fixed_point_map, solver, initial)
-
-    def supports_solver(self, solver: Solver) -> str | None:
-        return needs_iterations("unrolled-network", solver)
 
 
 class UnrolledNetworkPolicy(Policy):

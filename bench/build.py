@@ -1,4 +1,4 @@
-"""From a case's names to the objects that run it. The only place that resolves names."""
+"""From a case to the objects that run it; `bench.registry` resolves the names."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 
-from baselines import GRADIENTS, DenseLU, Implicit, build_policy
+from baselines import DenseLU, Implicit, build_policy
+from bench import registry
 from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
 from jfbcore.extras.compiled_rollout import CompiledRollout, compiled_rollout_reason
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
-from jfbcore.maps import MAPS, FixedPointMap, PlainMap
+from jfbcore.maps import FixedPointMap, PlainMap
 from jfbcore.policy import Policy
-from jfbcore.problems import PROBLEMS, Problem
+from jfbcore.problems import Problem
 from jfbcore.problems.consumption import Consumption
 from jfbcore.rollout import Rollout, rollout
-from jfbcore.solvers import SOLVERS, Solver
+from jfbcore.solvers import Solver
 from jfbcore.value_network import ValueNetwork
 
 NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
@@ -27,10 +28,12 @@ NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
     "shared": SharedValueNetwork,
     "indexed": IndexedValueNetwork,
 }
+#: problems whose Hamiltonian is concave in the control
+_CONCAVE = ("quadrotor", "consumption")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Unsupported(Exception):  # noqa: N818 - a result, not an error
     """A case that cannot be built; `reason` says why, `field` which of its fields is to blame."""
 
@@ -56,13 +59,13 @@ def build_problem(case: Case) -> Problem:
         return Consumption.released(case.n_agents, **settings)
     if case.variant == "concave":
         return Consumption(case.n_agents, eta=1.0, **settings)
-    return PROBLEMS[case.problem](n_agents=case.n_agents, **settings)
+    return registry.problem(case.problem)(n_agents=case.n_agents, **settings)
 
 
 def build_map(case: Case) -> FixedPointMap:
     if case.step_size is not None:
         return PlainMap(case.step_size)
-    return MAPS[case.map]
+    return registry.fixed_point_map(case.map)
 
 
 def released_tolerance(case: Case) -> float:
@@ -72,7 +75,8 @@ def released_tolerance(case: Case) -> float:
 
 def build_solver(case: Case, problem: Problem) -> Solver:
     tolerance = None if case.tolerance is None else case.tolerance * problem.gradient_scale
-    return SOLVERS[case.solver](tolerance=tolerance, max_iterations=case.max_iterations)
+    make = registry.solver(case.solver)
+    return make(tolerance=tolerance, max_iterations=case.max_iterations)
 
 
 def build_rollout(case: Case, policy: Policy) -> Callable[..., Rollout]:
@@ -89,29 +93,31 @@ def build_rollout(case: Case, policy: Policy) -> Callable[..., Rollout]:
 
 
 def exact_estimator(case: Case) -> Implicit:
-    """What counts as the true gradient: implicit differentiation, dense where H is not concave."""
-    return Implicit(DenseLU()) if case.problem == "bicycle" else Implicit()
+    """What counts as the true gradient: implicit differentiation.
+
+    By conjugate gradients where H is known to be concave, dense elsewhere.
+    """
+    return Implicit() if case.problem in _CONCAVE else Implicit(DenseLU())
 
 
 def build(case: Case, seed: int) -> Policy:
     """The policy of `case`, its parameters drawn with `seed`; raises Unsupported."""
     problem = build_problem(case)
     solver = build_solver(case, problem)
-    gradient = GRADIENTS[case.gradient]
-    if gradient is not None:
-        for field, reason in (
-            ("gradient", gradient.supports(problem)),
-            ("solver", gradient.supports_solver(solver)),
-            ("solver", solver.supports(problem)),
-        ):
-            if reason is not None:
-                raise Unsupported(reason, field)
+    method = registry.method(case.gradient)
+    reasons = [("gradient", method.supports(problem))]
+    if method.inner_problem:
+        reasons.append(("solver", method.supports_solver(solver)))
+        reasons.append(("solver", solver.supports(problem)))
+    for field, reason in reasons:
+        if reason is not None:
+            raise Unsupported(reason, field)
     network = NETWORKS[case.network]
     if issubclass(network, SharedValueNetwork) and (reason := network.supports(problem)):
         raise Unsupported(reason, "network")
     return build_policy(
         problem,
-        gradient,
+        method,
         fixed_point_map=build_map(case),
         solver=solver,
         generator=torch.Generator().manual_seed(seed),

@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+from bench import plugins
+from bench.registry import (
+    DEFAULT_BATCH,
+    DEFAULT_STEPS,
+    GRADIENT_NAMES,
+    KINDS,
+    MAP_NAMES,
+    PROBLEM_NAMES,
+    SOLVER_NAMES,
+    has_inner_problem,
+)
 from jfbcore import _validate
 
-#: discretisation of each problem in arXiv 2602.00921, kept here so that listing needs no torch
-DEFAULT_STEPS = {"quadrotor": 160, "bicycle": 60, "consumption": 100}
-DEFAULT_BATCH = {"quadrotor": 50, "bicycle": 100, "consumption": 128}
-PROBLEM_NAMES = tuple(DEFAULT_STEPS)
+__all__ = [
+    "DEFAULT_BATCH",
+    "DEFAULT_STEPS",
+    "DEVICES",
+    "DTYPES",
+    "GRADIENT_NAMES",
+    "MAP_NAMES",
+    "NETWORK_NAMES",
+    "PROBLEM_NAMES",
+    "RECIPES",
+    "REPEATS",
+    "SOLVER_NAMES",
+    "VARIANTS",
+    "Case",
+]
+
 #: timed repeats of a step
 REPEATS = 10
 #: "concave" is consumption with eta = 1; "released" its released parameters
 VARIANTS = ("default", "concave", "released")
-MAP_NAMES = ("plain", "scaled", "newton")
-SOLVER_NAMES = ("picard", "anderson", "newton", "closed-form")
-GRADIENT_NAMES = (
-    "jfb",
-    "jfb-3",
-    "jfb-5",
-    "unrolled",
-    "unrolled-checkpoint",
-    "unrolled-network",
-    "reversible",
-    "implicit",
-    "implicit-gmres",
-    "implicit-lu",
-    "implicit-neumann",
-    "cvxpylayers",
-    "cvxpylayers-scs",
-    "cvxpylayers-moreau",
-    "torchdeq",
-    "torchdeq-phantom",
-    "torchdeq-implicit",
-    "direct",
-)
 #: see bench.recipes
 RECIPES = ("recommended", "released")
 NETWORK_NAMES = ("dense", "shared", "indexed")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
-#: what a policy without an inner problem has no use for
+#: what a method without an inner problem has no use for
 _INNER_FIELDS = ("map", "solver", "max_iterations", "tolerance", "step_size")
 
 
@@ -85,11 +87,10 @@ class Case:
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
-        _validate.one_of("problem", self.problem, PROBLEM_NAMES)
+        for kind in KINDS:
+            # A file's path is made absolute: the case is also built elsewhere.
+            object.__setattr__(self, kind.field, kind.check(getattr(self, kind.field)))
         _validate.positive_int("n_agents", self.n_agents)
-        _validate.one_of("gradient", self.gradient, GRADIENT_NAMES)
-        _validate.one_of("map", self.map, MAP_NAMES)
-        _validate.one_of("solver", self.solver, SOLVER_NAMES)
         _validate.positive_int("max_iterations", self.max_iterations)
         if self.tolerance is not None:
             _validate.positive("tolerance", self.tolerance)
@@ -99,7 +100,8 @@ class Case:
         _validate.one_of("device", self.device, DEVICES)
         _validate.one_of("variant", self.variant, VARIANTS)
         if self.variant != "default" and self.problem != "consumption":
-            raise ValueError(f"`variant` must be default for {self.problem}, got {self.variant!r}")
+            name = plugins.shown(self.problem)
+            raise ValueError(f"`variant` must be default for {name}, got {self.variant!r}")
         _validate.one_of("network", self.network, NETWORK_NAMES)
         if self.segment is not None:
             _validate.positive_int("segment", self.segment)
@@ -138,16 +140,21 @@ class Case:
             )
 
     @property
+    def inner_problem(self) -> bool:
+        """Whether the method solves an inner problem; without one map, solver and K are unused."""
+        return has_inner_problem(self.gradient)
+
+    @property
     def id(self) -> str:
         """A name for files and tables: every field that is not at its usual value is in it."""
-        parts = [self.problem]
+        parts = [plugins.in_file_name(self.problem)]
         if self.variant != "default":
             parts.append(self.variant)
-        parts += [f"n{self.n_agents}", self.gradient]
+        parts += [f"n{self.n_agents}", plugins.in_file_name(self.gradient)]
         if self.network != "dense":
             parts.append(self.network)
-        if self.gradient != "direct":
-            parts += [self.map, self.solver]
+        if self.inner_problem:
+            parts += [plugins.in_file_name(self.map), plugins.in_file_name(self.solver)]
             if self.step_size is not None:
                 parts.append(f"a{self.step_size:g}")
             mode = "k" if self.tolerance is None else "max"
@@ -166,23 +173,56 @@ class Case:
         return "-".join(parts)
 
     def to_dict(self, seed: int) -> dict[str, Any]:
-        """The record's `case` object: id, seed and every field; null where it plays no part."""
-        found = {"id": self.id, **asdict(self), "seed": seed}
-        if self.gradient == "direct":
-            found |= dict.fromkeys(_INNER_FIELDS)
-        return found
+        """The record's `case` object: id, seed and every field; null where it plays no part.
+
+        A problem or method from a file goes by the file's base name.
+        """
+        content = {"id": self.id, **asdict(self), "seed": seed}
+        for kind in KINDS:
+            content[kind.field] = plugins.shown(content[kind.field])
+        if not self.inner_problem:
+            content |= dict.fromkeys(_INNER_FIELDS)
+        return content
+
+    def to_order(self, seed: int) -> dict[str, Any]:
+        """`to_dict` for another process on this machine, which finds files by their whole path."""
+        content = self.to_dict(seed)
+        for kind in KINDS:
+            if content[kind.field] is not None:
+                content[kind.field] = getattr(self, kind.field)
+        return content
+
+    @property
+    def from_outside(self) -> dict[str, dict[str, str | None]] | None:
+        """Name, source and hash of what is not the suite's own, by field; None without any."""
+        used = KINDS if self.inner_problem else [k for k in KINDS if k.field not in _INNER_FIELDS]
+        outside = {kind.field: kind.plugin(getattr(self, kind.field)) for kind in used}
+        return {name: p.describe() for name, p in outside.items() if p is not None} or None
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Case:
-        """The inverse of `to_dict`; TypeError for an unknown field."""
+    def from_dict(cls, content: Mapping[str, Any]) -> Case:
+        """The inverse of `to_order`, and of `to_dict` where nothing comes from a file.
+
+        Raises TypeError for an unknown field.
+        """
         known = {field.name for field in fields(cls)}
-        unknown = set(found) - known - {"id", "seed"}
+        unknown = set(content) - known - {"id", "seed"}
         if unknown:
             raise TypeError(f"unknown case fields {sorted(unknown)}; allowed: {sorted(known)}")
-        kept = {name: value for name, value in found.items() if name in known}
-        if kept.get("gradient") == "direct":
+        kept = {name: value for name, value in content.items() if name in known}
+        if kept.get("map", "") is None:  # no inner problem
             for name in _INNER_FIELDS:
                 kept.pop(name, None)
             # Earlier records of direct policies have null: there was no other than the dense one.
             kept["network"] = kept.get("network") or "dense"
         return cls(**kept)
+
+    def is_case_of(self, record: Mapping[str, Any], seed: int) -> bool:
+        """Whether `record` is of exactly this case and seed, and of the same files from outside.
+
+        Records from before a field existed are of cases with its usual value.
+        """
+        usual = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        there = usual | dict(record["case"])
+        there["network"] = there["network"] or usual["network"]
+        return there == self.to_dict(seed) and record.get("plugins") == self.from_outside

@@ -28,7 +28,7 @@ def uncounted_reason(case: Case) -> str | None:
         return f"a memory-only CUDA case: {same}"
     if case.compile:
         return f"a compiled CUDA case: {same}, not compiled"
-    if case.gradient != "direct" and case.max_iterations > MOST_TRACKED:
+    if case.inner_problem and case.max_iterations > MOST_TRACKED:
         return f"a CUDA case of more than {MOST_TRACKED} inner iterations: {same}"
     return None
 

@@ -138,21 +138,15 @@ def minibatch_gradients(
     share one graph: where one of them overflows, no minibatch has a finite gradient.
     """
     _validate.positive_int("size", size)
-    own = policy.gradient
-    policy.gradient = own if gradient is None else gradient
-    try:
-        costs = rollout(policy, states, n_steps=n_steps, segment=segment).cost.split(size)
-        parameters = list(policy.parameters())
-        found = []
-        for index, chunk in enumerate(costs):
-            keep = index < len(costs) - 1
-            grads = torch.autograd.grad(
-                chunk.mean(), parameters, allow_unused=True, retain_graph=keep
-            )
-            found.append(_flat(grads, parameters).double())
-    finally:
-        policy.gradient = own
-    return found
+    measured = policy.with_gradient(gradient)
+    costs = rollout(measured, states, n_steps=n_steps, segment=segment).cost.split(size)
+    parameters = list(policy.parameters())
+    gradients = []
+    for index, chunk in enumerate(costs):
+        keep = index < len(costs) - 1
+        grads = torch.autograd.grad(chunk.mean(), parameters, allow_unused=True, retain_graph=keep)
+        gradients.append(_flat(grads, parameters).double())
+    return gradients
 
 
 def _flat(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:

@@ -69,7 +69,7 @@ def git_revision() -> dict[str, Any]:
 #: what of this package decides a measurement; reports, gates and the command line do not
 _MEASURING = (
     *("build", "case", "device", "failures", "gap", "held_out", "measure", "memory", "nvml"),
-    *("nvml_reader", "presets", "recipes", "runner", "worker", "workers"),
+    *("nvml_reader", "plugins", "presets", "recipes", "registry", "runner", "worker", "workers"),
 )
 
 

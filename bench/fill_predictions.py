@@ -56,10 +56,7 @@ def fill_predictions(
 
 def _served(case: Case) -> bool:
     return (
-        case.device == "cuda"
-        and case.gradient != "direct"
-        and case.tolerance is None
-        and not case.compile
+        case.device == "cuda" and case.inner_problem and case.tolerance is None and not case.compile
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.environment import ROOT
 from bench.reference import Reference, StaleReference, load_reference, optimality_gap
-from jfbcore.problems import Problem
+from jfbcore.problems import PROBLEMS, Problem
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Gaps:
 
 def gaps(problem: Problem) -> Gaps:
     """The gaps of `problem`. A file that cannot be used is a reason, not an error."""
+    if type(problem) not in PROBLEMS.values():
+        return Gaps(None, f"there is no reference for {problem.name}: it is not a built-in problem")
     try:
         reference = load_reference(problem, ROOT / "reports" / "references")
     except StaleReference:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,8 +50,10 @@ class Job(NamedTuple):
         ask it to `predict` or to `build`.
         """
         return {
-            "case": self.case.to_dict(self.seed),
+            "case": self.case.to_order(self.seed),
             "path": str(path),
+            # Where this process finds the modules of what is not the suite's own.
+            "modules": [os.path.abspath(place) for place in sys.path],
             "threads": self.threads,
             "memory_limit": self.settings.memory_limit,
             "git": self.git,

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from baselines import GRADIENTS, UnrolledCheckpoint
+from baselines import UnrolledCheckpoint
 from bench.build import Unsupported
 from bench.case import Case
 from bench.measure import Step, measure_memory
+from bench.registry import method
 
 #: small values the coefficients are fitted at, large enough for the peak to be where it is later
 BATCHES, STEPS, ITERATIONS = (8, 16), (8, 16), (20, 40)
@@ -70,15 +71,12 @@ class MemoryModel:
         return kept**2 if _checkpointed(self.case) else kept
 
 
-def fit(case: Case, make_step: Callable[[Case], Step] = Step) -> MemoryModel:
-    """Measure `case` at small sizes, exact iterations, and fit.
-
-    `make_step` builds the step to measure, for what no case names.
-    """
+def fit(case: Case) -> MemoryModel:
+    """Measure `case` at small sizes, exact iterations, and fit."""
     points = list(itertools.product(BATCHES, STEPS, ITERATIONS))
     matrix = np.stack([_features(b, t, _kept(case, k)) for b, t, k in points])
-    measured = [_bytes(make_step, case, *point) for point in points]
-    check = _bytes(make_step, case, *_CHECK)
+    measured = [_bytes(case, *point) for point in points]
+    check = _bytes(case, *_CHECK)
     b, t, k = _CHECK
     features = _features(b, t, _kept(case, k))
     coefficients, error = {}, 0.0
@@ -152,15 +150,15 @@ def _bounds(quantity: str) -> tuple[str, ...]:
 
 
 def _checkpointed(case: Case) -> bool:
-    return isinstance(GRADIENTS[case.gradient], UnrolledCheckpoint)
+    return isinstance(method(case.gradient).estimator, UnrolledCheckpoint)
 
 
 def _kept(case: Case, iterations: int) -> int:
     """What memory is affine in: the iterations, or the segments they are checkpointed in."""
-    gradient = GRADIENTS[case.gradient]
-    if not isinstance(gradient, UnrolledCheckpoint):
+    estimator = method(case.gradient).estimator
+    if not isinstance(estimator, UnrolledCheckpoint):
         return iterations
-    return math.ceil(iterations / gradient.length(iterations))
+    return math.ceil(iterations / estimator.length(iterations))
 
 
 def _features(batch_size: int, n_steps: int, kept: int) -> np.ndarray:
@@ -168,8 +166,6 @@ def _features(batch_size: int, n_steps: int, kept: int) -> np.ndarray:
     return np.array([1.0, b, t, k, b * t, b * k, t * k, b * t * k])
 
 
-def _bytes(
-    make_step: Callable[[Case], Step], case: Case, batch_size: int, n_steps: int, iterations: int
-) -> dict[str, int]:
+def _bytes(case: Case, batch_size: int, n_steps: int, iterations: int) -> dict[str, int]:
     small = replace(case, batch_size=batch_size, n_steps=n_steps, max_iterations=iterations)
-    return measure_memory(make_step(small))
+    return measure_memory(Step(small))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
+from bench.filters import narrowed
 from bench.recipes import RECOMMENDED, RELEASED_TOLERANCE, case_settings
+from bench.registry import has_inner_problem
 
 #: one of each kind of gradient
 MAIN_GRADIENTS = (
@@ -304,7 +306,7 @@ def released() -> Iterator[Case]:
                     variant="released" if problem == "consumption" else "default",
                     train_steps=10,
                 )
-                if gradient != "direct":
+                if has_inner_problem(gradient):
                     case = replace(
                         case,
                         map="plain",
@@ -435,48 +437,11 @@ TIMEOUTS = {
 def select(preset: str, filters: list[str], device: str | None = None) -> list[Case]:
     """The cases of `preset` that match every KEY=VALUE filter, on `device` if one is given.
 
-    A filter's value may list alternatives, separated by commas; `none` is a field that is null.
-    ValueError for an unknown preset, a filter that is not KEY=VALUE, an unknown key, or when
-    nothing is left, with what the key may be.
+    ValueError for an unknown preset, and as `bench.filters.narrowed` says.
     """
     if preset not in PRESETS:
         raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
     cases = list(PRESETS[preset]())
     if device is not None:
         cases = [replace(case, device=device) for case in cases]
-    names = ["id", *(field.name for field in fields(Case))]
-    for entry in filters:
-        key, separator, value = entry.partition("=")
-        if not separator:
-            raise ValueError(f"`filter` must be KEY=VALUE, got {entry!r}")
-        if key not in names:
-            raise ValueError(f"`filter` key must be one of {', '.join(names)}, got {key!r}")
-        wanted = value.split(",")
-        values = list(dict.fromkeys(getattr(case, key) for case in cases))
-        kept = [found for found in values if any(_spells(text, found) for text in wanted)]
-        if not kept:
-            raise ValueError(
-                f"`filter` {' '.join(filters)} leaves no case of preset {preset}: {key} may be "
-                f"{_listed(values, 3 if key == 'id' else 12)} there, got {value!r}"
-            )
-        cases = [case for case in cases if getattr(case, key) in kept]
-    return cases
-
-
-def _listed(values: Sequence[object], most: int) -> str:
-    shown = ["none" if value is None else str(value) for value in values[:most]]
-    return ", ".join(shown) + (f" or one of {len(values) - most} more" * (len(values) > most))
-
-
-def _spells(text: str, value: object) -> bool:
-    """Whether `text` is a way to write `value`, as Python, JSON or a shell user would."""
-    if value is None:
-        return text.lower() in ("none", "null")
-    if isinstance(value, bool):
-        return text.lower() == str(value).lower()
-    if isinstance(value, int | float):
-        try:
-            return float(text) == value
-        except ValueError:
-            return False
-    return text == value
+    return narrowed(cases, filters, f"preset {preset}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
+from bench.case import Case
+from bench.registry import default_batch, default_steps, has_inner_problem
 
 if TYPE_CHECKING:
     from jfbcore.train import TrainingConfig
@@ -36,12 +37,18 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     },
 }
 #: what the released code of arXiv 2602.00921 trains with, for every problem
-RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau"}
+RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau", "plateau_patience": 100}
+#: its weights of the HJB penalties, on bicycles only
+RELEASED_PENALTIES: dict[str, Any] = {"hjb_running": 1e-4, "hjb_final": 1e-2}
+#: gradients whose policies have no value network of their own to penalise
+_NO_VALUE_NETWORK = ("direct", "unrolled-network")
 #: its inner iteration; the tolerance is absolute there, whatever the problem's gradient scale
 RELEASED_INNER: dict[str, Any] = {"map": "plain", "step_size": 1e-4, "max_iterations": 499}
 RELEASED_TOLERANCE = 0.1
 #: gradients that do not follow the solver's own iteration, and may have any solver
 _ANY_SOLVER = ("jfb", "implicit")
+#: the network of several identical agents; a problem that is not here has a dense one
+_SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed"}
 #: agents' states in a minibatch of a shared network
 _SHARED_STATES = 200
 #: runs of fewer steps stay on the case's own grid and costs; so do cases on a coarser grid
@@ -56,15 +63,14 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
     keep Picard on the scaled map. Identical agents share a network, a direct policy's too; bicycles
     have to part, and theirs is told which agent it serves.
     """
-    settings: dict[str, Any] = {"batch_size": DEFAULT_BATCH[problem]}
+    settings: dict[str, Any] = {"batch_size": default_batch(problem)}
     if recipe == "released":
-        return settings if gradient == "direct" else settings | RELEASED_INNER
+        return settings | RELEASED_INNER if has_inner_problem(gradient) else settings
     if problem == "quadrotor" and gradient.split("-")[0] in _ANY_SOLVER:
         settings |= {"map": "newton", "solver": "newton"}
-    if problem != "consumption" and n_agents > 1:
+    if problem in _SHARED_NETWORKS and n_agents > 1:
         batch = min(settings["batch_size"], max(8, _SHARED_STATES // n_agents))
-        network = "indexed" if problem == "bicycle" else "shared"
-        settings |= {"network": network, "batch_size": batch}
+        settings |= {"network": _SHARED_NETWORKS[problem], "batch_size": batch}
     return settings
 
 
@@ -85,15 +91,19 @@ def training_config(
     # Here, so that listing cases does not import torch.
     from jfbcore.train import TrainingConfig
 
+    settings = RELEASED if recipe == "released" else RECOMMENDED.get(case.problem, {})
+    penalised = case.problem == "bicycle" and case.gradient not in _NO_VALUE_NETWORK
+    if recipe == "released" and penalised:
+        settings = settings | RELEASED_PENALTIES
     config = TrainingConfig(
         steps=steps,
         time_limit=time_limit,
         batch_size=case.batch_size,
         seed=seed,
-        **(RELEASED if recipe == "released" else RECOMMENDED.get(case.problem, {})),
+        **settings,
     )
     short = steps is not None and steps < _SHORTEST_STAGED_RUN
-    if short or case.n_steps < DEFAULT_STEPS[case.problem]:
+    if short or case.n_steps < default_steps(case.problem):
         config = replace(config, coarsening=(), terminal_ramp=None)
     if case.n_agents == 1:
         config = replace(config, terminal_ramp=None)  # nobody to part from

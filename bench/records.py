@@ -47,9 +47,14 @@ class CorruptRecord(UserWarning):
 
 def empty_record(case: Case, seed: int) -> dict[str, Any]:
     """A record of `case` with every field of the schema, all unknown."""
+    plugins = case.from_outside
+    null_reasons = {} if plugins else {"plugins": "problem, method, map and solver are built in"}
+    if case.device == "cpu":
+        null_reasons["machine.gpu"] = "a CPU case"
     return {
         "schema_version": SCHEMA_VERSION,
         "case": case.to_dict(seed),
+        "plugins": plugins,
         "status": None,
         "reason": None,
         "step_seconds": None,
@@ -73,7 +78,7 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
         "evaluation": dict.fromkeys(_EVALUATION_FIELDS),
         "machine": {"cpu": None, "gpu": None},
         "threads": None,
-        "null_reasons": {"machine.gpu": "a CPU case"} if case.device == "cpu" else {},
+        "null_reasons": null_reasons,
         "versions": {},
         "git": {"commit": None, "dirty": None},
         "fingerprint": None,
@@ -173,12 +178,7 @@ def finished(out: Path, case: Case, seed: int) -> dict[str, Any] | None:
     except ValueError as error:
         print(f"warning: {error}; measuring it again", file=sys.stderr)
         return None
-    try:
-        # Records from before a field existed are of cases with its usual value.
-        found = Case.from_dict(record["case"])
-    except (TypeError, ValueError):
-        return None
-    return record if (found, record["case"].get("seed")) == (case, seed) else None
+    return record if case.is_case_of(record, seed) else None
 
 
 def read_records(directory: Path) -> Iterator[dict[str, Any]]:

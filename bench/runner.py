@@ -205,7 +205,7 @@ def _predict(record: dict[str, Any], job: Job, log_path: Path, deadline: float) 
     case = record["case"]
     if record["status"] not in ("out_of_memory", "timeout"):
         reason = "predicted only where memory or time ran out"
-    elif case["gradient"] == "direct" or case["tolerance"] is not None:
+    elif case["max_iterations"] is None or case["tolerance"] is not None:
         reason = "predicted only for exactly K inner iterations"
     elif case["device"] == "cuda":
         reason = "a CUDA case: predicted afterwards, by `bench predict --fill`"

@@ -22,6 +22,7 @@ from bench import device
 from bench.case import Case
 from bench.environment import fingerprint, machine, versions
 from bench.failures import ran_out, words_of
+from bench.plugins import shown, without_folders
 from bench.records import empty_record, explain_nulls, finite, write_json
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ def main() -> None:
         return  # not needed
     order = json.loads(line)
     torch.set_num_threads(order["threads"])
-    case, seed = Case.from_dict(order["case"]), order["case"]["seed"]
+    sys.path += [place for place in order["modules"] if place not in sys.path]
+    try:
+        case, seed = Case.from_dict(order["case"]), order["case"]["seed"]
+    except ValueError as error:
+        # The last line of the log goes into the record, where no path of this machine belongs.
+        raise SystemExit(without_folders(str(error), order["case"].values())) from None
     _limit_memory(order["memory_limit"])
     if order["predict"]:
         from bench.predict import predicted_record
@@ -135,9 +141,9 @@ def _measure(
         if reason is not None:
             reasons["cuda.context_bytes"] = reason
     step = measure.Step(case, seed)
-    if case.gradient == "direct":
+    if not case.inner_problem:
         for name in ("iterations", "residual", "tolerance_reached", "gradient_cosine"):
-            reasons[name] = "the direct policy solves no inner problem"
+            reasons[name] = f"{shown(case.gradient)} solves no inner problem"
     elif case.tolerance is None:
         reasons["tolerance_reached"] = "fixed number of iterations, no tolerance asked for"
     if case.timed:
@@ -169,6 +175,9 @@ def _measure(
     finite = found.pop("finite")
     record |= found
     record["tolerance_reached"] = measure.tolerance_reached(step.policy, record["residual"])
+    for name in ("iterations", "residual"):
+        if record[name] is not None:  # whatever was said of the method's inner problem
+            reasons.pop(name, None)
     if uncounted is None:
         if case.compile:
             for name in _COUNTS:

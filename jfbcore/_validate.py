@@ -72,6 +72,15 @@ def matrix(name: str, value: object, size: int) -> tuple[tuple[float, ...], ...]
     return tuple(point(f"{name}[{i}]", row, size) for i, row in enumerate(rows))
 
 
+def instance(name: str, value: object, kind: type, example: str) -> None:
+    """Raise TypeError unless `value` is an object of `kind`; `example` is one, as code."""
+    if not isinstance(value, kind):
+        given = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise TypeError(
+            f"`{name}` must be a {kind.__name__} object, got {given}; write {name}={example}"
+        )
+
+
 def one_of(name: str, value: object, allowed) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from jfbcore import _validate
+from jfbcore.checks import check_problem
+from jfbcore.extras.description import one_line
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import FixedPointMap
@@ -41,9 +44,16 @@ class Policy(nn.Module, abc.ABC):
         problem's initial control.
         """
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 class HamiltonianPolicy(Policy):
-    """u(t, z) = argmax_u H(t, z, grad phi(t, z), u), found by `solver` on `fixed_point_map`."""
+    """u(t, z) = argmax_u H(t, z, grad phi(t, z), u), from `solver` on `fixed_point_map`.
+
+    Raises ValueError with the reason where the problem's formulas do not fit each other (see
+    `jfbcore.checks`), or where gradient or solver cannot serve the problem.
+    """
 
     def __init__(
         self,
@@ -55,6 +65,13 @@ class HamiltonianPolicy(Policy):
         gradient: GradientEstimator,
     ) -> None:
         super().__init__()
+        _validate.instance("problem", problem, Problem, "Quadrotor(n_agents=6)")
+        example = "ValueNetwork.for_problem(problem)"
+        _validate.instance("value_network", value_network, nn.Module, example)
+        _validate.instance("fixed_point_map", fixed_point_map, FixedPointMap, "ScaledMap()")
+        _validate.instance("solver", solver, Solver, "Picard(tolerance=1e-4)")
+        _validate.instance("gradient", gradient, GradientEstimator, "JFB()")
+        check_problem(problem)
         for reason in (
             gradient.supports(problem),
             solver.supports(problem),
@@ -67,6 +84,27 @@ class HamiltonianPolicy(Policy):
         self.fixed_point_map = fixed_point_map
         self.solver = solver
         self.gradient = gradient
+
+    def with_gradient(
+        self,
+        gradient: GradientEstimator | None = None,
+        *,
+        fixed_point_map: FixedPointMap | None = None,
+        solver: Solver | None = None,
+    ) -> HamiltonianPolicy:
+        """A new policy that shares this one's network and differs in what is given.
+
+        This policy stays as it is. Raises ValueError as the constructor does.
+        """
+        other = HamiltonianPolicy(
+            self.problem,
+            self.value_network,
+            fixed_point_map=self.fixed_point_map if fixed_point_map is None else fixed_point_map,
+            solver=self.solver if solver is None else solver,
+            gradient=self.gradient if gradient is None else gradient,
+        )
+        other.training = self.training
+        return other
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
         p = self.value_network.costate(t, z)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ class InnerStatistics:
     residuals: list[Tensor] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
-        """Note what one step, or one of several time steps, says of its inner solves."""
+        """Note the iterations and residuals of a time step, or of several taken at once."""
         if step.iterations is None or step.residual is None:
             return
         self.iterations.append(step.iterations)
@@ -50,7 +49,8 @@ class Rollout:
 
     `running_cost` is the Euler sum of h L, `terminal_cost` G(z_n). The penalties are None unless
     asked for: `hjb_penalty` is the Euler sum of h |HJB residual|, `terminal_penalty` the misfit
-    |phi(T, z_n) - G(z_n)|.
+    |phi(T, z_n) - G(z_n)|. So is the trajectory: `times` (n_steps + 1,), `states`
+    (n_steps + 1, batch, n) and `controls` (n_steps, batch, m).
     """
 
     running_cost: Tensor
@@ -59,6 +59,9 @@ class Rollout:
     inner: InnerStatistics
     hjb_penalty: Tensor | None = None
     terminal_penalty: Tensor | None = None
+    times: Tensor | None = None
+    states: Tensor | None = None
+    controls: Tensor | None = None
 
     @property
     def cost(self) -> Tensor:
@@ -70,9 +73,7 @@ class Step(NamedTuple):
     """One time step: the next state (batch, n), the running cost so far (batch,), the control
     (batch, m), the inner solve's iterations and residual (batch,), the HJB residual (batch,).
 
-    The last three are None where there is no inner solve or no penalty. Of several time steps
-    taken at once, the first three are the last one's and the others have an axis (steps,) before
-    the batch.
+    The last three are None where there is no inner solve or no penalty.
     """
 
     state: Tensor
@@ -118,58 +119,55 @@ def rollout(
     n_steps: int | None = None,
     warm_start: bool = False,
     penalties: bool = False,
-    advance: Callable[..., Step] = advance,
     segment: int | None = None,
+    record: bool = False,
 ) -> Rollout:
     """Left-endpoint Euler from `initial_states` (batch, n), with a graph if grad mode is on.
 
     `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner
-    solve from the previous step's control. `penalties` also evaluates the HJB residual and the
-    terminal misfit of the value network (a second network sweep per step). `advance` takes one
-    step; a `CompiledStep` is a drop-in that takes `span` of them at once. `segment` keeps the
-    graph of that many time steps at a time and computes the others again on the way back: memory
-    of n_steps/segment states and `segment` steps, least near the root of n_steps, for one more
-    forward pass.
+    solve from the previous time step's control. `penalties` also evaluates the HJB residual and the
+    terminal misfit of the value network, by a second network sweep per time step. `segment` keeps
+    the graph of that many time steps at a time and computes the others again on the way back. That
+    takes the memory of n_steps/segment states and `segment` time steps, which is least near the
+    root of n_steps, and one more forward pass. `record` also returns times, states and controls,
+    with a graph if grad mode is on.
+
+    Raises TypeError or ValueError where an argument does not fit, the states' dtype and device
+    included, and ValueError for `record` with `segment`.
     """
     if segment is not None:
         _validate.positive_int("segment", segment)
+        if record:
+            raise ValueError("`record` keeps every time step; leave out `segment`")
+    check_states(policy, initial_states)
     problem = policy.problem
-    problem.check(initial_states=initial_states)
     n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
     h, z = problem.t_final / n_steps, initial_states
     running = z.new_zeros(z.shape[0])
     hjb = z.new_zeros(z.shape[0]) if penalties else None
     inner = InnerStatistics()
     start: Tensor | None = None
-    # An `advance` that can take several time steps at once says how many.
-    several: Callable[..., Step] | None = getattr(advance, "several", None)
-    span, done = getattr(advance, "span", 1), 0
-    if (begin := getattr(advance, "begin", None)) is not None:
-        begin()
+    states, controls = [z], list[Tensor]()
+    done = 0
 
     def take(
         steps: range, z: Tensor, running: Tensor, hjb: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         nonlocal done
-        i = steps.start
-        while i < steps.stop:
-            if several is not None and i + span <= steps.stop:
-                step = several(policy, i * h, h, z, running, start, penalties, warm_start)
-                taken = span
-            else:
-                step = advance(policy, i * h, h, z, running, start, penalties)
-                taken = 1
+        for i in steps:
+            step = advance(policy, i * h, h, z, running, start, penalties)
             z, running = step.state, step.running_cost
+            if record:
+                states.append(z)
+                controls.append(step.control)
             if warm_start:
                 start = step.control.detach()
-            # Not a second time when a segment is computed again.
+            # A segment that is computed again on the way back must not count twice.
             if i >= done:
                 inner.add(step)
-                done = i + taken
+                done = i + 1
             if hjb is not None and step.hjb_residual is not None:
-                penalty = step.hjb_residual.abs()
-                hjb = torch.add(hjb, penalty if penalty.dim() == 1 else penalty.sum(0), alpha=h)
-            i += taken
+                hjb = torch.add(hjb, step.hjb_residual.abs(), alpha=h)
         return z, running, hjb, start
 
     if segment is None or not torch.is_grad_enabled():
@@ -186,7 +184,32 @@ def rollout(
     if penalties:
         value = _value_network_policy(policy).value_network(problem.t_final, z)
         misfit = (value - terminal).abs()
-    return Rollout(running, terminal, z, inner, hjb, misfit)
+    flown = Rollout(running, terminal, z, inner, hjb, misfit)
+    if not record:
+        return flown
+    times = h * torch.arange(n_steps + 1, dtype=torch.float64)
+    return replace(
+        flown, times=times.to(z), states=torch.stack(states), controls=torch.stack(controls)
+    )
+
+
+def check_states(policy: Policy, states: Tensor) -> None:
+    """Raise unless `states` is what `policy`, an object, may start from."""
+    _validate.instance("policy", policy, Policy, "HamiltonianPolicy(problem, network, …)")
+    kind = next(policy.parameters(), torch.empty(0, dtype=policy.problem.dtype))
+    wanted = f"(batch, {policy.problem.state_dim}) {kind.dtype} on {kind.device}"
+    if not isinstance(states, Tensor):
+        raise TypeError(
+            f"`initial_states` must be a tensor {wanted}, got {type(states).__name__}; use "
+            f"torch.as_tensor(states, dtype={kind.dtype}, device={str(kind.device)!r})"
+        )
+    policy.problem.check(initial_states=states)
+    if states.dtype != kind.dtype or states.device != kind.device:
+        raise ValueError(
+            f"`initial_states` must be {wanted} as the policy's parameters are, got {states.dtype} "
+            f"on {states.device}; use states.to({kind.dtype}).to({str(kind.device)!r}), or build "
+            "problem and policy for these states"
+        )
 
 
 def _euler(x: Tensor, rate: Tensor, h: float | Tensor) -> Tensor:

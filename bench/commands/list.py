@@ -1,32 +1,74 @@
-"""List the cases of a preset, one per line, by id."""
+"""List the cases of a preset by id, or what there is to measure, one per line."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 
-HELP = "list the cases of a preset"
+from bench.selection import add_preset
+
+HELP = "list the cases of a preset, or problems, gradients, maps, solvers, presets"
+#: what can be listed besides cases
+WHAT = ("problems", "gradients", "maps", "solvers", "presets")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--preset",
-        default="smoke",
-        help="smoke, quick, gate, cpu, gpu, released or targets",
+        "what",
+        nargs="?",
+        metavar="WHAT",
+        help=f"{', '.join(WHAT)}: names with a line of description each (default: cases by id)",
     )
-    parser.add_argument(
-        "--filter",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="keep cases whose field KEY is VALUE (or one of VALUE,VALUE,…); all of several hold",
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="override the preset's device")
+    add_preset(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.presets import select
+    from bench.selection import cases_of
+    from jfbcore import _validate
 
-    for case in select(args.preset, args.filter, args.device):
-        print(case.id)
+    if args.what is None:
+        for case in cases_of(args):
+            print(case.id)
+        return 0
+    _validate.one_of("what", args.what, WHAT)
+    for name in ("preset", "filter", "device"):
+        if getattr(args, name):
+            raise ValueError(f"`{name}` is for listing cases, got it with {args.what}")
+    lines = _presets() if args.what == "presets" else _names(args.what)
+    width = max(len(name) for name in lines)
+    for name, line in lines.items():
+        print(f"{name:{width}s}  {line}")
     return 0
+
+
+def _presets() -> dict[str, str]:
+    from bench.presets import PRESETS
+
+    return {name: _first_line(cases) for name, cases in PRESETS.items()}
+
+
+def _names(plural: str) -> dict[str, str]:
+    from bench import plugins
+    from bench.registry import KINDS
+
+    kind = next(kind for kind in KINDS if kind.plural == plural)
+    lines = {name: _described(value) for name, value in kind.built_in().items()}
+    for name in plugins.entry_points(kind.group):
+        if name in lines:
+            continue  # the suite's own name wins
+        try:
+            lines[name] = _described(kind.resolve(name))
+        except ValueError as error:
+            lines[name] = str(error)
+    return lines
+
+
+def _described(value: object) -> str:
+    from baselines import Method
+
+    return value.describe() if isinstance(value, Method) else _first_line(value)
+
+
+def _first_line(value: object) -> str:
+    text = inspect.getdoc(value) or "(no description)"
+    return text.splitlines()[0].removesuffix(".")

@@ -33,15 +33,15 @@ def run(args: argparse.Namespace) -> int:
         counts = fill_predictions(args.fill)
         print(f"{counts['filled']} records filled, {counts['left']} left; in {args.fill}")
         return 0
-    from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, GRADIENT_NAMES, PROBLEM_NAMES
+    from bench.registry import METHODS, PROBLEMS, default_batch, default_steps
     from jfbcore import _validate
 
-    _validate.one_of("problem", args.problem, PROBLEM_NAMES)
+    PROBLEMS.check(args.problem)
     for gradient in args.gradients:
-        _validate.one_of("gradients", gradient, GRADIENT_NAMES)
+        METHODS.check(gradient, "gradients")
     for n_agents in args.agents:
         _validate.positive_int("agents", n_agents)
-    batch = DEFAULT_BATCH[args.problem] if args.batch is None else args.batch
+    batch = default_batch(args.problem) if args.batch is None else args.batch
     _validate.positive_int("batch", batch)
     memory = _validate.positive("memory", args.memory) * 2**30
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.predict import crossovers
     from bench.report.style import format_bytes
 
-    n_steps = DEFAULT_STEPS[args.problem]
+    n_steps = default_steps(args.problem)
     print(
         f"{args.problem}, batch {batch}, {n_steps} time steps, exact K; predicted peak live bytes"
     )

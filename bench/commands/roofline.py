@@ -36,15 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.case import DEVICES, GRADIENT_NAMES, PROBLEM_NAMES
+    from bench.case import DEVICES
+    from bench.registry import METHODS, PROBLEMS
     from jfbcore import _validate
 
     for problem in args.problem or ():
-        _validate.one_of("problem", problem, PROBLEM_NAMES)
+        PROBLEMS.check(problem)
     for n_agents in args.agents or ():
         _validate.positive_int("agents", n_agents)
     for gradient in args.gradient:
-        _validate.one_of("gradient", gradient, GRADIENT_NAMES)
+        METHODS.check(gradient)
     for name in ("batch", "horizon_steps", "threads"):
         if getattr(args, name) is not None:
             _validate.positive_int(name.replace("_", "-"), getattr(args, name))

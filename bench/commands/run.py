@@ -1,4 +1,4 @@
-"""Measure the cases of a preset, each in a fresh process, one record each."""
+"""Measure the cases of a preset or of a grid, each in a fresh process, one record each."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import argparse
 from pathlib import Path
 
 from bench.arguments import LARGEST_SPACE, LONGEST, at_most, integer, number
-from bench.commands.list import add_arguments as add_selection
+from bench.selection import add_grid, add_preset
 
-HELP = "measure the cases of a preset"
+HELP = "measure the cases of a preset or of a grid"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_selection(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/runs/PRESET")
+    add_preset(parser)
+    add_grid(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: reports/runs/PRESET, or adhoc there"
+    )
     parser.add_argument(
         "--seeds", type=integer, default=1, metavar="N", help="seeds 0..N-1 per case"
     )
@@ -58,14 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from bench.environment import ROOT
-    from bench.presets import TIMEOUTS, select
+    from bench.grid import NAME, TIMEOUT
+    from bench.presets import TIMEOUTS
     from bench.runner import RunSettings, run_cases
+    from bench.selection import USUAL, cases_of
     from jfbcore import _validate
 
-    cases = select(args.preset, args.filter, args.device)
+    cases = cases_of(args)
+    preset = NAME if args.problem is not None else args.preset or USUAL
     _validate.positive_int("seeds", args.seeds)
     _validate.one_of("jobs", args.jobs, ("local", "slurm"))
-    timeout = TIMEOUTS[args.preset] if args.timeout is None else args.timeout
+    timeout = TIMEOUTS.get(preset, TIMEOUT) if args.timeout is None else args.timeout
     timeout = at_most("timeout", _validate.positive("timeout", timeout), LONGEST, "s")
     limit = args.memory_limit
     if limit is not None:
@@ -81,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
         if (count := getattr(args, name)) is not None:
             _validate.non_negative(name.replace("_", "-"), count)
     settings = RunSettings(
-        out=(args.out or ROOT / "reports" / "runs" / args.preset).resolve(),
-        preset=args.preset,
+        out=(args.out or ROOT / "reports" / "runs" / preset).resolve(),
+        preset=preset,
         timeout=timeout,
         resume=args.resume,
         threads=None if args.threads is None else _validate.positive_int("threads", args.threads),

@@ -15,17 +15,18 @@ HELP = "one training run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--problem", required=True, help="quadrotor, bicycle or consumption")
+    # Required, but checked in `run`: the number of agents belongs into the same line.
+    parser.add_argument("--problem", help="a name of `bench list problems`, or one from outside")
     parser.add_argument(
-        "--agents", type=integer, required=True, metavar="N", help="agents or goods"
+        "--agents", type=integer, default=1, metavar="N", help="agents or goods (default: 1)"
     )
-    parser.add_argument("--gradient", required=True, help="jfb, implicit, unrolled, …")
+    parser.add_argument("--gradient", help="a name of `bench list gradients`, or one from outside")
     parser.add_argument(
         "--recipe",
         default="recommended",
         help="recommended or released: decides whatever is not given (default: recommended)",
     )
-    parser.add_argument("--map", help="plain, scaled or newton (default: scaled, or the recipe's)")
+    parser.add_argument("--map", help="plain, scaled, newton, … (default: scaled, or the recipe's)")
     parser.add_argument("--step-size", type=number, metavar="A", help="of the plain map")
     parser.add_argument(
         "--solver", help="picard, anderson, newton, closed-form (default: picard, or the recipe's)"
@@ -63,10 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.case import PROBLEM_NAMES
+    from bench.registry import METHODS, PROBLEMS
     from jfbcore import _validate
 
-    _validate.one_of("problem", args.problem, PROBLEM_NAMES)
+    if args.problem is None or args.gradient is None:
+        raise ValueError("--problem and --gradient are required, and --agents for more than one")
+    PROBLEMS.check(args.problem)
+    METHODS.check(args.gradient)
     _validate.positive_int("agents", args.agents)
     if args.iterations is not None:
         _validate.positive_int("iterations", args.iterations)
@@ -94,8 +98,9 @@ def run(args: argparse.Namespace) -> int:
 def _case(args: argparse.Namespace) -> Any:
     """The case: what was asked for, and the recipe's word where nothing was."""
     from bench.build import released_tolerance
-    from bench.case import DEFAULT_STEPS, RECIPES, Case
+    from bench.case import RECIPES, Case
     from bench.recipes import case_settings
+    from bench.registry import default_steps
     from jfbcore import _validate
 
     _validate.one_of("recipe", args.recipe, RECIPES)
@@ -116,7 +121,7 @@ def _case(args: argparse.Namespace) -> Any:
         problem=args.problem,
         n_agents=args.agents,
         gradient=args.gradient,
-        n_steps=DEFAULT_STEPS[args.problem] if args.horizon_steps is None else args.horizon_steps,
+        n_steps=args.horizon_steps or default_steps(args.problem),
         dtype=args.dtype,
         device=args.device,
         variant=args.variant,
@@ -140,6 +145,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     from bench.environment import default_threads
     from bench.gap import gaps
     from bench.measure import evaluation, peak_rss_bytes
+    from bench.plugins import shown
     from bench.recipes import training_config
     from bench.records import finite
     from jfbcore import _validate
@@ -160,9 +166,9 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         policy = build(case, args.seed)
         rollout = build_rollout(case, policy)
     except Unsupported as unsupported:
-        asked = getattr(case, unsupported.field)
+        asked, problem = (shown(str(getattr(case, f))) for f in (unsupported.field, "problem"))
         raise ValueError(
-            f"`{unsupported.field}` {asked} cannot serve {case.problem}: {unsupported.reason}"
+            f"`{unsupported.field}` {asked} cannot serve {problem}: {unsupported.reason}"
         ) from unsupported
     training = Training(
         policy,

@@ -152,9 +152,10 @@ def trained(cases: pd.DataFrame) -> pd.Series:
 def iterates(cases: pd.DataFrame) -> pd.Series:
     """Rows with an inner iteration, whose residual and time can be compared with each other's.
 
-    A direct policy has no inner problem and a closed form no iteration.
+    Without an inner problem the number of iterations is null; a closed form has no iteration.
     """
-    return ~(cases["gradient"].isin(["direct", "closed-form"]) | (cases["solver"] == "closed-form"))
+    inner = cases["max_iterations"].notna()
+    return inner & ~((cases["gradient"] == "closed-form") | (cases["solver"] == "closed-form"))
 
 
 class Machine(NamedTuple):

@@ -12,9 +12,10 @@ import torch
 from tqdm import tqdm
 
 from bench.build import DTYPES, Unsupported
-from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, REPEATS, Case
+from bench.case import REPEATS, Case
 from bench.environment import describe
 from bench.failures import words_of
+from bench.registry import default_batch, default_steps
 from bench.roofline.case import profile_case
 from bench.roofline.parts import PARTS
 from bench.roofline.rates import machine_rates
@@ -52,8 +53,8 @@ def cases(
             problem=problem,
             n_agents=n_agents,
             gradient=gradient,
-            batch_size=DEFAULT_BATCH[problem] if batch_size is None else batch_size,
-            n_steps=DEFAULT_STEPS[problem] if n_steps is None else n_steps,
+            batch_size=default_batch(problem) if batch_size is None else batch_size,
+            n_steps=default_steps(problem) if n_steps is None else n_steps,
             device=device,
         )
         for problem in problems or DEFAULT_SIZES

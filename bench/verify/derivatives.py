@@ -68,11 +68,8 @@ def derivative_rows(
 def _gradient(
     policy: HamiltonianPolicy, x: Tensor, solver: Solver, estimator: GradientEstimator, name: str
 ) -> Tensor:
-    own = policy.solver, policy.fixed_point_map
-    policy.solver, policy.fixed_point_map = solver, MAPS[name]
+    measured = policy.with_gradient(estimator, fixed_point_map=MAPS[name], solver=solver)
     try:
-        return policy_gradient(policy, x, estimator)
+        return policy_gradient(measured, x)
     except torch.linalg.LinAlgError:  # the rollout left the finite numbers
         return torch.full_like(x[0, :1], torch.nan)
-    finally:
-        policy.solver, policy.fixed_point_map = own

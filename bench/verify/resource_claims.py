@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from bench.registry import has_inner_problem
 from bench.verify.claim import (
     NOT_MEASURED,
     SIZE,
@@ -17,6 +18,11 @@ from bench.verify.claim import (
     size_name,
     verdict,
 )
+
+
+def _without_inner(costs: pd.Series) -> list[str]:
+    """The gradients in the index of `costs` that solve no inner problem."""
+    return [name for name in costs.index if not has_inner_problem(name)]
 
 
 def times_to_cost(table: pd.DataFrame) -> pd.DataFrame:
@@ -30,7 +36,7 @@ def times_to_cost(table: pd.DataFrame) -> pd.DataFrame:
     for (problem, n, seed), part in run.groupby([*SIZE, "seed"], sort=False):
         # The last point, not the last finite one: a run that diverged ends nowhere.
         final = part.groupby("gradient").tail(1).set_index("gradient")["cost"]
-        inner = final.drop("direct", errors="ignore").dropna()
+        inner = final.drop(_without_inner(final), errors="ignore").dropna()
         if len(inner) < 2:  # nothing to be equal to
             continue
         for gradient, curve in part.groupby("gradient"):
@@ -50,7 +56,7 @@ def cost(data: Tables) -> Claim:
     holds, behind = [], []
     for key, costs in final.groupby(level=SIZE, sort=False):
         costs = costs.droplevel(SIZE)
-        rivals = costs.drop(["jfb", "direct"], errors="ignore").dropna()
+        rivals = costs.drop(["jfb", *_without_inner(costs)], errors="ignore").dropna()
         if "jfb" not in costs or rivals.empty:
             continue
         near = bool(
@@ -117,7 +123,7 @@ def _equal_cost(table: pd.DataFrame) -> list[Numbers]:
 
 
 def _jfb_first(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: (name != "jfb", name == "direct", name))
+    return sorted(names, key=lambda name: (name != "jfb", not has_inner_problem(name), name))
 
 
 def _excluded(table: pd.DataFrame) -> list[str]:

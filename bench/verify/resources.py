@@ -5,32 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from baselines import UnrolledNetworkPolicy
 from bench.build import Unsupported, build
 from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
 from bench.gap import gaps
 from bench.measure import Step, measure_memory
 from bench.predict import fit
 from bench.recipes import training_config
-from jfbcore.policy import HamiltonianPolicy
 from jfbcore.train import Training
 
 Row = dict[str, Any]
 
-#: unrolling with the network inside the map, which is a policy and not a registered gradient
+#: unrolling with the network inside the map
 NETWORK = "unrolled-network"
 #: device memories in bytes, by what is printed on the box
 MACHINES = {"24 GB": 24e9, "141 GB": 141e9}
-
-
-def memory_step(case: Case, gradient: str) -> Step:
-    """A training step of `case` with `gradient`, `NETWORK` among the names."""
-    if gradient != NETWORK:
-        return Step(replace(case, gradient=gradient))
-    step = Step(replace(case, gradient="unrolled"))
-    assert isinstance(step.policy, HamiltonianPolicy)
-    step.policy = UnrolledNetworkPolicy(step.policy)
-    return step
 
 
 def memory_rows(case: Case, iterations: tuple[int, ...]) -> list[Row]:
@@ -39,7 +27,7 @@ def memory_rows(case: Case, iterations: tuple[int, ...]) -> list[Row]:
     for count in iterations:
         exact = replace(case, tolerance=None, max_iterations=count)
         for gradient in ("jfb", "unrolled", NETWORK):
-            found = measure_memory(memory_step(exact, gradient))
+            found = measure_memory(Step(replace(exact, gradient=gradient)))
             rows.append({"problem": case.problem, "n_agents": case.n_agents, "K": count,
                          "batch_size": case.batch_size, "n_steps": case.n_steps,
                          "gradient": gradient, "saved_bytes": found["saved_tensor_bytes"],
@@ -49,8 +37,7 @@ def memory_rows(case: Case, iterations: tuple[int, ...]) -> list[Row]:
 
 def crossover_rows(case: Case, gradient: str) -> list[Row]:
     """The K at which a step at full batch and horizon outgrows each machine; null for never."""
-    exact = replace(case, tolerance=None, max_iterations=1)
-    model = fit(exact, lambda small: memory_step(small, gradient))
+    model = fit(replace(case, gradient=gradient, tolerance=None, max_iterations=1))
     size = (DEFAULT_BATCH[case.problem], DEFAULT_STEPS[case.problem])
     head = {"problem": case.problem, "n_agents": case.n_agents, "gradient": gradient,
             "batch_size": size[0], "n_steps": size[1], "model_error": model.error,

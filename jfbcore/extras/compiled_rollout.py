@@ -19,7 +19,7 @@ from jfbcore import _validate
 from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.scanned_rollout import ScannedRollout
 from jfbcore.policy import HamiltonianPolicy, Policy
-from jfbcore.rollout import InnerStatistics, Rollout, Step
+from jfbcore.rollout import InnerStatistics, Rollout, check_states
 from jfbcore.rollout import rollout as eager_rollout
 
 
@@ -92,20 +92,26 @@ class CompiledRollout:
         n_steps: int | None = None,
         warm_start: bool = False,
         penalties: bool = False,
-        advance: Callable[..., Step] | None = None,
         segment: int | None = None,
+        record: bool = False,
     ) -> Rollout:
         """As `jfbcore.rollout.rollout`; without grad mode it is that function."""
         if policy is not self.policy:
             raise ValueError("`policy` must be the one this CompiledRollout was made for")
+        check_states(policy, initial_states)
         problem = policy.problem
-        problem.check(initial_states=initial_states)
         n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
         if not torch.is_grad_enabled():
             return eager_rollout(
-                policy, initial_states, n_steps=n_steps, warm_start=warm_start, penalties=penalties
+                policy,
+                initial_states,
+                n_steps=n_steps,
+                warm_start=warm_start,
+                penalties=penalties,
+                record=record,
             )
-        for name, value in (("penalties", penalties), ("segment", segment), ("advance", advance)):
+        left_out = {"penalties": penalties, "segment": segment}
+        for name, value in {**left_out, "record": record}.items():
             if value:
                 raise ValueError(f"`{name}` must be left out of a compiled rollout, got {value!r}")
         batch, width = initial_states.shape
@@ -138,9 +144,13 @@ class _Differentiable(torch.autograd.Function):
     def forward(ctx, engine: Engine, grid: Grid, states: Tensor, *parameters: Tensor):
         flown = engine.fly(grid, states)
         ctx.engine, ctx.grid, ctx.flown = engine, grid, flown
-        ctx.mark_non_differentiable(flown.residual, flown.iterations)
-        costs = flown.running_cost, flown.terminal_cost, flown.final_state
-        return *costs, flown.residual, flown.iterations
+        # Tensors of their own: what is returned refers to this node, and what the node keeps must
+        # not, or neither would ever be freed.
+        costs = (flown.running_cost, flown.terminal_cost, flown.final_state)
+        running, terminal, final = (tensor.detach() for tensor in costs)
+        residual, iterations = flown.residual.detach(), flown.iterations.detach()
+        ctx.mark_non_differentiable(residual, iterations)
+        return running, terminal, final, residual, iterations
 
     @staticmethod
     @torch.autograd.function.once_differentiable

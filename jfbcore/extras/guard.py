@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jfbcore import _validate
+from jfbcore.extras.optimizers import ScheduledOptimizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardSettings:
-    """When a step counts as bad, and what happens then.
+    """When a training step counts as bad, and what happens then.
 
-    A step is bad when its loss or gradient norm is not finite, or its loss exceeds
+    A training step is bad when its loss or gradient norm is not finite, or when its loss exceeds
     `jump_factor` times the median of the last `window` good losses plus `jump_offset`. The
-    parameters then go back to the last good snapshot (taken every `snapshot_interval` good
-    steps) and the learning rate is multiplied by `backoff`, recovering by `recovery` per good
-    step. More than `patience` bad steps in a row end the run as diverged. A gradient norm that
-    jumps and stays finite is no reason of its own: training clips it, and near an optimum the
-    norm of a minibatch's gradient varies by orders of magnitude without harm.
+    parameters and the optimiser's state then go back to the last snapshot (taken every
+    `snapshot_interval` good steps), and the learning rate is multiplied by `backoff`; it recovers
+    by the factor `recovery` per good step. More than `patience` bad steps in a row end the run as
+    diverged. A gradient norm that jumps and stays finite does not make a step bad: training clips
+    it, and near an optimum the norm varies by orders of magnitude from minibatch to minibatch.
 
-    Losses that climb slowly never jump. Whenever a snapshot is due, their median is compared with
-    the least there has been: where it is more than `drift_factor` times that (plus `jump_offset`),
-    and so is the loss compared with what the parameters of then make of the same minibatch, those
-    parameters come back, and the learning rate recovers to `backoff` times as much as before.
+    Losses that climb slowly never jump. Whenever a snapshot is due, their median is therefore
+    compared with the least median so far. Where it is more than `drift_factor` times that (plus
+    `jump_offset`), the parameters of the least median are tried on the present minibatch. Where
+    the present loss exceeds theirs by the same factor, they come back for good, and from then on
+    the learning rate recovers only to `backoff` times its former value.
     """
 
     jump_factor: float = 3.0
@@ -54,38 +57,59 @@ class GuardSettings:
             raise ValueError(f"`recovery` must be >= 1, got {self.recovery}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Intervention:
-    """One rejected step: which, and why."""
+    """One rejected training step: which, and why."""
 
     step: int
     reason: str
 
 
-@dataclass
+#: attributes of a guard that a checkpoint keeps as they are
+_STATE = (
+    "learning_rate_scale", "bad_in_a_row", "_ceiling", "_recent", "_snapshot", "_since_snapshot",
+    "_best", "_best_median",
+)  # fmt: skip
+
+
 class Guard:
-    """Watches losses and gradient norms; keeps the last good parameters, and the best."""
+    """Watches losses and gradient norms, and keeps the last good and the best parameters.
 
-    settings: GuardSettings
-    module: nn.Module
-    learning_rate_scale: float = 1.0
-    interventions: list[Intervention] = field(default_factory=list)
-    bad_in_a_row: int = 0
-    _recent: deque[float] = field(default_factory=deque)
-    _snapshot: list[Tensor] = field(default_factory=list)
-    _since_snapshot: int = 0
-    #: what the learning rate's scale recovers to
-    _ceiling: float = 1.0
-    #: the least median of losses so far, and the parameters of then
-    _best_median: float = math.inf
-    _best: list[Tensor] = field(default_factory=list)
+    A snapshot holds the parameters of `module` and, if an `optimizer` is given, its state: moments
+    gathered where training went wrong would lead it there again.
+    """
 
-    def __post_init__(self) -> None:
-        self._recent = deque(maxlen=self.settings.window)
-        self._take_snapshot()
+    def __init__(
+        self,
+        settings: GuardSettings,
+        module: nn.Module,
+        optimizer: ScheduledOptimizer | None = None,
+    ) -> None:
+        self.settings, self.module, self.optimizer = settings, module, optimizer
+        self.interventions: list[Intervention] = []
+        self.learning_rate_scale, self.bad_in_a_row = 1.0, 0
+        #: the scale to which the learning rate recovers
+        self._ceiling = 1.0
+        self._recent: list[float] = []
+        self._snapshot, self._since_snapshot = self._copy(), 0
+        #: the snapshot of the least median of losses so far, and that median
+        self._best: dict[str, Any] = {}
+        self._best_median = math.inf
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether more training steps in a row were bad than the settings have patience for."""
+        return self.bad_in_a_row > self.settings.patience
+
+    def judge(
+        self, loss: float, gradient_norm: float, objective: Callable[[], float]
+    ) -> str | None:
+        """Why a training step must not be taken, by either test below, or None if it may."""
+        reason = self.inspect(loss, gradient_norm)
+        return self.look_back(loss, objective) if reason is None else reason
 
     def inspect(self, loss: float, gradient_norm: float) -> str | None:
-        """Why the step with this loss and gradient norm must not be taken; None if it may."""
+        """Why a training step with this loss and gradient norm must not be taken, or None."""
         if not math.isfinite(loss):
             return f"loss is {loss}"
         if not math.isfinite(gradient_norm):
@@ -97,106 +121,85 @@ class Guard:
         return None
 
     def look_back(self, loss: float, objective: Callable[[], float]) -> str | None:
-        """Why training has drifted away from its best parameters; None if it has not.
+        """Why training has drifted away from its best parameters, or None if it has not.
 
-        To be asked on good steps. `objective` gives the loss on the minibatch of `loss` with the
-        parameters the module then holds: the objective of then may have been a cheaper one.
+        To be asked on good steps. `objective` computes the loss on the present minibatch with the
+        parameters that the module holds at the time: the best parameters' own loss is of no use
+        where the schedules have changed the objective since.
         """
-        full = len(self._recent) == self.settings.window
-        if not full or self._since_snapshot + 1 < self.settings.snapshot_interval:
+        settings, least = self.settings, self._best_median
+        due = self._since_snapshot + 1 >= settings.snapshot_interval
+        if not due or len(self._recent) < settings.window:
             return None
-        usual, least, factor = median(self._recent), self._best_median, self.settings.drift_factor
-        if usual <= self._limit(least, factor):
-            if usual < least:
-                self._best_median, self._best = usual, self._copy()
+        usual, present = median(self._recent), self._copy()
+        if usual > self._limit(least, settings.drift_factor):
+            self._restore(self._best)
+            best_loss = objective()
+            if math.isfinite(best_loss) and loss > self._limit(best_loss, settings.drift_factor):
+                self._snapshot, self._recent = self._best, []
+                self._ceiling *= settings.backoff
+                return (
+                    f"loss drifted to a median of {usual:.4g} from {least:.4g}; the parameters of "
+                    f"then give {best_loss:.4g} here instead of {loss:.4g}"
+                )
+            self._restore(present)
+        elif usual >= least:
             return None
-        present = self._copy()
-        self._put(self._best)
-        then = objective()
-        if math.isfinite(then) and loss > self._limit(then, factor):
-            self._snapshot = self._best
-            self._ceiling *= self.settings.backoff
-            self._recent.clear()
-            return (
-                f"loss drifted to a median of {usual:.4g} from {least:.4g}; the parameters of then "
-                f"give {then:.4g} here instead of {loss:.4g}"
-            )
-        self._put(present)
         self._best_median, self._best = usual, present
         return None
 
     def accept(self, loss: float) -> None:
-        """Note a good step that has been inspected and not yet applied."""
+        """Note the loss of a good training step, before the optimiser takes it."""
         self.bad_in_a_row = 0
-        self._recent.append(loss)
+        self._recent = [*self._recent, loss][-self.settings.window :]
         recovered = self.learning_rate_scale * self.settings.recovery
         self.learning_rate_scale = min(self._ceiling, recovered)
         self._since_snapshot += 1
         if self._since_snapshot >= self.settings.snapshot_interval:
-            self._take_snapshot()
-
-    def rescale(self, growth: float) -> None:
-        """Expect losses `growth` times those noted so far: the objective has grown by as much."""
-        grown = (loss + (growth - 1.0) * abs(loss) for loss in self._recent)
-        self._recent = deque(grown, maxlen=self.settings.window)
-
-    def forget(self) -> None:
-        """Judge nothing until `window` more losses are in: the loss has become another one."""
-        self._recent.clear()
-        self._best_median, self._best = math.inf, []
+            self._snapshot, self._since_snapshot = self._copy(), 0
 
     def reject(self, step: int, reason: str) -> None:
-        """Put the last good parameters back and slow down."""
+        """Put the last snapshot back and slow down."""
         self.interventions.append(Intervention(step, reason))
         self.bad_in_a_row += 1
         self.learning_rate_scale *= self.settings.backoff
         self._since_snapshot = 0
-        self._put(self._snapshot)
+        self._restore(self._snapshot)
 
-    @property
-    def exhausted(self) -> bool:
-        return self.bad_in_a_row > self.settings.patience
+    def rescale(self, growth: float) -> None:
+        """Expect losses `growth` times those noted so far, because the objective has grown."""
+        self._recent = [loss + (growth - 1.0) * abs(loss) for loss in self._recent]
 
-    def state_dict(self) -> dict:
-        return {
-            "learning_rate_scale": self.learning_rate_scale,
-            "interventions": [(i.step, i.reason) for i in self.interventions],
-            "bad_in_a_row": self.bad_in_a_row,
-            "recent": list(self._recent),
-            "snapshot": [good.clone() for good in self._snapshot],
-            "since_snapshot": self._since_snapshot,
-            "ceiling": self._ceiling,
-            "best_median": self._best_median,
-            "best": [good.clone() for good in self._best],
-        }
+    def forget(self) -> None:
+        """Start the window of losses and the best parameters anew, for another objective."""
+        self._recent, self._best, self._best_median = [], {}, math.inf
 
-    def load_state_dict(self, state: dict) -> None:
-        self.learning_rate_scale = state["learning_rate_scale"]
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` continues from, in plain types and tensors."""
+        state = copy.deepcopy({name: getattr(self, name) for name in _STATE})
+        return state | {"interventions": [(i.step, i.reason) for i in self.interventions]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the state of a guard of the same settings and module."""
+        for name in _STATE:
+            setattr(self, name, copy.deepcopy(state[name]))
         self.interventions = [Intervention(*i) for i in state["interventions"]]
-        self.bad_in_a_row = state["bad_in_a_row"]
-        self._recent = deque(state["recent"], maxlen=self.settings.window)
-        self._since_snapshot = state["since_snapshot"]
-        self._snapshot = self._beside(state["snapshot"])
-        self._ceiling, self._best_median = state["ceiling"], state["best_median"]
-        self._best = self._beside(state["best"])
 
     def _limit(self, usual: float, factor: float) -> float:
-        """What a loss may come to where `usual` is the usual one, whatever its sign."""
+        """The largest good loss, of either sign, where `usual` is the usual one."""
         return usual + (factor - 1.0) * abs(usual) + self.settings.jump_offset
 
-    def _take_snapshot(self) -> None:
-        self._snapshot = self._copy()
-        self._since_snapshot = 0
-
-    def _beside(self, saved: list[Tensor]) -> list[Tensor]:
-        """Copies of `saved`, one for each parameter or none at all, where the parameters are."""
-        pairs = zip(saved, self.module.parameters(), strict=False)
-        return [value.to(parameter.device, copy=True) for value, parameter in pairs]
-
-    def _copy(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.module.parameters()]
+    def _copy(self) -> dict[str, Any]:
+        return {
+            "parameters": [parameter.detach().clone() for parameter in self.module.parameters()],
+            "optimizer": copy.deepcopy(self.optimizer and self.optimizer.state_dict()),
+        }
 
     @torch.no_grad()
-    def _put(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.module.parameters(), values, strict=True):
+    def _restore(self, snapshot: dict[str, Any]) -> None:
+        pairs = zip(self.module.parameters(), snapshot["parameters"], strict=True)
+        for parameter, value in pairs:
             parameter.copy_(value)
+        if self.optimizer is not None:
+            # A copy: an optimiser goes on in the tensors that it loads.
+            self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))

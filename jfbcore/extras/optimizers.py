@@ -1,4 +1,4 @@
-"""The optimisers a training run may use, by name."""
+"""The optimisers that a training run may use, by name."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def build_optimizer(
     name: str,
     parameters: Iterable[nn.Parameter],
     *,
-    betas: tuple[float, float],
-    matrix_rate: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    matrix_rate: float = 2.0,
 ) -> ScheduledOptimizer:
     """Adam, or Muon for the matrices among the parameters with Adam for the vectors.
 

@@ -101,9 +101,11 @@ class ScannedRollout:
                 assert layers is not None
                 p, saved = policy.value_network.saved_costate(layers, bias, z)
                 solution, control = time_step.solve(t, z, p, start[0] if start else None)
-                z_next, cost, flown = time_step.fly(t, h, z, p, control)
+                flown = time_step.control(t, z, p, control)
+                cost, cost_z, cost_u = time_step.cost_gradient(t, h, z, flown)
+                z_next = z + h * problem.dynamics(t, z, flown)
                 count = _as_tensor(solution.iterations)
-                kept = [z.clone(), p.clone(), control.clone(), *_flat(saved)]
+                kept = [z.clone(), p.clone(), control.clone(), cost_z, cost_u, *_flat(saved)]
                 carried = [z_next, running + cost, *([flown.clone()] if warm_start else [])]
                 return carried, [solution.residual.clone(), count, *kept]
 
@@ -141,13 +143,15 @@ class ScannedRollout:
         depth = len(sizes.weights)
 
         def body(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-            t, z, p, control, *rest = at
-            onto, p_bar = time_step.pull_back(t, h, z, p, control, carry[0], running_bar)
+            t, z, p, control, cost_z, cost_u, *rest = at
+            onto, p_bar = time_step.pull_back(
+                t, h, z, p, control, carry[0], running_bar, (cost_z, cost_u)
+            )
             following, cotangents = network.saved_pull_back(sizes, _saved(rest, depth), p_bar, onto)
             return [following], [p_bar.clone(), *_flat(cotangents)]
 
         _, (p_bar, *rest) = scan(body, [z_bar], [times, *kept], reverse=True)
-        z, _, _, *saved = kept
+        z, _, _, _, _, *saved = kept
         return network.saved_gradients(
             sizes, times, z, p_bar, _saved(saved, depth), _cotangents(rest, depth)
         )

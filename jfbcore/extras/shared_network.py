@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
 from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
-from jfbcore.problems.base import NetworkScaling, Problem, Time
+from jfbcore.problems.base import Problem, Time
 from jfbcore.value_network import ValueNetwork
 
 
@@ -22,7 +23,7 @@ class SharedValueNetwork(nn.Module):
     every agent gets feedback of full rank on its own state, where a dense network of width w
     spreads rank w + 10 over all of them. What it leaves out is that an agent's costate depends on
     the other agents; where they interact only through a weak cost, that is little. `share` is
-    the problem's `agent_share`, so that psi has the size of one agent's costs.
+    that of one agent's own cost in the total, so that psi has the size of one agent's costs.
     """
 
     #: numbers psi is told of an agent besides its state, and their standard deviation
@@ -42,34 +43,47 @@ class SharedValueNetwork(nn.Module):
         *,
         width: int | None = None,
         depth: int | None = None,
+        share: float | None = None,
+        units: tuple[float, ...] | None = None,
         generator: torch.Generator | None = None,
     ) -> Self:
-        """psi of the problem's width and depth. Raises ValueError with the reason where the
-        problem has no identical agents."""
-        if (reason := cls.supports(problem)) is not None:
+        """psi of the problem's width and depth, on its dtype and device.
+
+        Keywords replace what `network_defaults(problem)` says: `share` its `agent_share`, `units`
+        its `agent_units`. Raises ValueError with the reason where the problem has no identical
+        agents and no `share` is given.
+        """
+        if share is None and (reason := cls.supports(problem)) is not None:
             raise ValueError(reason)
+        defaults = network_defaults(problem)
+        if share is None:
+            assert defaults.agent_share is not None
+            share = defaults.agent_share
         agent_network = ValueNetwork(
             problem.state_dim // problem.n_agents + cls.INDEX_DIM,
-            problem.network_width if width is None else width,
-            problem.network_depth if depth is None else depth,
-            scaling=cls._scaling(problem),
+            defaults.width if width is None else width,
+            defaults.depth if depth is None else depth,
+            scaling=cls._scaling(problem, defaults.agent_units if units is None else units),
             dtype=problem.dtype,
             device=problem.device,
             generator=generator,
         )
-        return cls._with(agent_network, problem, generator)
+        return cls._with(agent_network, problem, share, generator)
 
     @classmethod
-    def _scaling(cls, problem: Problem) -> NetworkScaling | None:
+    def _scaling(cls, problem: Problem, units: tuple[float, ...] | None) -> NetworkScaling | None:
         """psi's units; states as they are here."""
         return None
 
     @classmethod
     def _with(
-        cls, agent_network: ValueNetwork, problem: Problem, generator: torch.Generator | None
+        cls,
+        agent_network: ValueNetwork,
+        problem: Problem,
+        share: float,
+        generator: torch.Generator | None,
     ) -> Self:
-        assert problem.agent_share is not None
-        return cls(agent_network, problem.n_agents, problem.agent_share)
+        return cls(agent_network, problem.n_agents, share)
 
     @classmethod
     def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor | None:
@@ -82,7 +96,7 @@ class SharedValueNetwork(nn.Module):
     @staticmethod
     def supports(problem: Problem) -> str | None:
         """None, or the reason why the problem's states are not those of identical agents."""
-        if problem.agent_share is None:
+        if network_defaults(problem).agent_share is None:
             return f"{problem.name} has no identical agents to share a network; use network dense"
         return None
 
@@ -190,7 +204,8 @@ class IndexedValueNetwork(SharedValueNetwork):
     The e_i are fixed random vectors of `INDEX_DIM` normal numbers with standard deviation
     `INDEX_SCALE`, drawn with the parameters. Prefer it to a shared network where agents have to
     part ways: agents that start almost in the same state can then be sent in different directions.
-    psi sees states in the problem's `agent_units`. Relabelling agents does change their costates.
+    psi sees states in the `agent_units` of the problem's defaults. Relabelling agents does change
+    their costates.
     """
 
     INDEX_DIM = 8
@@ -209,18 +224,21 @@ class IndexedValueNetwork(SharedValueNetwork):
         self.register_buffer("indices", indices)
 
     @classmethod
-    def _scaling(cls, problem: Problem) -> NetworkScaling:
-        state_dim = problem.state_dim // problem.n_agents
-        units = (1.0,) * state_dim if problem.agent_units is None else problem.agent_units
+    def _scaling(cls, problem: Problem, units: tuple[float, ...] | None) -> NetworkScaling:
+        if units is None:
+            units = (1.0,) * (problem.state_dim // problem.n_agents)
         return NetworkScaling(state=(*units, *(1.0,) * cls.INDEX_DIM))
 
     @classmethod
     def _with(
-        cls, agent_network: ValueNetwork, problem: Problem, generator: torch.Generator | None
+        cls,
+        agent_network: ValueNetwork,
+        problem: Problem,
+        share: float,
+        generator: torch.Generator | None,
     ) -> Self:
-        assert problem.agent_share is not None
         indices = cls.draw_indices(problem, generator)
-        return cls(agent_network, problem.n_agents, problem.agent_share, indices)
+        return cls(agent_network, problem.n_agents, share, indices)
 
     @classmethod
     def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from jfbcore.kernels.fused import pull_back
@@ -62,7 +63,18 @@ class TimeStep:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next state, the cost h L of the step, and the control that flew."""
         control = self.control(t, z, output, kept)
-        return *self._euler(t, h, z, control), control
+        z_next = z + h * self.problem.dynamics(t, z, control)
+        return z_next, h * self.problem.running_cost(t, z, control), control
+
+    def cost_gradient(
+        self, t: Tensor, h: Tensor, z: Tensor, control: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h L (batch,) and its gradients in state (batch, n) and control (batch, m), in one pass:
+        what is expensive in both, such as the distances of agents, is evaluated once."""
+        cost, pull, *_ = torch.func.vjp(
+            lambda z, u: h * self.problem.running_cost(t, z, u), z, control
+        )
+        return cost, *pull(torch.ones_like(cost))
 
     def pull_back(
         self,
@@ -73,11 +85,21 @@ class TimeStep:
         kept: Tensor,
         z_bar: Tensor,
         running_bar: Tensor,
+        cost_gradient: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Cotangents of the state, but for its way through the network, and of `output`."""
+        """Cotangents of the state, but for its way through the network, and of `output`.
+
+        `cost_gradient`: those of `cost_gradient` where the way there has kept them.
+        """
         control = self.control(t, z, output, kept)
-        euler = pull_back(lambda z, u: self._euler(t, h, z, u), z, control)
-        onto, control_bar = euler((z_bar, running_bar))
+        if cost_gradient is None:
+            cost_gradient = self.cost_gradient(t, h, z, control)[1:]
+        cost_z, cost_u = cost_gradient
+        dynamics = pull_back(lambda z, u: self.problem.dynamics(t, z, u), z, control)
+        onto, control_bar = dynamics(h * z_bar)
+        weight = running_bar.unsqueeze(1)
+        onto = z_bar + onto + weight * cost_z
+        control_bar = control_bar + weight * cost_u
         if not isinstance(self.policy, HamiltonianPolicy):
             return onto, control_bar
         through, output_bar = self.policy.gradient.pull_back(
@@ -93,6 +115,3 @@ class TimeStep:
     def pull_terminal(self, z: Tensor, bar: Tensor) -> Tensor:
         """The cotangent of the final state for that of the terminal cost (batch,)."""
         return pull_back(self.problem.terminal_cost, z)(bar)[0]
-
-    def _euler(self, t: Tensor, h: Tensor, z: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        return z + h * self.problem.dynamics(t, z, u), h * self.problem.running_cost(t, z, u)

@@ -29,7 +29,8 @@ def differentiable_vjp(
     formula: Callable[..., Tensor], inputs: tuple[Tensor, ...], cotangent: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Vector-Jacobian product of `formula` at `inputs`, itself differentiable."""
-    output = formula(*inputs)
-    wanted = [x for x in inputs if x.requires_grad]
-    found = iter(torch.autograd.grad(output, wanted, cotangent, create_graph=True))
-    return tuple(next(found) if x.requires_grad else None for x in inputs)
+    along = (formula(*inputs) * cotangent).sum()
+    slopes = iter(
+        torch.autograd.grad(along, [x for x in inputs if x.requires_grad], create_graph=True)
+    )
+    return tuple(next(slopes) if x.requires_grad else None for x in inputs)

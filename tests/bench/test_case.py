@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from baselines import GRADIENTS
+from baselines import METHODS
 from bench.build import build_map, build_problem, build_solver
 from bench.case import (
     DEFAULT_BATCH,
@@ -21,6 +21,7 @@ from bench.case import (
 from bench.measure import training_config
 from bench.presets import MAIN_GRADIENTS, PRESETS, TIMEOUTS, select
 from bench.recipes import RECOMMENDED
+from bench.registry import has_inner_problem
 from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
 from jfbcore.solvers import SOLVERS
@@ -34,15 +35,19 @@ class TestNames:
 
     def test_names_are_those_of_the_registries_in_their_order(self):
         assert tuple(PROBLEMS) == PROBLEM_NAMES
-        assert tuple(GRADIENTS) == GRADIENT_NAMES
+        assert tuple(METHODS) == GRADIENT_NAMES
         assert tuple(SOLVERS) == SOLVER_NAMES
         assert tuple(MAPS) == MAP_NAMES
+
+    @pytest.mark.parametrize("name", METHODS)
+    def test_which_methods_have_an_inner_problem_is_their_own_word(self, name):
+        assert has_inner_problem(name) == METHODS[name].inner_problem
+        assert replace(BASE, gradient=name).inner_problem == METHODS[name].inner_problem
 
     @pytest.mark.parametrize("name", PROBLEM_NAMES)
     def test_default_discretisation_is_the_problems_own(self, name):
         problem = PROBLEMS[name](n_agents=1)
         assert DEFAULT_STEPS[name] == problem.n_steps
-        assert DEFAULT_BATCH[name] == problem.batch_size
 
     def test_every_preset_has_a_timeout(self):
         assert set(TIMEOUTS) == set(PRESETS)

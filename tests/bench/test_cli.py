@@ -522,6 +522,22 @@ class TestCheckpoint:
         assert file.read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
+    @pytest.mark.parametrize("problem", ["quadrotor", "bicycle", "consumption"])
+    @pytest.mark.parametrize("gradient", ["jfb", "direct"])
+    def test_a_checkpoint_is_a_policy_for_the_library(self, capsys, tmp_path, problem, gradient):
+        """Its cost on the held-out states is the one that training reports, to the last bit."""
+        import torch
+
+        import jfbcore as jfb
+
+        arguments = ["train", "--problem", problem, "--agents", "2", "--gradient", gradient,
+                     "--batch", "2", "--horizon-steps", "3", "--steps", "2"]  # fmt: skip
+        _, out, _ = run_cli(capsys, *arguments, "--checkpoint", tmp_path / "run.pt")
+        policy = jfb.load(tmp_path / "run.pt")
+        with torch.no_grad():
+            cost = jfb.rollout(policy, jfb.held_out_states(policy.problem), warm_start=True).cost
+        assert cost.double().mean().item() == last_line(out)["final"]["evaluation_cost"]
+
     def test_a_folder_is_no_checkpoint_file(self, capsys, tmp_path):
         """Found before training, not when hours of it are to be saved."""
         code, out, err = run_cli(capsys, *TINY, "--steps", "1", "--checkpoint", tmp_path)
@@ -562,12 +578,16 @@ class TestReadme:
             assert code == 0
             assert last_line(out)["status"] == "ok"
 
-    def test_the_library_example_runs(self):
-        """As it stands, but for its minibatch of fifty."""
+    def test_the_library_example_runs(self, tmp_path, monkeypatch):
+        """As it stands, but for its minibatch of fifty and fewer time steps."""
+        monkeypatch.chdir(tmp_path)
         (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
         assert block.count("(50,") == 1
         names: dict = {}
-        exec(block.replace("(50,", "(2,"), names)
+        shorter = block.replace("(50,", "(2,").replace("(n_agents=6)", "(n_agents=6, n_steps=8)")
+        exec(shorter.replace("policy = jfb.load(", "loaded = jfb.load("), names)
+        assert names["flown"].states.shape == (9, 2, 72)
+        assert repr(names["loaded"]) == repr(names["policy"])
         gradients = [p.grad for p in names["policy"].parameters() if p.grad is not None]
         assert gradients
         assert all(gradient.isfinite().all() for gradient in gradients)

@@ -31,7 +31,7 @@ from bench.measure import (
 )
 from bench.memory import LiveTensorTracker
 from bench.records import empty_record
-from jfbcore.extras.compiled_step import CompiledStep
+from jfbcore.extras.compiled_rollout import CompiledRollout
 
 CASE = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=3, n_steps=4)
 
@@ -254,7 +254,7 @@ class TestLinearResidual:
         found = linear_residual(Step(case))
         assert 0 <= found["mean"] <= found["max"] < 1e-5
         step = Step(case)
-        step.policy.gradient = Implicit(ConjugateGradient(max_iterations=1))
+        step.policy = step.policy.with_gradient(Implicit(ConjugateGradient(max_iterations=1)))
         rough = linear_residual(step)
         assert rough["max"] > 1e-4
         assert step.policy.gradient == Implicit(ConjugateGradient(max_iterations=1))
@@ -271,7 +271,7 @@ class TestReversibleDrift:
         found = reversible_drift(Step(case))
         assert 0 < found["mean"] <= found["max"] < 1e-8
         step = Step(case)
-        step.policy.gradient = Reversible(inversions=None)
+        step.policy = step.policy.with_gradient(Reversible(inversions=None))
         longer = reversible_drift(step)
         assert longer["max"] > 10 * found["max"]
         assert step.policy.gradient == Reversible(inversions=None)
@@ -329,7 +329,8 @@ class TestPeakResidentSet:
 
 def test_a_compiled_case_reports_compile_time_apart(monkeypatch):
     """Captured without code generation, which takes tens of seconds."""
-    monkeypatch.setattr(build_module, "CompiledStep", partial(CompiledStep, backend="aot_eager"))
+    compiled = partial(CompiledRollout, backend="aot_eager")
+    monkeypatch.setattr(build_module, "CompiledRollout", compiled)
     case = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=3, n_steps=3)
     records = []
     for each in (case, replace(case, compile=True)):
@@ -351,7 +352,7 @@ def test_what_cannot_be_compiled_is_unsupported():
     record = empty_record(case, 0)
     worker.fill(record, case, 0)
     assert record["status"] == "unsupported"
-    assert "run it eager" in record["reason"]
+    assert "decides on the host when to stop" in record["reason"]
 
 
 def test_the_cosine_is_that_of_the_two_gradients():

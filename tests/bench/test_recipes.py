@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 
-from bench.build import Unsupported, build
+from baselines import METHODS
+from bench.build import Unsupported, build, build_problem
 from bench.case import GRADIENT_NAMES, PROBLEM_NAMES, RECIPES, Case
 from bench.commands import train
 from bench.recipes import case_settings, training_config
+from jfbcore.train import Training
 
 
 def case_of(*arguments: str) -> Case:
@@ -28,11 +31,14 @@ def test_every_gradient_builds_under_every_recipe(problem, n_agents, recipe):
         settings = case_settings(recipe, problem, n_agents, gradient)
         case = Case(problem=problem, n_agents=n_agents, gradient=gradient, n_steps=4, **settings)
         training_config(case, steps=5, recipe=recipe)
-        if gradient == "cvxpylayers" and problem != "quadrotor":
-            with pytest.raises(Unsupported, match="not concave"):
-                build(case, 0)
-        else:
+        reason = METHODS[gradient].supports(build_problem(case))
+        if gradient == "unrolled-network":
+            reason = "fixed number of iterations"  # no recipe has one
+        if reason is None:
             build(case, 0)
+        else:
+            with pytest.raises(Unsupported, match=re.escape(reason)):
+                build(case, 0)
 
 
 def test_the_recommended_quadrotor():
@@ -75,6 +81,21 @@ def test_the_released_recipe_is_the_released_code():
     config = training_config(case, steps=500, recipe="released")
     assert (config.optimizer, config.learning_rate) == ("adam", 1e-2)
     assert (config.schedule, config.coarsening, config.warm_start) == ("plateau", (), False)
+    assert (config.plateau_patience, config.hjb_running, config.hjb_final) == (100, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("gradient", ["jfb", "unrolled", "direct"])
+def test_the_released_recipe_penalises_bicycles(gradient):
+    """With the released weights, where there is a value network; and it trains."""
+    case = case_of("--problem", "bicycle", "--agents", "1", "--gradient", gradient,
+                   "--recipe", "released", "--batch", "2", "--horizon-steps", "3",
+                   "--iterations", "2")  # fmt: skip
+    config = training_config(case, steps=1, recipe="released")
+    expected = (0.0, 0.0) if gradient == "direct" else (1e-4, 1e-2)
+    assert (config.hjb_running, config.hjb_final) == expected
+    assert Training(build(case, 0), config).run().status == "ok"
+    recommended = training_config(case, steps=1)
+    assert (recommended.hjb_running, recommended.hjb_final) == (0.0, 0.0)
 
 
 def test_an_unknown_recipe_is_named():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from baselines import DirectPolicy
+from jfbcore.extras.network_defaults import network_defaults
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
 
@@ -49,13 +50,14 @@ def test_an_indexed_one_tells_agents_apart(problem):
 def test_an_indexed_one_sees_states_in_the_problems_units():
     problem = Bicycle(2)
     policy = policy_of(problem, IndexedValueNetwork)
-    assert policy.units.tolist() == pytest.approx(list(problem.agent_units))
+    units = network_defaults(problem).agent_units
+    assert policy.units.tolist() == pytest.approx(list(units))
     with torch.no_grad():
         z = problem.sample_initial_states(2, generator(1))
         seen = []
         policy.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         policy(0.25, z)
-    rows = z.view(4, 4) / torch.tensor(problem.agent_units)
+    rows = z.view(4, 4) / torch.tensor(units)
     expected = torch.cat((rows, policy.indices.repeat(2, 1), torch.full((4, 1), 0.25)), 1)
     torch.testing.assert_close(seen[0], expected)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
 from jfbcore.problems import PROBLEMS
-from jfbcore.problems.base import NetworkScaling
 from jfbcore.value_network import ValueNetwork
 
 F64 = torch.float64
@@ -250,15 +250,21 @@ def test_the_global_generator_has_no_say():
         assert torch.equal(a, b)
 
 
+#: of arXiv 2602.00921
+WIDTHS = {"quadrotor": 96, "bicycle": 100, "consumption": 50}
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("n_agents", [1, 3])
 def test_for_problem(name, n_agents):
     problem = PROBLEMS[name](n_agents=n_agents, dtype=F64)
     network = ValueNetwork.for_problem(problem, generator=generator())
-    assert (network.width, network.depth) == (problem.network_width, problem.network_depth)
-    assert network.opening.shape == (problem.network_width, problem.state_dim)
+    defaults = network_defaults(problem)
+    assert (defaults.width, defaults.depth) == (WIDTHS[name], 3)
+    assert (network.width, network.depth) == (defaults.width, defaults.depth)
+    assert network.opening.shape == (defaults.width, problem.state_dim)
     assert all(p.dtype == F64 for p in network.parameters())
-    scaling = problem.network_scaling()
+    scaling = defaults.scaling
     unit = 1.0 if scaling is None else scaling.value / scaling.state
     torch.testing.assert_close(unit * network.linear.detach(), problem.initial_costate())
     small = ValueNetwork.for_problem(problem, width=3, depth=2, generator=generator())

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from baselines import GRADIENTS, DenseLU, Implicit, build_policy
+from baselines import METHODS, DenseLU, Implicit, build_policy
 from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
 from jfbcore.rollout import rollout
@@ -51,18 +51,17 @@ def training_step(
 ) -> tuple[Operators, int]:
     """The operators of a forward and backward pass, and n * m."""
     problem = PROBLEMS[name](n_agents=n_agents, n_steps=2, t_final=0.1)
-    estimator = GRADIENTS[gradient]
-    if estimator is not None:
-        for reason in (
-            estimator.supports(problem),
-            solver.supports(problem),
-            estimator.supports_solver(solver),
-        ):
-            if reason is not None:
-                pytest.skip(reason)
+    method = METHODS[gradient]
+    for reason in (
+        method.supports(problem),
+        solver.supports(problem),
+        method.supports_solver(solver),
+    ):
+        if reason is not None:
+            pytest.skip(reason)
     policy = build_policy(
         problem,
-        estimator,
+        method,
         fixed_point_map=MAPS[map_name],
         solver=solver,
         width=8,
@@ -87,10 +86,10 @@ OUTSIDE = ("cvxpylayers", "cvxpylayers-scs", "cvxpylayers-moreau")
 @every_map
 @pytest.mark.parametrize("solver", ["picard", "anderson"])
 @pytest.mark.parametrize(
-    "gradient", [g for g in GRADIENTS if g not in DATA_DEPENDENT and g not in OUTSIDE]
+    "gradient", [g for g in METHODS if g not in DATA_DEPENDENT and g not in OUTSIDE]
 )
 def test_as_many_operators_for_many_agents(name, map_name, solver, gradient):
-    if isinstance(GRADIENTS[gradient], Implicit):
+    if isinstance(METHODS[gradient].estimator, Implicit):
         pytest.skip("DenseLU assembles (m, m) by design")
     few, _ = training_step(name, FEW, gradient, fixed(solver), map_name)
     many, _ = training_step(name, MANY, gradient, fixed(solver), map_name)
@@ -101,13 +100,13 @@ def test_as_many_operators_for_many_agents(name, map_name, solver, gradient):
 @every_problem
 @every_map
 @pytest.mark.parametrize("solver", [s for s in SOLVERS if SOLVERS[s] is not ClosedForm])
-@pytest.mark.parametrize("gradient", [g for g in GRADIENTS if g not in OUTSIDE])
+@pytest.mark.parametrize("gradient", [g for g in METHODS if g not in OUTSIDE])
 def test_nothing_of_the_size_of_a_jacobian(name, map_name, solver, gradient):
     """Not even for one sample: no result holds n * m numbers.
 
     The interaction's N^2 pairs for the whole batch stay below that, and so do the parameters.
     """
-    estimator = GRADIENTS[gradient]
+    estimator = METHODS[gradient].estimator
     if isinstance(estimator, Implicit) and isinstance(estimator.linear_solver, DenseLU):
         pytest.skip("DenseLU assembles (m, m) by design")
     operators, jacobian = training_step(name, MANY, gradient, fixed(solver), map_name)

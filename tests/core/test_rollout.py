@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines import DIRECT, GRADIENTS, build_policy
+from baselines import METHODS, build_policy
 from bench.memory import LiveTensorTracker
 from jfbcore.jfb import JFB
 from jfbcore.maps import PlainMap, ScaledMap
@@ -36,7 +36,7 @@ def make(name: str, *, n_agents: int = 2, n_steps: int = 6, **settings) -> Polic
 
 
 def policy_for(
-    problem: Problem, *, gradient=GRADIENTS["jfb"], solver=None, fixed_point_map=None
+    problem: Problem, *, gradient=METHODS["jfb"], solver=None, fixed_point_map=None
 ) -> Policy:
     policy = build_policy(
         problem,
@@ -69,9 +69,9 @@ class Recording:
 
 
 @every_problem
-@pytest.mark.parametrize("gradient", ["jfb", DIRECT])
+@pytest.mark.parametrize("gradient", ["jfb", "direct"])
 def test_costs_against_a_loop_on_floats(name, gradient):
-    policy = make(name, n_agents=3, gradient=GRADIENTS[gradient])
+    policy = make(name, n_agents=3, gradient=METHODS[gradient])
     problem, h = policy.problem, 0.1
     x = problem.sample_initial_states(BATCH, generator())
     record = Recording(policy)
@@ -260,7 +260,7 @@ def test_the_true_value_function_has_no_penalty(problem, slope):
 
 
 def test_penalties_need_a_value_network():
-    policy = make("quadrotor", gradient=None)
+    policy = make("quadrotor", gradient=METHODS["direct"])
     x = policy.problem.sample_initial_states(BATCH, generator())
     with pytest.raises(ValueError, match="HJB penalties need a policy with a value network"):
         rollout(policy, x, penalties=True)
@@ -269,15 +269,15 @@ def test_penalties_need_a_value_network():
 
 
 @pytest.mark.parametrize("segment", [1, 4, 100])
-@pytest.mark.parametrize("gradient", ["jfb", "implicit", DIRECT])
+@pytest.mark.parametrize("gradient", ["jfb", "implicit", "direct"])
 @every_problem
 def test_checkpointed_segments_change_nothing_but_memory(name, gradient, segment):
     """The same operations in the same order: equal to the last bit, statistics counted once."""
     found = []
     for options in ({}, {"segment": segment}):
-        policy = make(name, gradient=GRADIENTS[gradient])
+        policy = make(name, gradient=METHODS[gradient])
         states = policy.problem.sample_initial_states(BATCH, generator(1))
-        penalties = gradient != DIRECT
+        penalties = METHODS[gradient].inner_problem
         result = rollout(policy, states, warm_start=True, penalties=penalties, **options)
         loss = result.cost.mean()
         if result.hjb_penalty is not None:
@@ -324,17 +324,18 @@ def test_a_warm_start_is_projected_on_the_set_as_it_is_now():
     torch.testing.assert_close(found.control, cold, rtol=1e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("gradient", METHODS)
 def test_a_rollout_that_is_dropped_leaves_nothing(gradient, monkeypatch):
     """Neither with its backward pass nor without: a cycle through a graph is never collected."""
     alive: weakref.WeakSet = weakref.WeakSet()
     problem = PROBLEMS["quadrotor"](n_agents=2, n_steps=3)
-    estimator = GRADIENTS[gradient]
-    if gradient == DIRECT:
+    method, solver = METHODS[gradient], Picard(tolerance=1e-4)
+    if not method.inner_problem:
         pytest.skip("makes no Hamiltonian in a rollout")
-    if (reason := estimator.supports(problem)) is not None:
-        pytest.skip(reason)
-    policy = policy_for(problem, solver=Picard(tolerance=1e-4), gradient=estimator)
+    for reason in (method.supports(problem), method.supports_solver(solver)):
+        if reason is not None:
+            pytest.skip(reason)
+    policy = policy_for(problem, solver=solver, gradient=method)
     build, count = problem.hamiltonian, []
 
     def watched(*arguments):
@@ -345,13 +346,15 @@ def test_a_rollout_that_is_dropped_leaves_nothing(gradient, monkeypatch):
 
     monkeypatch.setattr(problem, "hamiltonian", watched)
     x = problem.sample_initial_states(BATCH, generator())
-    result = rollout(policy, x, penalties=True)
+    penalties = isinstance(policy, HamiltonianPolicy)
+    result = rollout(policy, x, penalties=penalties)
     assert max(count) > 0
-    (result.cost.mean() + result.hjb_penalty.mean()).backward()
-    del result
+    loss = result.cost.mean()
+    (loss + result.hjb_penalty.mean() if penalties else loss).backward()
+    del result, loss
     gc.collect()
     assert len(alive) == 0
-    result = rollout(policy, x, penalties=True)
+    result = rollout(policy, x, penalties=penalties)
     del result
     gc.collect()
     assert len(alive) == 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.jfb import JFB
 from jfbcore.maps import ScaledMap
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
-from jfbcore.problems.base import NetworkScaling
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Picard
 from jfbcore.value_network import ValueNetwork
@@ -93,7 +93,7 @@ def test_a_swarm_of_equals_without_interaction_costs_what_its_share_says(kind):
         costs.append(cost.item())
         found = [p.grad.flatten() for p in policy.parameters() if p.grad is not None]
         gradients.append(torch.cat(found))
-    factor = many.agent_share * 3
+    factor = network_defaults(many).agent_share * 3
     assert costs[1] == pytest.approx(factor * costs[0], rel=1e-9)
     # The swarm's map has other eigenvalues than one agent's only through its size.
     torch.testing.assert_close(gradients[1], factor * gradients[0], rtol=1e-6, atol=1e-9)
@@ -127,7 +127,9 @@ def test_an_indexed_network_is_a_plain_one_of_state_in_units_and_index():
     problem = SWARMS["bicycle"](3)
     network = network_of(problem, IndexedValueNetwork)
     z = problem.sample_initial_states(2, torch.Generator().manual_seed(1))
-    plain = ValueNetwork(4 + network.INDEX_DIM, problem.network_width, dtype=torch.float64)
+    plain = ValueNetwork(
+        4 + network.INDEX_DIM, network_defaults(problem).width, dtype=torch.float64
+    )
     plain.load_state_dict(network.agent_network.state_dict())
     for i in range(3):
         state = z[:, 4 * i : 4 * i + 4].clone()

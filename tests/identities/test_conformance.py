@@ -40,6 +40,7 @@ from jfbcore.solvers import SOLVERS, ClosedForm, Newton, Picard, Solver, Status
 from tests.identities.test_identities import (
     CASES,
     ESTIMATORS,
+    FRESH_METHODS,
     attach,
     contractive_point,
     definition_derivatives,
@@ -85,10 +86,11 @@ def test_a_short_rollout(case, gradient, solver, map_name):
     dtype = torch.float32
     problem = CASES[case](n_agents=2, n_steps=2, t_final=0.1, dtype=dtype)
     inner = SOLVERS[solver](tolerance=1e-4 * problem.gradient_scale)
-    skip_unless_supported(problem, ESTIMATORS.get(gradient), inner)
+    method = FRESH_METHODS[gradient]
+    skip_unless_supported(problem, method, inner)
     policy = build_policy(
         problem,
-        ESTIMATORS.get(gradient),
+        method,
         fixed_point_map=MAPS[map_name],
         solver=inner,
         width=6,
@@ -112,7 +114,7 @@ def test_a_short_rollout(case, gradient, solver, map_name):
     assert any(g.ne(0).any() for g in gradients)
 
     summary = result.inner.summary()
-    if ESTIMATORS.get(gradient) is None:
+    if not method.inner_problem:
         assert summary is None
         return
     assert len(result.inner.iterations) == problem.n_steps
@@ -298,10 +300,10 @@ def test_exact_k_controls_are_the_iterates(case, map_name):
 @every_solver
 def test_reasons(case, gradient, solver):
     """None or a sentence; and what is refused is refused with that very sentence."""
-    estimator = ESTIMATORS.get(gradient)
+    estimator = FRESH_METHODS[gradient]
     problem = CASES[case](n_agents=2)
     inner: Solver = SOLVERS[solver]()
-    if estimator is None:
+    if not estimator.inner_problem:
         return
     reasons = [
         estimator.supports(problem),
@@ -346,12 +348,10 @@ def test_every_estimator_serves_something(gradient):
     assert served
 
 
-@every_gradient
+@every_estimator
 def test_estimators_are_values(gradient):
     """Frozen dataclasses without unknown options: two of the same settings are equal."""
-    estimator = ESTIMATORS.get(gradient)
-    if estimator is None:
-        return
+    estimator = ESTIMATORS[gradient]
     assert dataclasses.is_dataclass(estimator)
     settings = {f.name: getattr(estimator, f.name) for f in dataclasses.fields(estimator) if f.init}
     assert type(estimator)(**settings) == estimator

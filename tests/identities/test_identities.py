@@ -23,17 +23,20 @@ from torch import Tensor, nn
 from baselines import (
     GMRES,
     GRADIENTS,
+    METHODS,
     ConjugateGradient,
     CvxpyLayer,
     DenseLU,
+    EstimatorMethod,
     Implicit,
+    Method,
     Moreau,
     Neumann,
     Reversible,
     TorchDEQ,
     Unrolled,
     UnrolledCheckpoint,
-    UnrolledNetwork,
+    UnrolledNetworkMethod,
     UnrolledNetworkPolicy,
     build_policy,
 )
@@ -69,17 +72,20 @@ CASES: dict[str, Callable[..., Problem]] = {
     "consumption-shared": shared_habits,
 }
 #: the registry's estimators, copied: nothing that other tests left in their caches
-ESTIMATORS: dict[str, GradientEstimator] = {
-    k: dataclasses.replace(g) for k, g in GRADIENTS.items() if g is not None
+ESTIMATORS: dict[str, GradientEstimator] = {k: dataclasses.replace(g) for k, g in GRADIENTS.items()}
+#: every registered method, on those copies where it uses an estimator
+FRESH_METHODS: dict[str, Method] = {
+    name: EstimatorMethod(ESTIMATORS[name]) if name in ESTIMATORS else method
+    for name, method in METHODS.items()
 }
 #: estimators that differentiate the solver's iterations themselves
-DIFFERENTIATES_ITERATIONS = (Unrolled, UnrolledCheckpoint, UnrolledNetwork)
+DIFFERENTIATES_ITERATIONS = (Unrolled, UnrolledCheckpoint)
 #: residual of an inner solve, in units of the problem's gradient: a thousand times rounding
 TIGHT = 1e-12
 
 every_case = pytest.mark.parametrize("case", CASES)
 every_estimator = pytest.mark.parametrize("gradient", ESTIMATORS)
-every_gradient = pytest.mark.parametrize("gradient", GRADIENTS)
+every_gradient = pytest.mark.parametrize("gradient", FRESH_METHODS)
 every_solver = pytest.mark.parametrize("solver", SOLVERS)
 every_map = pytest.mark.parametrize("map_name", MAPS)
 
@@ -96,27 +102,27 @@ def is_exact(estimator: GradientEstimator, fixed_point_map: FixedPointMap) -> bo
 
 
 def skip_unless_supported(
-    problem: Problem, estimator: GradientEstimator | None, solver: Solver
+    problem: Problem, method: Method | GradientEstimator, solver: Solver
 ) -> None:
-    if estimator is None:
-        return
-    for reason in (
-        estimator.supports(problem),
-        solver.supports(problem),
-        estimator.supports_solver(solver),
-    ):
+    reasons = [method.supports(problem), solver.supports(problem), method.supports_solver(solver)]
+    for reason in reasons:
         if reason is not None:
             pytest.skip(reason)
 
 
-def tight(solver: str, problem: Problem, estimator: GradientEstimator | None = None) -> Solver:
+def tight(
+    solver: str, problem: Problem, method: Method | GradientEstimator | None = None
+) -> Solver:
     """The registered solver at the tightest tolerance float64 leaves room for.
 
     An estimator that differentiates the iteration itself gets a fixed number of iterations
     instead: its derivative converges later than the control does, and where the map converges
     in one step it would not have converged at all.
     """
-    if isinstance(estimator, DIFFERENTIATES_ITERATIONS):
+    estimator = method.estimator if isinstance(method, Method) else method
+    if isinstance(method, UnrolledNetworkMethod) or isinstance(
+        estimator, DIFFERENTIATES_ITERATIONS
+    ):
         return SOLVERS[solver](tolerance=None, max_iterations=120)  # 0.8^120 = 2e-12
     if isinstance(estimator, Reversible):
         # Relaxed with 0.8 the slower of two modes falls by 0.87 where the map does by 0.8: 0.87^240
@@ -125,13 +131,10 @@ def tight(solver: str, problem: Problem, estimator: GradientEstimator | None = N
     return SOLVERS[solver](tolerance=TIGHT * problem.gradient_scale, max_iterations=1000)
 
 
-def any_solver(estimator: GradientEstimator | None, problem: Problem) -> Solver:
-    """The first registered solver that the estimator can work with, tight."""
-    return next(
-        solver
-        for solver in (tight(name, problem, estimator) for name in SOLVERS)
-        if estimator is None or estimator.supports_solver(solver) is None
-    )
+def any_solver(method: Method | GradientEstimator, problem: Problem) -> Solver:
+    """The first registered solver that the method can work with, tight."""
+    solvers = (tight(name, problem, method) for name in SOLVERS)
+    return next(solver for solver in solvers if method.supports_solver(solver) is None)
 
 
 def noise(like: Tensor, seed: int) -> Tensor:
@@ -356,7 +359,7 @@ def test_one_decision_against_differences_of_the_reference(case, gradient, solve
 
 def small_policy(
     case: str,
-    gradient: GradientEstimator | None,
+    method: Method | GradientEstimator,
     solver: Solver | None = None,
     fixed_point_map: FixedPointMap | None = None,
     *,
@@ -368,7 +371,7 @@ def small_policy(
     problem = CASES[case](n_agents=n_agents, n_steps=n_steps, t_final=t_final, dtype=F64)
     return build_policy(
         problem,
-        gradient,
+        method,
         fixed_point_map=ScaledMap() if fixed_point_map is None else fixed_point_map,
         solver=tight("newton", problem) if solver is None else solver,
         width=6,
@@ -421,13 +424,13 @@ def test_rollout_gradient_against_differences(case, gradient, map_name):
 
     The costs whose difference is taken come from another solver (Newton) than the gradient.
     """
-    estimator = ESTIMATORS.get(gradient)
-    problem = CASES[case](n_agents=2, dtype=F64)
-    inner = any_solver(estimator, problem)
-    skip_unless_supported(problem, estimator, inner)
+    method = FRESH_METHODS[gradient]
+    estimator, problem = method.estimator, CASES[case](n_agents=2, dtype=F64)
+    inner = any_solver(method, problem)
+    skip_unless_supported(problem, method, inner)
     if estimator is not None and not is_exact(estimator, MAPS[map_name]):
         pytest.skip(f"{gradient} is biased on this map by design")
-    policy = small_policy(case, estimator, inner, MAPS[map_name])
+    policy = small_policy(case, method, inner, MAPS[map_name])
     make_costates_generic(policy)
     x = policy.problem.sample_initial_states(2, generator(5))
     # In proportion to the parameters, so that one step length suits all of them; those that

@@ -218,9 +218,6 @@ def test_defaults():
         "device": torch.device("cpu"),
         "state_dim": 4,
         "control_dim": 2,
-        "network_width": 100,
-        "network_depth": 3,
-        "batch_size": 100,
     }
     assert {key: getattr(problem, key) for key in expected} == expected
     hundred = Bicycle(100)

@@ -381,9 +381,6 @@ def test_defaults():
         "device": torch.device("cpu"),
         "state_dim": 2,
         "control_dim": 1,
-        "network_width": 50,
-        "network_depth": 3,
-        "batch_size": 128,
     }
     assert {key: getattr(problem, key) for key in expected} == expected
     hundred = Consumption(100)

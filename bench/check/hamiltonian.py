@@ -1,0 +1,112 @@
+"""What a Hamiltonian must satisfy at a point, whatever the problem describes.
+
+Everything is compared with the definition H = -<p, f> - L differentiated by autograd.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.check.points import Point, by_definition, generator, gradient_by_definition
+from bench.check.requirement import require, require_close, require_finite
+
+
+def value_is_the_definition(point: Point) -> None:
+    """H(u) is -<p, f> - L."""
+    expected = by_definition(point, point.z, point.p, point.u)
+    require_close(point.hamiltonian().value(point.u), expected, "H")
+
+
+def gradient_is_the_derivative(point: Point) -> None:
+    """grad is the derivative of H in u."""
+    point.require_grad()
+    require_close(point.hamiltonian().grad(point.u), gradient_by_definition(point), "grad H")
+
+
+def hvp_is_the_derivative(point: Point) -> None:
+    """hvp is the derivative of grad in u, along a direction."""
+    point.require_grad()
+    v = _noise(point.u, 1)
+    (expected,) = torch.autograd.grad(gradient_by_definition(point), point.u, v)
+    require_close(point.hamiltonian().hvp(point.u, v), expected, "hvp")
+
+
+def hessian_is_symmetric(point: Point) -> None:
+    """<w, hvp(v)> = <v, hvp(w)>."""
+    h, v, w = point.hamiltonian(), _noise(point.u, 1), _noise(point.u, 2)
+    left, right = (w * h.hvp(point.u, v)).sum(1), (v * h.hvp(point.u, w)).sum(1)
+    require_close(left, right, "the difference between the Hessian and its transpose")
+
+
+def mixed_derivatives_are_there(point: Point) -> None:
+    """grad has the right derivatives in u, z and p: every gradient estimator is made of them."""
+    point.require_grad()
+    w = _noise(point.u, 1)
+    inputs = {"u": point.u, "z": point.z, "p": point.p}
+
+    def derivatives(of: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            of, tuple(inputs.values()), w, allow_unused=True, materialize_grads=True
+        )
+
+    expected = derivatives(gradient_by_definition(point))
+    gradients = derivatives(point.hamiltonian().grad(point.u))
+    for name, a, b in zip(inputs, gradients, expected, strict=True):
+        require_close(a, b, f"the derivative of grad H in {name}")
+
+
+def curvature_scaling_is_positive(point: Point) -> None:
+    """The scaling is positive and finite and has no graph, at costates of every size."""
+    for scale in (0.0, 1e-8, 1.0, 1e3, 1e6):
+        p = (scale * point.p).requires_grad_()
+        h = point.problem.hamiltonian(point.t, point.z, p)
+        scaling = h.curvature_scaling(point.u)
+        where = f"curvature_scaling at {scale:g} times the costate"
+        require(not scaling.requires_grad, f"{where} carries a graph")
+        require(
+            scaling.shape in (point.u.shape, (len(point.u), 1)),
+            f"{where} has shape {tuple(scaling.shape)}, expected {tuple(point.u.shape)} or "
+            f"{(len(point.u), 1)}",
+        )
+        require_finite(scaling, where)
+        require((scaling > 0).all(), f"{where} is not positive: {scaling.min().item():.2g}")
+
+
+def newton_direction_ascends(point: Point) -> None:
+    """(-Hessian)^-1 r is linear in r, points upwards and holds the Hessian fixed."""
+    point.require_grad()
+    h = point.hamiltonian()
+    r, s = _noise(point.u, 1).requires_grad_(), _noise(point.u, 2)
+    direction = h.newton_direction(point.u, r)
+    slopes = (direction * r).sum(1)
+    require((slopes > 0).all(), f"it descends: <direction, r> is {slopes.min().item():.2g}")
+    expected = 2.0 * direction - h.newton_direction(point.u, s)
+    require_close(h.newton_direction(point.u, 2.0 * r - s), expected, "what is linear in r")
+    into_r, *others = torch.autograd.grad(
+        direction.sum(), (r, point.u, point.z, point.p), allow_unused=True
+    )
+    require(into_r is not None, "it has no derivative in r")
+    require(others == [None, None, None], "it has a derivative in u, z or p: detach the Hessian")
+
+
+def projection_is_one(point: Point) -> None:
+    """Once projected, a control stays; `interior` says where `project` leaves a control alone."""
+    h = point.hamiltonian()
+    if not h.constrained:
+        require(h.interior(point.u) is None, "`constrained` is False and `interior` is not None")
+        same = h.project(point.u) is point.u
+        require(same, "`constrained` is False and `project` does something")
+        return
+    far = 1e4 * _noise(point.u, 1)
+    projected, inside = h.project(far), h.interior(far)
+    require_close(h.project(projected), projected, "a second projection")
+    if inside is None:
+        raise AssertionError("`constrained` is True and `interior` is None")
+    require_close(projected[inside], far[inside], "a control inside, projected,")
+    moved = (projected - far)[~inside].ne(0)
+    require(moved.all(), "`interior` is False where `project` does nothing")
+
+
+def _noise(like: Tensor, seed: int) -> Tensor:
+    return torch.randn(like.shape, generator=generator(seed), dtype=like.dtype)

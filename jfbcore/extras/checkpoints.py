@@ -1,0 +1,187 @@
+"""Policies and training runs in files, read without running code that the file brings along."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from jfbcore import _validate
+from jfbcore.extras.clock import Clock
+from jfbcore.extras.description import describe, one_line, rebuild
+from jfbcore.extras.results import Evaluation
+from jfbcore.policy import Policy
+
+if TYPE_CHECKING:
+    from jfbcore.train import Training
+
+CHECKPOINT_VERSION = 7
+#: version of the part of a checkpoint that `load` reads, and the whole of what `save` writes
+POLICY_VERSION = 1
+
+
+def save(policy: Policy, file: str | Path) -> None:
+    """Write `policy` to `file`: a plain description of how it is built, and its parameters.
+
+    Raises ValueError where the policy cannot be built again from what its objects keep of their
+    constructors' arguments, and OSError where the file cannot be written.
+    """
+    _validate.instance("policy", policy, Policy, "HamiltonianPolicy(problem, network, …)")
+    content = _policy_content(policy)
+    if content["not_described"] is not None:
+        raise ValueError(f"`policy` cannot be saved: {content['not_described']}")
+    _write(content, Path(file))
+
+
+def load(file: str | Path, *, device: str | torch.device = "cpu") -> Policy:
+    """The policy in `file`, which `save` or a training run with a checkpoint has written.
+
+    It comes with its problem, network, map, solver and gradient, on `device`. Classes from outside
+    the suite have to be imported before. Raises ValueError where the file holds no such policy.
+    """
+    path = Path(file)
+    content = _read("file", path)
+    if not isinstance(content, dict) or content.get("policy_version") != POLICY_VERSION:
+        raise ValueError(
+            f"`file` {path} holds no policy of version {POLICY_VERSION}; write one with "
+            "jfbcore.save(policy, file) or train with a checkpoint"
+        )
+    if content.get("not_described") is not None:
+        raise ValueError(f"`file` {path} cannot be rebuilt: {content['not_described']}")
+    try:
+        policy = _rebuilt(content["description"], torch.device(device))
+        policy.load_state_dict(content["policy"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`file` {path} cannot be rebuilt: {_first_line(error)}") from error
+    return policy
+
+
+def identity(policy: Policy) -> str:
+    """A line that names what is trained: problem, policy and the shapes of the parameters."""
+    shapes = ", ".join(str(tuple(p.shape)) for p in policy.parameters())
+    return f"{policy.problem.name}: {one_line(policy, longest=10**6)} with {shapes}"
+
+
+class Saver:
+    """Saves a training run to `path` every `interval` training steps and in the end, if given."""
+
+    def __init__(self, path: Path | None, interval: int) -> None:
+        self.path = path
+        self.interval = _validate.positive_int("checkpoint_interval", interval)
+
+    def __call__(self, training: Training) -> None:
+        if training.step % self.interval == 0:
+            self.finish(training)
+
+    def finish(self, training: Training) -> None:
+        """Save whatever the training step."""
+        if self.path is not None:
+            training.save(self.path)
+
+
+def save_training(training: Training, path: Path) -> None:
+    """Write everything that `training` needs to go on, and its policy as `save` would."""
+    _write(
+        _policy_content(training.policy)
+        | {
+            "version": CHECKPOINT_VERSION,
+            "config": asdict(training.config),
+            "identity": training.identity,
+            "optimizer": training.optimizer.state_dict(),
+            "guard": training.guard.state_dict(),
+            "schedules": training.schedules.state_dict(),
+            "clock": asdict(training.clock),
+            "generator": training.generator.get_state(),
+            "minibatch": training.minibatch,
+            "progress": (training.step, training.loss),
+            "curve": [asdict(point) for point in training.curve],
+        },
+        path,
+    )
+
+
+def load_training(training: Training, path: Path) -> None:
+    """Continue `training` where the run in the file was; ValueError where it is another run."""
+    state = _read("checkpoint", path)
+    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
+        raise ValueError(f"`checkpoint` {path} is not a version {CHECKPOINT_VERSION} checkpoint")
+    if missing := {"config", "identity", "policy", "optimizer", "guard"} - set(state):
+        raise ValueError(f"`checkpoint` {path} is incomplete: no {', '.join(sorted(missing))}")
+    expected = asdict(training.config)
+    changed = [name for name, value in state["config"].items() if expected[name] != value]
+    if changed:
+        raise ValueError(
+            f"`checkpoint` {path} was written with another configuration; different: "
+            f"{', '.join(changed)}"
+        )
+    if state["identity"] != training.identity:
+        raise ValueError(
+            f"`checkpoint` {path} belongs to another run: {state['identity']}, not "
+            f"{training.identity}"
+        )
+    training.policy.load_state_dict(state["policy"])
+    for part in ("optimizer", "guard", "schedules"):
+        getattr(training, part).load_state_dict(state[part])
+    # Whether the first training step compiles is a question of this process.
+    training.clock = Clock(**(state["clock"] | {"compiling": training.clock.compiling}))
+    training.generator.set_state(state["generator"])
+    minibatch = state["minibatch"]
+    training.minibatch = None if minibatch is None else minibatch.to(training.problem.device)
+    training.step, training.loss = state["progress"]
+    training.curve = [Evaluation(**point) for point in state["curve"]]
+
+
+def _policy_content(policy: Policy) -> dict[str, Any]:
+    """What `load` reads; a training run goes on also where its policy cannot be described."""
+    description, reason = None, None
+    try:
+        description = describe(policy)
+        again = _rebuilt(description, torch.device("cpu"))
+        if describe(again) != description:
+            raise ValueError(f"built again it would be {one_line(again)}")
+        again.load_state_dict(policy.state_dict())
+    except Exception as error:  # constructors from outside may raise anything
+        reason = _first_line(error)
+    return {
+        "policy_version": POLICY_VERSION,
+        "description": description,
+        "not_described": reason,
+        "policy": policy.state_dict(),
+    }
+
+
+def _rebuilt(description: Any, device: torch.device) -> Policy:
+    # Modules draw their first parameters from torch's global generator, which is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        policy = rebuild(description, device)
+    if not isinstance(policy, Policy):
+        raise ValueError(f"it describes a {type(policy).__name__}, not a policy")
+    return policy
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    """Write atomically: a killed process leaves the old file or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(content, partial)
+        os.replace(partial, path)
+    except RuntimeError as error:  # torch's word for a disk that is full
+        raise OSError(errno.EIO, str(error).splitlines()[0], str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(argument: str, path: Path) -> Any:
+    try:
+        # To the host, where Adam's step counts belong; what is loaded copies to the device.
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise almost anything
+        raise ValueError(f"`{argument}` {path} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]

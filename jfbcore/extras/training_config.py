@@ -1,0 +1,105 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jfbcore import _validate
+from jfbcore.extras.guard import GuardSettings
+from jfbcore.extras.optimizers import OPTIMIZERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything that shapes a training run besides the problem and the policy.
+
+    The run ends after `steps` training steps or after `time_limit` seconds of training (evaluation
+    excluded), whichever is given. All schedules run to that end; compiling does not count.
+
+    `optimizer`: "adam", or "muon", which takes Muon for the matrices and Adam for the vectors.
+    `schedule`: "cosine" (down to `final_learning_rate_fraction`), "plateau" (halved after
+    `plateau_patience` training steps without a better loss) or "constant"; before that the rate
+    grows linearly over `warmup_steps`. `clip_norm`: largest norm of the gradient.
+    `coarsening`: pairs (until, factor); up to the fraction `until` of the run, rollouts take
+    `factor` times fewer time steps. `terminal_ramp`: a triple (multiple, until, full); the terminal
+    cost counts `multiple` times up to the fraction `until` of the run, then its weight grows
+    geometrically to the full one at the fraction `full`. That holds for what is minimised and for
+    `loss`, not for the costs on held-out states. `fixed_minibatch` draws one minibatch and keeps
+    it. `warm_start` starts each inner solve at the control of the time step before. `hjb_running`
+    and `hjb_final` are the weights of the HJB penalties (1e-4 and 1e-2 in the released code).
+    `evaluations` on `held_out` states are evenly spaced in training steps or, with a time limit, in
+    time.
+    """
+
+    steps: int | None = None
+    time_limit: float | None = None
+    batch_size: int = 50
+    optimizer: str = "adam"
+    learning_rate: float = 2e-3
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+    final_learning_rate_fraction: float = 0.01
+    plateau_patience: int = 100
+    clip_norm: float = 20.0
+    coarsening: tuple[tuple[float, int], ...] = ()
+    terminal_ramp: tuple[float, float, float] | None = None
+    fixed_minibatch: bool = False
+    warm_start: bool = False
+    hjb_running: float = 0.0
+    hjb_final: float = 0.0
+    evaluations: int = 10
+    held_out: int = 64
+    guard: GuardSettings = field(default_factory=GuardSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.time_limit is None):
+            raise ValueError(
+                f"give exactly one of `steps` and `time_limit`, got {self.steps} and "
+                f"{self.time_limit}"
+            )
+        if self.steps is not None:
+            _validate.positive_int("steps", self.steps)
+        if self.time_limit is not None:
+            _validate.positive("time_limit", self.time_limit)
+        for name in ("batch_size", "plateau_patience", "evaluations", "held_out"):
+            _validate.positive_int(name, getattr(self, name))
+        for name in ("learning_rate", "clip_norm"):
+            _validate.positive(name, getattr(self, name))
+        for name in ("final_learning_rate_fraction", "hjb_running", "hjb_final"):
+            _validate.non_negative(name, getattr(self, name))
+        if self.warmup_steps != 0:
+            _validate.positive_int("warmup_steps", self.warmup_steps, "0 for no warm-up")
+        _validate.one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _validate.one_of("schedule", self.schedule, ("cosine", "plateau", "constant"))
+        _validate.instance("guard", self.guard, GuardSettings, "GuardSettings(patience=20)")
+        _validate.integer("seed", self.seed)
+        self._check_coarsening()
+        self._check_ramp()
+
+    def _check_coarsening(self) -> None:
+        last = 0.0
+        for stage in self.coarsening:
+            until, _ = _validate.point("coarsening stage", stage, 2)
+            _validate.positive_int("coarsening factor", stage[1])
+            if not last < until <= 1.0:
+                raise ValueError(
+                    f"`coarsening` stages (until, factor) must have 0 < until <= 1, each later "
+                    f"than the one before, got {self.coarsening}"
+                )
+            last = until
+
+    def _check_ramp(self) -> None:
+        if self.terminal_ramp is None:
+            return
+        multiple, until, full = _validate.point("terminal_ramp", self.terminal_ramp, 3)
+        _validate.positive("terminal_ramp multiple", multiple)
+        if not 0.0 <= until < full <= 1.0:
+            raise ValueError(
+                f"`terminal_ramp` must have 0 <= until < full <= 1, got {until} and {full}"
+            )
+        if self.hjb_final > 0:
+            raise ValueError(
+                f"`hjb_final` must be 0 with a `terminal_ramp`, got {self.hjb_final}: it compares "
+                f"the value network with the full terminal cost"
+            )

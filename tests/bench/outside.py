@@ -1,0 +1,153 @@
+"""Files of people who use the suite from outside: a problem, a method, a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: A problem in a file. Until a Hamiltonian is derived from the four formulas it brings its own:
+#: to simplify once `Problem.hamiltonian` and `Problem.initial_control` have defaults, delete
+#: everything from `initial_control` on, and `network_width`.
+DOUBLE_INTEGRATOR = '''"""A double integrator with an exponential cost of control."""
+
+import torch
+
+from jfbcore.problems import Hamiltonian, Problem
+
+
+class DoubleIntegrator(Problem):
+    """Points that are pushed to the origin at a cost of exp(|u|^2 / 2)."""
+
+    name = "double-integrator"
+    network_width = 16
+
+    def __init__(self, n_agents=1, *, n_steps=20, dtype=torch.float32, device="cpu"):
+        super().__init__(t_final=1.0, n_steps=n_steps, dtype=dtype, device=device)
+        self.n_agents, self.state_dim, self.control_dim = n_agents, 2 * n_agents, n_agents
+
+    def dynamics(self, t, z, u):
+        return torch.cat([z[:, self.n_agents :], u], dim=1)
+
+    def running_cost(self, t, z, u):
+        return torch.exp(0.5 * u.square().sum(1))
+
+    def terminal_cost(self, z):
+        return 5.0 * z.square().sum(1)
+
+    def sample_initial_states(self, batch, generator):
+        return 1.0 + 0.1 * self._normal(batch, self.state_dim, generator)
+
+    def initial_control(self, t, z):
+        return torch.zeros_like(z[:, : self.n_agents])
+
+    def hamiltonian(self, t, z, p):
+        return OwnHamiltonian(self, t, z, p)
+
+
+class OwnHamiltonian(Hamiltonian):
+    plain_step_size = 0.2
+
+    def __init__(self, problem, t, z, p):
+        self.problem, self._t, self._z, self._p = problem, t, z, p
+        n = problem.n_agents
+        self._c, self._drift = p[:, n:], (p[:, :n] * z[:, n:]).sum(1)
+
+    def control_part(self, u):
+        return -(self._c * u).sum(1) - torch.exp(0.5 * u.square().sum(1))
+
+    def constant_part(self):
+        return -self._drift
+
+    def grad(self, u):
+        return -self._c - u * torch.exp(0.5 * u.square().sum(1, keepdim=True))
+
+    def hvp(self, u, v):
+        e = torch.exp(0.5 * u.square().sum(1, keepdim=True))
+        return -e * (v + u * (u * v).sum(1, keepdim=True))
+
+    def curvature_scaling(self, u):
+        s = u.detach().square().sum(1, keepdim=True)
+        return torch.exp(-0.5 * s.clamp(max=80.0)) / (1.0 + s)
+
+    def newton_direction(self, u, r):
+        u = u.detach()
+        s = u.square().sum(1, keepdim=True)
+        return torch.exp(-0.5 * s) * (r - u * (u * r).sum(1, keepdim=True) / (1.0 + s))
+'''
+
+#: A method in a file: a gradient estimator, a setting of it, a policy, and a whole method.
+METHODS = '''"""Methods of one's own."""
+
+from dataclasses import dataclass
+
+import torch
+
+from baselines import EstimatorMethod
+from jfbcore.jfb import GradientEstimator
+from jfbcore.policy import Decision, Policy
+from jfbcore.solvers import Solution
+
+
+@dataclass(frozen=True)
+class Blend(GradientEstimator):
+    """JFB and its two-step form, mixed."""
+
+    share: float = 0.5
+
+    def attach(self, fixed_point_map, solver, initial):
+        solved = solver.solve(fixed_point_map, initial)
+        if not torch.is_grad_enabled():
+            return solved
+        one = fixed_point_map(solved.control)
+        control = one + self.share * (fixed_point_map(one) - one)
+        return Solution(control, solved.residual, solved.iterations, solved.tolerance)
+
+
+quarter = Blend(0.25)
+method = EstimatorMethod(Blend(0.75))
+
+
+class Linear(Policy):
+    """u = A z + b, without a Hamiltonian."""
+
+    def __init__(self, problem):
+        super().__init__()
+        self.problem = problem
+        self.gain = torch.nn.Linear(problem.state_dim, problem.control_dim, dtype=problem.dtype)
+
+    def forward(self, t, z, warm_start=None):
+        return Decision(self.gain(z))
+'''
+
+
+def write(folder: Path, name: str, content: str) -> Path:
+    """`content` in the file `name` of `folder`."""
+    path = folder / name
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def install(folder: Path) -> None:
+    """A package with an entry point in every group, as an installer would leave it there."""
+    package = folder / "swarm_extras"
+    package.mkdir()
+    write(package, "__init__.py", "")
+    write(package, "problems.py", DOUBLE_INTEGRATOR)
+    write(package, "methods.py", METHODS)
+    write(
+        package,
+        "inner.py",
+        "from jfbcore.maps import ScaledMap\nfrom jfbcore.solvers import Picard\n\n"
+        "careful = ScaledMap(damping=0.9)\nPatient = Picard\n",
+    )
+    info = folder / "swarm_extras-1.2.dist-info"
+    info.mkdir()
+    write(info, "METADATA", "Metadata-Version: 2.1\nName: swarm-extras\nVersion: 1.2\n")
+    write(
+        info,
+        "entry_points.txt",
+        "[jfbbench.problems]\ndouble-integrator = swarm_extras.problems:DoubleIntegrator\n"
+        "broken = swarm_extras.nowhere:Missing\n"
+        "[jfbbench.methods]\nblend = swarm_extras.methods:Blend\n"
+        "[jfbbench.maps]\ncareful = swarm_extras.inner:careful\n"
+        "[jfbbench.solvers]\npatient = swarm_extras.inner:Patient\n",
+    )
