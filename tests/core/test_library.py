@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import jfbcore as jfb
-from baselines import DIRECT, GRADIENTS, build_policy
+from baselines import METHODS, build_policy
 from jfbcore.extras.checkpoints import POLICY_VERSION
 from jfbcore.extras.compiled_rollout import CompiledRollout
 from jfbcore.extras.compiled_step import CompiledStep
@@ -36,7 +36,7 @@ def make_policy(
     problem = jfb.Quadrotor(2, n_steps=4) if problem is None else problem
     settings = {"solver": jfb.Picard(tolerance=1e-3), "fixed_point_map": jfb.ScaledMap(),
                 "width": 6} | settings  # fmt: skip
-    return build_policy(problem, GRADIENTS[gradient], generator=generator(seed), **settings)
+    return build_policy(problem, METHODS[gradient], generator=generator(seed), **settings)
 
 
 def states_of(policy: jfb.Policy, batch: int = 3) -> Tensor:
@@ -98,7 +98,7 @@ def test_rollout_is_the_function_whoever_imported_the_module_first():
 
 
 @every_problem
-@pytest.mark.parametrize("gradient", ["jfb", DIRECT])
+@pytest.mark.parametrize("gradient", ["jfb", "direct"])
 @pytest.mark.parametrize("tracked", [True, False])
 def test_a_recorded_rollout_is_the_trajectory(name, gradient, tracked):
     """Every recorded state follows from the one before by an Euler step with the control."""
@@ -156,8 +156,8 @@ def variants() -> list[jfb.Policy]:
         make_policy(goods),
         make_policy(jfb.Consumption.released(2, n_steps=4)),
         make_policy(gradient="unrolled-network", solver=fixed),
-        make_policy(gradient=DIRECT),
-        make_policy(bicycle, gradient=DIRECT, network=IndexedValueNetwork),
+        make_policy(gradient="direct"),
+        make_policy(bicycle, gradient="direct", network=IndexedValueNetwork),
     ]
 
 
@@ -182,8 +182,8 @@ def test_a_saved_policy_comes_back(tmp_path, index):
     assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-def test_policies_of_every_gradient_come_back(tmp_path, gradient):
+@pytest.mark.parametrize("gradient", METHODS)
+def test_policies_of_every_method_come_back(tmp_path, gradient):
     fixed = jfb.Picard(tolerance=None, max_iterations=3)
     policy = make_policy(gradient=gradient, solver=fixed)
     jfb.save(policy, tmp_path / "policy.pt")
