@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore._time import Time, time_tensor
 from jfbcore.checks import check_problem
 from jfbcore.extras.network_defaults import network_defaults
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.policy import Decision, Policy
 from jfbcore.problems import Consumption, Problem
-from jfbcore.problems.base import Time, time_tensor
 from jfbcore.value_network import ValueNetwork
 
 

@@ -41,9 +41,6 @@ class Implicit(GradientEstimator):
                 f"got {self.linear_solver!r}"
             )
 
-    def supports_compilation(self, solver: Solver) -> str | None:
-        return solver.supports_compilation() or self.linear_solver.supports_compilation()
-
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         solution = solver.solve(fixed_point_map, initial)
         if not torch.is_grad_enabled():

@@ -46,9 +46,6 @@ class ConjugateGradient(IterativeLinearSolver):
         _validate.positive_int("max_iterations", self.max_iterations)
         _validate.positive_int("untested_steps", self.untested_steps)
 
-    def supports_compilation(self) -> str | None:
-        return None
-
     def supports_repeat(self) -> str | None:
         return None
 
@@ -74,7 +71,7 @@ class ConjugateGradient(IterativeLinearSolver):
         return SearchState(x, r, p, rz_next, usable)
 
     def terminate(self, system: System, state: SearchState, evaluated: Tensor) -> Tensor:
-        return (evaluated * state.usable).squeeze(-1)
+        return evaluated * state.usable
 
     def answer(self, state: SearchState, residual: Tensor) -> Tensor:
         # A residual that is not finite makes the solution NaN.
@@ -92,7 +89,7 @@ class KrylovState(NamedTuple):
 
     `basis`: orthonormal vectors (batch, j + 1, m). `hessenberg`: (batch, steps + 1, steps), of
     which j columns are filled. `target`: |r0| e1, (batch, steps + 1, 1). `weights`: (batch, j, 1),
-    the solution's in the basis. `residual`: relative to |r0|, (batch,).
+    the solution's in the basis. `residual`: relative to |r0|, (batch, 1).
     """
 
     basis: Tensor
@@ -128,7 +125,7 @@ class GMRES(IterativeLinearSolver):
         target = b.new_zeros(b.shape[0], steps + 1, 1)
         target[:, 0, 0] = beta
         basis = (r / size.unsqueeze(-1)).unsqueeze(1)
-        return KrylovState(basis, hessenberg, target, target[:, :0], beta / size)
+        return KrylovState(basis, hessenberg, target, target[:, :0], (beta / size).unsqueeze(-1))
 
     def evaluate(self, system: System, state: KrylovState) -> Tensor:
         return state.residual
@@ -156,7 +153,7 @@ class GMRES(IterativeLinearSolver):
         misfit = torch.linalg.vector_norm(block @ weights - target[:, : j + 2], dim=(1, 2))
         size = target[:, 0, 0].clamp_min(torch.finfo(basis.dtype).tiny)
         basis = torch.cat((basis, latest.unsqueeze(1)), 1)
-        return KrylovState(basis, hessenberg, target, weights, misfit / size)
+        return KrylovState(basis, hessenberg, target, weights, (misfit / size).unsqueeze(-1))
 
     def terminate(self, system: System, state: KrylovState, evaluated: Tensor) -> Tensor:
         return evaluated
@@ -164,7 +161,7 @@ class GMRES(IterativeLinearSolver):
     def answer(self, state: KrylovState, residual: Tensor) -> Tensor:
         taken = state.weights.shape[1]
         solution = (state.weights.transpose(1, 2) @ state.basis[:, :taken]).squeeze(1)
-        return torch.add(solution, residual.unsqueeze(-1), alpha=0.0)
+        return torch.add(solution, residual, alpha=0.0)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -28,10 +28,6 @@ class LinearSolver(abc.ABC):
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         """Solve A x = b, all (batch, m); `preconditioner` applies an approximate inverse of A."""
 
-    def supports_compilation(self) -> str | None:
-        """None, or the reason why torch.compile cannot make one graph of `solve`."""
-        return f"{type(self).__name__} decides on the host when to stop; run it eager"
-
     def repeat(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         """As `solve`, by a fixed number of steps without a test: nothing waits for the device.
 
@@ -50,9 +46,6 @@ class DenseLU(LinearSolver):
 
     Prefer it for small m and as a check of the others. A singular A gives non-finite gradients.
     """
-
-    def supports_compilation(self) -> str | None:
-        return "DenseLU has no binding in generated C++ code; compile with ConjugateGradient"
 
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         identity = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device)
@@ -104,7 +97,7 @@ class IterativeLinearSolver(LinearSolver):
 
     @abc.abstractmethod
     def terminate(self, system: System, state: State, evaluated: Tensor) -> Tensor:
-        """Relative residual (batch,) of what `answer` would return; zero where no step can help."""
+        """Relative residual (batch, 1) of what `answer` would return; zero where no step helps."""
 
     @abc.abstractmethod
     def answer(self, state: State, residual: Tensor) -> Tensor:
@@ -145,9 +138,6 @@ class Neumann(IterativeLinearSolver):
         _validate.positive_int("terms", self.terms)
         _validate.positive("tolerance", self.tolerance)
 
-    def supports_compilation(self) -> str | None:
-        return None
-
     def limit(self, system: System) -> int:
         return self.terms - 1
 
@@ -164,10 +154,9 @@ class Neumann(IterativeLinearSolver):
         return SeriesState(x, system.b - system.operator(x), best, best_residual)
 
     def terminate(self, system: System, state: SeriesState, evaluated: Tensor) -> Tensor:
-        return torch.fmin(state.best_residual, evaluated).squeeze(-1)
+        return torch.fmin(state.best_residual, evaluated)
 
     def answer(self, state: SeriesState, residual: Tensor) -> Tensor:
-        residual = residual.unsqueeze(-1)
         x = torch.where(residual == state.best_residual, state.best, state.solution)
         return torch.add(x, residual, alpha=0.0)
 

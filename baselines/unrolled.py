@@ -12,7 +12,7 @@ from torch import Tensor
 from jfbcore import _validate
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
-from jfbcore.solvers import IterativeSolver, Newton, Solution, Solver
+from jfbcore.solvers import IterativeSolver, Solution, Solver
 from jfbcore.solvers.iterate import checkpointed, take, track
 
 #: tracked iterations up to which a compiled time step builds in a minute or two
@@ -52,27 +52,6 @@ class Unrolled(GradientEstimator):
 
     def supports_solver(self, solver: Solver) -> str | None:
         return needs_iterations("unrolled", solver)
-
-    def supports_compilation(self, solver: Solver) -> str | None:
-        if solver.tolerance is not None:
-            return (
-                "a compiled graph cannot track a number of iterations that depends on the data; "
-                "fix it (tolerance None)"
-            )
-        if solver.max_iterations > _MOST_COMPILED:
-            return (
-                f"a compiled graph of {solver.max_iterations} tracked iterations takes too long to "
-                f"build; at most {_MOST_COMPILED}"
-            )
-        if isinstance(solver, Newton):
-            return (
-                "a compiled graph cannot track Newton's steps, whose trials depend on the data; "
-                "use solver picard"
-            )
-        return solver.supports_compilation()
-
-    def tracked_in_graph(self, solver: Solver) -> int:
-        return solver.max_iterations
 
     tracks_from_start: ClassVar[bool] = True
 

@@ -132,7 +132,7 @@ class Trace:
 def watching(policy: Policy, look: Callable[[Time, Tensor, Decision], None]) -> Iterator[None]:
     """Within, `look(t, z, decision)` is called at every decision of `policy`, as rollouts take it.
 
-    The decisions of a `CompiledStep` are inside a graph and not seen.
+    The decisions of a `CompiledRollout` are inside compiled code and not seen.
     """
 
     def hook(_module: Policy, arguments: tuple, decision: Decision) -> None:

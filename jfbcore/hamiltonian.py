@@ -26,7 +26,8 @@ from jfbcore._spectrum import (
 )
 
 if TYPE_CHECKING:
-    from jfbcore.problems.base import Problem, Time
+    from jfbcore._time import Time
+    from jfbcore.problems.base import Problem
 
 #: numbers of controls up to which the derived Hamiltonian assembles its (batch, m, m) Hessian
 MOST_DENSE = 32

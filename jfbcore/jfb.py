@@ -41,10 +41,6 @@ class GradientEstimator(abc.ABC):
         """None, or the reason why this estimator cannot work with `solver`."""
         return None
 
-    def supports_compilation(self, solver: Solver) -> str | None:
-        """None, or the reason why torch.compile cannot make one graph of `attach`."""
-        return f"{type(self).__name__} decides on the host between its operations; run it eager"
-
     #: whether `kept` is where the solve starts, because the derivative follows it from there
     tracks_from_start: ClassVar[bool] = False
 
@@ -73,10 +69,6 @@ class GradientEstimator(abc.ABC):
         `control_bar` (batch, m). `bind` makes the map for a state and a costate."""
         return pull_back(lambda z, p: self.reattach(bind(z, p), solver, kept), z, p)(control_bar)
 
-    def tracked_in_graph(self, solver: Solver) -> int:
-        """Applications of the map that one time step's graph holds for backward."""
-        return 1
-
 
 @dataclass(frozen=True)
 class JFB(GradientEstimator):
@@ -91,12 +83,6 @@ class JFB(GradientEstimator):
 
     def __post_init__(self) -> None:
         _validate.positive_int("tracked", self.tracked, "for the exact gradient use `Implicit()`")
-
-    def supports_compilation(self, solver: Solver) -> str | None:
-        return solver.supports_compilation()
-
-    def tracked_in_graph(self, solver: Solver) -> int:
-        return self.tracked
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         found = solver.solve(fixed_point_map, initial)

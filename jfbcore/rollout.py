@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -74,9 +73,7 @@ class Step(NamedTuple):
     """One time step: the next state (batch, n), the running cost so far (batch,), the control
     (batch, m), the inner solve's iterations and residual (batch,), the HJB residual (batch,).
 
-    The last three are None where there is no inner solve or no penalty. Where several time steps
-    are taken at once, the first three are those of the last one, and the others have an axis
-    (time steps,) before the batch.
+    The last three are None where there is no inner solve or no penalty.
     """
 
     state: Tensor
@@ -122,7 +119,6 @@ def rollout(
     n_steps: int | None = None,
     warm_start: bool = False,
     penalties: bool = False,
-    advance: Callable[..., Step] = advance,
     segment: int | None = None,
     record: bool = False,
 ) -> Rollout:
@@ -130,24 +126,19 @@ def rollout(
 
     `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner
     solve from the previous time step's control. `penalties` also evaluates the HJB residual and the
-    terminal misfit of the value network, by a second network sweep per time step. `advance` takes
-    one time step; a `CompiledStep` may stand in its place and takes `span` of them at once.
-    `segment` keeps the graph of that many time steps at a time and computes the others again on the
-    way back. That takes the memory of n_steps/segment states and `segment` time steps, which is
-    least near the root of n_steps, and one more forward pass. `record` also returns times, states
-    and controls, with a graph if grad mode is on.
+    terminal misfit of the value network, by a second network sweep per time step. `segment` keeps
+    the graph of that many time steps at a time and computes the others again on the way back. That
+    takes the memory of n_steps/segment states and `segment` time steps, which is least near the
+    root of n_steps, and one more forward pass. `record` also returns times, states and controls,
+    with a graph if grad mode is on.
 
     Raises TypeError or ValueError where an argument does not fit, the states' dtype and device
-    included, and ValueError for `record` with `segment` or with compiled time steps.
+    included, and ValueError for `record` with `segment`.
     """
     if segment is not None:
         _validate.positive_int("segment", segment)
-    # An `advance` that can take several time steps at once says how many.
-    several: Callable[..., Step] | None = getattr(advance, "several", None)
-    if record and (segment is not None or several is not None):
-        raise ValueError(
-            "`record` needs every time step by itself; leave out `segment` and compiled time steps"
-        )
+        if record:
+            raise ValueError("`record` keeps every time step; leave out `segment`")
     check_states(policy, initial_states)
     problem = policy.problem
     n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
@@ -157,22 +148,14 @@ def rollout(
     inner = InnerStatistics()
     start: Tensor | None = None
     states, controls = [z], list[Tensor]()
-    span, done = getattr(advance, "span", 1), 0
-    if (begin := getattr(advance, "begin", None)) is not None:
-        begin()
+    done = 0
 
     def take(
         steps: range, z: Tensor, running: Tensor, hjb: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         nonlocal done
-        i = steps.start
-        while i < steps.stop:
-            if several is not None and i + span <= steps.stop:
-                step = several(policy, i * h, h, z, running, start, penalties, warm_start)
-                taken = span
-            else:
-                step = advance(policy, i * h, h, z, running, start, penalties)
-                taken = 1
+        for i in steps:
+            step = advance(policy, i * h, h, z, running, start, penalties)
             z, running = step.state, step.running_cost
             if record:
                 states.append(z)
@@ -182,11 +165,9 @@ def rollout(
             # A segment that is computed again on the way back must not count twice.
             if i >= done:
                 inner.add(step)
-                done = i + taken
+                done = i + 1
             if hjb is not None and step.hjb_residual is not None:
-                penalty = step.hjb_residual.abs()
-                hjb = torch.add(hjb, penalty if penalty.dim() == 1 else penalty.sum(0), alpha=h)
-            i += taken
+                hjb = torch.add(hjb, step.hjb_residual.abs(), alpha=h)
         return z, running, hjb, start
 
     if segment is None or not torch.is_grad_enabled():

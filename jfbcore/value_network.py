@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,10 @@ from torch.nn import functional
 
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore._time import Time, time_column
 from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
-from jfbcore.kernels.fused import differentiable_vjp, plain_formula_required
+from jfbcore.kernels.costate import Costate, costate_formula, costate_of, forward_backward
+from jfbcore.kernels.fused import plain_formula_required
 from jfbcore.kernels.saved_sweep import (
     Cotangents,
     Layers,
@@ -21,8 +22,8 @@ from jfbcore.kernels.saved_sweep import (
     pull_back,
     sweep,
 )
-from jfbcore.kernels.sweep import core, core_vjp
-from jfbcore.problems.base import Problem, Time, time_column
+from jfbcore.kernels.sweep import antiderivative_of_tanh, core, core_vjp
+from jfbcore.problems.base import Problem
 
 QUADRATIC_RANK = 10
 
@@ -138,17 +139,17 @@ class ValueNetwork(nn.Module):
         z = self._normalised(z)
         parameters = self._sweep_parameters()
         if plain_formula_required():
-            p = _plain_costate(self.residual_step, t, z, *parameters)
+            p = costate_formula(self.residual_step, t, z, *parameters)
         else:
-            p = _Costate.apply(self.residual_step, t, z, *parameters)
+            p = Costate.apply(self.residual_step, t, z, *parameters)
         return p if self.scaling is None else p * self._costate_unit
 
     def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""
         z = self._normalised(z)
-        sweep = _sweep(self.residual_step, t, z, *self._sweep_parameters())
+        sweep = forward_backward(self.residual_step, t, z, *self._sweep_parameters())
         time = time_column(t)
-        last = _antiderivative_of_tanh(sweep.last)
+        last = antiderivative_of_tanh(sweep.last)
         if sweep.states:
             last = torch.add(sweep.states[-1], last, alpha=self.residual_step)
         phi = (
@@ -157,7 +158,7 @@ class ValueNetwork(nn.Module):
             + z @ self.linear
             + (self.linear_time * time).reshape(-1)
         )
-        p = _gradient(sweep, self.opening, self.quadratic, self.linear)
+        p = costate_of(sweep, self.opening, self.quadratic, self.linear)
         phi_t = (
             sweep.pulled @ self.opening_time
             + sweep.projected @ self.quadratic_time
@@ -285,150 +286,3 @@ class ValueNetwork(nn.Module):
             *weights,
             *biases,
         )
-
-
-@dataclass
-class _Sweep:
-    """What a forward-backward sweep leaves: `slopes[i]` = tanh(a_i), `states[i]` = x_i.
-
-    The last layer's state is not among them, only its `last` = a: the gradient has no use for it.
-    """
-
-    slopes: list[Tensor]
-    states: list[Tensor]
-    last: Tensor
-    pulled: Tensor
-    projected: Tensor
-
-
-def _antiderivative_of_tanh(a: Tensor) -> Tensor:
-    """log(2 cosh a) without overflow."""
-    # Beyond the threshold softplus is the identity: 40 keeps that exact in float64 as well.
-    return functional.softplus(2.0 * a, threshold=40.0) - a
-
-
-def _sweep(step: float, t: Time, z: Tensor, *parameters: Tensor) -> _Sweep:
-    opening, opening_time, opening_bias, readout, quadratic, quadratic_time, _, *layers = parameters
-    weights, biases = layers[: len(layers) // 2], layers[len(layers) // 2 :]
-    a = torch.addmm(_affine_in_time(opening_bias, t, opening_time), z, opening.T)
-    slopes: list[Tensor] = [a.tanh()]
-    states: list[Tensor] = []
-    for weight, bias in zip(weights, biases, strict=True):
-        state = _antiderivative_of_tanh(a)
-        states.append(torch.add(states[-1], state, alpha=step) if states else state)
-        a = torch.addmm(bias, states[-1], weight.T)
-        slopes.append(a.tanh())
-    pulled = readout
-    for weight, slope in zip(reversed(weights), reversed(slopes[1:]), strict=True):
-        pulled = torch.addmm(pulled.expand_as(slope), slope * pulled, weight, alpha=step)
-    pulled = slopes[0] * pulled
-    projected = torch.addmm(_affine_in_time(None, t, quadratic_time), z, quadratic.T)
-    return _Sweep(slopes, states, a, pulled, projected)
-
-
-def _affine_in_time(bias: Tensor | None, t: Time, slope: Tensor) -> Tensor:
-    """bias + t slope, (width,) for a scalar time and (batch, width) for a time per sample."""
-    if bias is None:
-        return time_column(t) * slope
-    if isinstance(t, Tensor):
-        return bias + time_column(t) * slope
-    return torch.add(bias, slope, alpha=t)
-
-
-def _gradient(sweep: _Sweep, opening: Tensor, quadratic: Tensor, linear: Tensor) -> Tensor:
-    p = torch.addmm(linear, sweep.pulled, opening)
-    return torch.addmm(p, sweep.projected, quadratic)
-
-
-def _plain_costate(step: float, t: Time, z: Tensor, *parameters: Tensor) -> Tensor:
-    sweep = _sweep(step, t, z, *parameters)
-    return _gradient(sweep, parameters[0], parameters[4], parameters[6])
-
-
-class _Costate(torch.autograd.Function):
-    """`_plain_costate` with the derivative of the sweep written out.
-
-    Saves z and, per layer, tanh(a) and the layer's input: nothing else of batch size. Reverse of
-    the sweep: `bar` names the cotangent of what it follows.
-    """
-
-    @staticmethod
-    def forward(ctx, step: float, t: Time, z: Tensor, *parameters: Tensor) -> Tensor:
-        sweep = _sweep(step, t, z, *parameters)
-        ctx.step, ctx.time = step, t
-        ctx.n_layers = len(sweep.slopes)
-        ctx.save_for_backward(z, *parameters, *sweep.slopes, *sweep.states)
-        return _gradient(sweep, parameters[0], parameters[4], parameters[6])
-
-    @staticmethod
-    def backward(ctx, p_bar: Tensor):
-        z, *rest = ctx.saved_tensors
-        n_layers, step = ctx.n_layers, ctx.step
-        states = rest[len(rest) - n_layers + 1 :]
-        slopes = rest[len(rest) - 2 * n_layers + 1 : len(rest) - n_layers + 1]
-        parameters = rest[: len(rest) - 2 * n_layers + 1]
-        if torch.is_grad_enabled():
-            formula = lambda z, *q: _plain_costate(step, ctx.time, z, *q)  # noqa: E731
-            return None, None, *differentiable_vjp(formula, (z, *parameters), p_bar)
-        opening, _, _, readout, quadratic, quadratic_time, _, *layers = parameters
-        weights = layers[: n_layers - 1]
-        time = time_column(ctx.time)
-
-        # The backward half of the sweep again, keeping the pulled-back vectors q_i.
-        pulled = [readout.expand_as(slopes[-1])]
-        for weight, slope in zip(reversed(weights), reversed(slopes[1:]), strict=True):
-            pulled.append(torch.addmm(pulled[-1], slope * pulled[-1], weight, alpha=step))
-        pulled.reverse()
-
-        projected = torch.addmm(time * quadratic_time, z, quadratic.T)
-        projected_bar = p_bar @ quadratic.T
-        quadratic_bar = torch.addmm(projected.T @ p_bar, projected_bar.T, z)
-        opening_bar = (slopes[0] * pulled[0]).T @ p_bar
-        cotangent = p_bar @ opening.T
-        slope_bars = [cotangent * pulled[0]]
-        pulled_bar = cotangent * slopes[0]
-        weight_bars = []
-        for i, weight in enumerate(weights, start=1):
-            weight_bars.append((slopes[i] * pulled[i]).T @ pulled_bar)
-            cotangent = pulled_bar @ weight.T
-            slope_bars.append(cotangent * pulled[i] * step)
-            pulled_bar = torch.addcmul(pulled_bar, cotangent, slopes[i], value=step)
-
-        bias_bars: list[Tensor] = []
-        state_bar: Tensor | None = None
-        for i in range(n_layers - 1, 0, -1):
-            a_bar = torch.addcmul(slope_bars[i], slope_bars[i] * slopes[i], slopes[i], value=-1.0)
-            if state_bar is not None:
-                a_bar.addcmul_(state_bar, slopes[i], value=step)
-            weight_bars[i - 1].mul_(step).addmm_(a_bar.T, states[i - 1])
-            bias_bars.append(a_bar.sum(0))
-            pullback = a_bar @ weights[i - 1]
-            state_bar = pullback if state_bar is None else state_bar + pullback
-        bias_bars.reverse()
-        a_bar = torch.addcmul(slope_bars[0], slope_bars[0] * slopes[0], slopes[0], value=-1.0)
-        if state_bar is not None:
-            a_bar.addcmul_(state_bar, slopes[0])
-        opening_bar.addmm_(a_bar.T, z)
-        z_bar = None
-        if ctx.needs_input_grad[2]:
-            z_bar = torch.addmm(projected_bar @ quadratic, a_bar, opening)
-        return (
-            None,
-            None,
-            z_bar,
-            opening_bar,
-            _time_weighted(time, a_bar),
-            a_bar.sum(0),
-            pulled_bar.sum(0),
-            quadratic_bar,
-            _time_weighted(time, projected_bar),
-            p_bar.sum(0),
-            *weight_bars,
-            *bias_bars,
-        )
-
-
-def _time_weighted(time: Time, cotangent: Tensor) -> Tensor:
-    if isinstance(time, Tensor):
-        return (time * cotangent).sum(0)
-    return cotangent.sum(0) * time

@@ -39,9 +39,6 @@ class GlobalSteering(Solver):
     `_GRID` angles, the bounds among them.
     """
 
-    def supports_compilation(self) -> str | None:
-        return "a search over a grid is for measuring, not for speed"
-
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
         hamiltonian = fixed_point_map.hamiltonian

@@ -19,7 +19,7 @@ from jfbcore import _validate
 from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.scanned_rollout import ScannedRollout
 from jfbcore.policy import HamiltonianPolicy, Policy
-from jfbcore.rollout import InnerStatistics, Rollout, Step, check_states
+from jfbcore.rollout import InnerStatistics, Rollout, check_states
 from jfbcore.rollout import rollout as eager_rollout
 
 
@@ -92,7 +92,6 @@ class CompiledRollout:
         n_steps: int | None = None,
         warm_start: bool = False,
         penalties: bool = False,
-        advance: Callable[..., Step] | None = None,
         segment: int | None = None,
         record: bool = False,
     ) -> Rollout:
@@ -111,7 +110,7 @@ class CompiledRollout:
                 penalties=penalties,
                 record=record,
             )
-        left_out = {"penalties": penalties, "segment": segment, "advance": advance}
+        left_out = {"penalties": penalties, "segment": segment}
         for name, value in {**left_out, "record": record}.items():
             if value:
                 raise ValueError(f"`{name}` must be left out of a compiled rollout, got {value!r}")

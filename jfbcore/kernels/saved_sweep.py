@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jfbcore.kernels.sweep import _antiderivative_of_tanh
+from jfbcore.kernels.sweep import antiderivative_of_tanh
 
 
 class Layers(NamedTuple):
@@ -63,7 +63,7 @@ def sweep(layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
     slopes: list[Tensor] = [a.tanh()]
     states: list[Tensor] = []
     for transposed, offset in zip(layers.transposed_weights, layers.biases, strict=True):
-        state = _antiderivative_of_tanh(a)
+        state = antiderivative_of_tanh(a)
         states.append(torch.add(states[-1], state, alpha=layers.step) if states else state)
         a = torch.addmm(offset, states[-1], transposed)
         slopes.append(a.tanh())

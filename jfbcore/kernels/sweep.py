@@ -129,11 +129,11 @@ def _slopes(
 ) -> list[Tensor]:
     """tanh(a_0), ..., tanh(a_{d-1})."""
     slopes = [a0.tanh()]
-    state = _antiderivative_of_tanh(a0)
+    state = antiderivative_of_tanh(a0)
     for weight, bias in zip(weights, biases, strict=True):
         a = torch.addmm(bias, state, weight.T)
         slopes.append(a.tanh())
-        state = torch.add(state, _antiderivative_of_tanh(a), alpha=step)
+        state = torch.add(state, antiderivative_of_tanh(a), alpha=step)
     return slopes
 
 
@@ -147,7 +147,7 @@ def _pulled(
     return pulled[::-1]
 
 
-def _antiderivative_of_tanh(a: Tensor) -> Tensor:
+def antiderivative_of_tanh(a: Tensor) -> Tensor:
     """log(2 cosh a) without overflow."""
     return functional.softplus(2.0 * a, threshold=40.0) - a
 

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore._time import Time
 from jfbcore.hamiltonian import DerivedHamiltonian, Hamiltonian
-
-Time = float | Tensor
 
 
 class Problem(abc.ABC):
@@ -132,20 +131,3 @@ class Problem(abc.ABC):
         if not isinstance(generator, torch.Generator):
             raise TypeError(f"`generator` must be a torch.Generator, got {generator!r}")
         return draw(sampler, (batch, width), generator).to(device=self.device, dtype=self.dtype)
-
-
-def time_tensor(t: Time, like: Tensor) -> Tensor:
-    """`t` in the precision and on the device of `like`.
-
-    A number is filled in there: copied from the host it would wait for the device.
-    """
-    if isinstance(t, Tensor):
-        return t.to(like)
-    return torch.full((), t, dtype=like.dtype, device=like.device)
-
-
-def time_column(t: Time) -> Time:
-    """A time that broadcasts against (batch, k): (batch,) becomes (batch, 1), scalars pass."""
-    if isinstance(t, Tensor) and t.dim() == 1:
-        return t.unsqueeze(-1)
-    return t

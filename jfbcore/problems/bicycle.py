@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jfbcore import _validate
+from jfbcore.kernels.bicycle import BicycleHamiltonian
 from jfbcore.problems.base import Hamiltonian, Problem, Time
 from jfbcore.problems.interaction import interaction_cost
 
@@ -65,8 +66,8 @@ class Bicycle(Problem):
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 4 N), (batch, 2 N) -> (batch, 4 N)."""
         self.check(z=z, u=u)
-        heading, speed = self._agents(z)[..., 2:].unbind(-1)
-        steering, acceleration = self._controls(u)
+        heading, speed = self.agents(z)[..., 2:].unbind(-1)
+        steering, acceleration = self.controls(u)
         rate = (
             speed * heading.cos(),
             speed * heading.sin(),
@@ -81,21 +82,20 @@ class Bicycle(Problem):
         cost = 0.5 * torch.linalg.vecdot(u, u)
         if self.interaction_weight == 0 or self.n_agents == 1:
             return cost
-        interaction = interaction_cost(self._agents(z)[..., :2])
+        interaction = interaction_cost(self.agents(z)[..., :2])
         return torch.add(cost, interaction, alpha=self.interaction_weight)
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G = terminal_weight * sum over agents |position - target|^2: (batch, 4 N) -> (batch,)."""
         self.check(z=z)
         x, y = (
-            self._agents(z)[..., i] - coordinate
-            for i, coordinate in enumerate(self.target_position)
+            self.agents(z)[..., i] - coordinate for i, coordinate in enumerate(self.target_position)
         )
         return self.terminal_weight * (x.square() + y.square()).sum(1)
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
         self.check(z=z, p=p)
-        return _BicycleHamiltonian(self, t, z, p)
+        return BicycleHamiltonian(self, t, z, p)
 
     def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:
         """0.1 N(0, 1) on positions; heading 0.1 rad and speed 0.1 m/s: (batch, 4 N)."""
@@ -106,72 +106,11 @@ class Bicycle(Problem):
         states[..., 3] = self.initial_speed
         return states.flatten(1)
 
-    def _agents(self, z: Tensor) -> Tensor:
+    def agents(self, z: Tensor) -> Tensor:
+        """States or costates by agent: (batch, 4 N) -> (batch, N, 4)."""
         return z.reshape(z.shape[0], self.n_agents, STATES_PER_AGENT)
 
-    def _controls(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def controls(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Steering and acceleration, (batch, N) each."""
         steering, acceleration = u.reshape(u.shape[0], self.n_agents, CONTROLS_PER_AGENT).unbind(-1)
         return steering, acceleration
-
-
-class _BicycleHamiltonian(Hamiltonian):
-    """H = -sum(kappa tan(delta) + p_v a) - |u|^2/2 + terms without u; separable over controls."""
-
-    constrained = True
-    # The Hessian of L is the identity; below 1 so that steering does not overshoot its maximiser.
-    plain_step_size = 0.5
-
-    #: smallest curvature Newton-type steps divide by: a step of at most 20 times the gradient
-    _CURVATURE_FLOOR = 0.05
-
-    problem: Bicycle
-
-    def __init__(self, problem: Bicycle, t: Time, z: Tensor, p: Tensor) -> None:
-        self.problem, self._t, self._z, self._p = problem, t, z, p
-        _, _, p_heading, self._p_speed = problem._agents(p).unbind(-1)
-        #: kappa = p_psi v / l, (batch, N)
-        self.kappa = p_heading * problem._agents(z)[..., 3] / problem.wheelbase
-
-    def control_part(self, u: Tensor) -> Tensor:
-        steering, acceleration = self.problem._controls(u)
-        along = self.kappa * steering.tan() + self._p_speed * acceleration
-        return -along.sum(1) - 0.5 * torch.linalg.vecdot(u, u)
-
-    def constant_part(self) -> Tensor:
-        no_control = self.problem.initial_control(self._t, self._z)
-        drift = self.problem.dynamics(self._t, self._z, no_control)
-        cost = self.problem.running_cost(self._t, self._z, no_control)
-        return -torch.linalg.vecdot(self._p, drift) - cost
-
-    def grad(self, u: Tensor) -> Tensor:
-        steering, _ = self.problem._controls(u)
-        pull = torch.stack((self.kappa / steering.cos().square(), self._p_speed), -1)
-        return -u - pull.flatten(1)
-
-    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        return -self._negative_curvature(u, self.kappa) * v
-
-    def curvature_scaling(self, u: Tensor) -> Tensor:
-        curvature = self._negative_curvature(u.detach(), self.kappa.detach())
-        return curvature.abs().clamp_min(self._CURVATURE_FLOOR).reciprocal()
-
-    def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
-        return self.curvature_scaling(u) * r
-
-    def project(self, u: Tensor) -> Tensor:
-        steering, acceleration = self.problem._controls(u)
-        bound = self.problem.max_steering
-        return torch.stack((steering.clamp(-bound, bound), acceleration), -1).flatten(1)
-
-    def interior(self, u: Tensor) -> Tensor:
-        steering, acceleration = self.problem._controls(u)
-        inside = steering.abs() < self.problem.max_steering
-        return torch.stack((inside, torch.ones_like(acceleration, dtype=torch.bool)), -1).flatten(1)
-
-    def _negative_curvature(self, u: Tensor, kappa: Tensor) -> Tensor:
-        """-(diagonal of the Hessian): 1 + 2 kappa sec^2 tan for steering, 1 for acceleration."""
-        steering, acceleration = self.problem._controls(u)
-        tangent = steering.tan()
-        bend = 1.0 + 2.0 * kappa * tangent * (1.0 + tangent.square())
-        return torch.stack((bend, torch.ones_like(acceleration)), -1).flatten(1)

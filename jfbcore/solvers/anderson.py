@@ -59,12 +59,6 @@ class Anderson(IterativeSolver):
         _validate.non_negative("regularisation", self.regularisation)
         _validate.positive("growth", self.growth)
 
-    def supports_compilation(self) -> str | None:
-        return (
-            "Anderson solves small linear systems, which have no binding in generated C++ code; "
-            "compile with Picard or Newton"
-        )
-
     def supports_repeat(self) -> str | None:
         return "Anderson cannot go on from a control without its history; use Picard or Newton"
 

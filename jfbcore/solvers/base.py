@@ -89,10 +89,6 @@ class Solver(abc.ABC):
         """None, or the reason why this solver cannot serve `problem`."""
         return None
 
-    def supports_compilation(self) -> str | None:
-        """None, or the reason why torch.compile cannot make one graph of `solve`."""
-        return f"{type(self).__name__} has no loop to compile; compile with Picard or Newton"
-
     def repeat(
         self, fixed_point_map: BoundMap, initial: Tensor, times: int
     ) -> tuple[Tensor, Tensor]:

@@ -49,9 +49,6 @@ class Newton(IterativeSolver):
         IterativeSolver.__post_init__(self)
         _validate.positive_int("max_halvings", self.max_halvings)
 
-    def supports_compilation(self) -> str | None:
-        return None
-
     def supports_repeat(self) -> str | None:
         if self.tolerance is None:
             return "Newton without a tolerance counts steps and not trials; give a tolerance"

@@ -29,8 +29,5 @@ class Picard(IterativeSolver):
     def step(self, fixed_point_map: BoundMap, state: PicardState, evaluated: Tensor) -> PicardState:
         return PicardState(fixed_point_map.step(state.control, evaluated))
 
-    def supports_compilation(self) -> str | None:
-        return None
-
     def supports_repeat(self) -> str | None:
         return None

@@ -31,7 +31,7 @@ from bench.measure import (
 )
 from bench.memory import LiveTensorTracker
 from bench.records import empty_record
-from jfbcore.extras.compiled_step import CompiledStep
+from jfbcore.extras.compiled_rollout import CompiledRollout
 
 CASE = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=3, n_steps=4)
 
@@ -329,7 +329,8 @@ class TestPeakResidentSet:
 
 def test_a_compiled_case_reports_compile_time_apart(monkeypatch):
     """Captured without code generation, which takes tens of seconds."""
-    monkeypatch.setattr(build_module, "CompiledStep", partial(CompiledStep, backend="aot_eager"))
+    compiled = partial(CompiledRollout, backend="aot_eager")
+    monkeypatch.setattr(build_module, "CompiledRollout", compiled)
     case = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=3, n_steps=3)
     records = []
     for each in (case, replace(case, compile=True)):
@@ -351,7 +352,7 @@ def test_what_cannot_be_compiled_is_unsupported():
     record = empty_record(case, 0)
     worker.fill(record, case, 0)
     assert record["status"] == "unsupported"
-    assert "run it eager" in record["reason"]
+    assert "decides on the host when to stop" in record["reason"]
 
 
 def test_the_cosine_is_that_of_the_two_gradients():

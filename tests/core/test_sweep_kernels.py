@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from jfbcore.kernels.costate import forward_backward
 from jfbcore.kernels.sweep import (
     MOST_ROWS,
     core,
@@ -20,7 +21,7 @@ from jfbcore.kernels.sweep import (
     core_vjp_formula,
     kernels_serve,
 )
-from jfbcore.value_network import ValueNetwork, _sweep
+from jfbcore.value_network import ValueNetwork
 
 F64 = torch.float64
 STEP = 0.5
@@ -68,7 +69,7 @@ def in_float64(inputs):
 @every_depth
 def test_core_is_what_the_sweep_of_the_network_pulls_back(depth):
     network, z, a0 = network_and_opening(depth)
-    expected = _sweep(network.residual_step, 0.7, z, *network._sweep_parameters()).pulled
+    expected = forward_backward(network.residual_step, 0.7, z, *network._sweep_parameters()).pulled
     layers = (network.readout, list(network.weights), list(network.biases), network.residual_step)
     # Rounding of sums of a few terms of order one.
     torch.testing.assert_close(core(a0, *layers), expected, rtol=1e-12, atol=1e-12)

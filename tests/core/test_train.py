@@ -15,7 +15,6 @@ from torch import Tensor
 import jfbcore.train
 from baselines import METHODS, build_policy
 from jfbcore.extras.checkpoints import CHECKPOINT_VERSION
-from jfbcore.extras.compiled_step import CompiledStep
 from jfbcore.extras.guard import GuardSettings
 from jfbcore.held_out import COUNT, held_out_states
 from jfbcore.maps import ScaledMap
@@ -858,7 +857,7 @@ def test_schedules_begin_after_compiling(monkeypatch, tmp_path):
         return Training(
             policy,
             settings,
-            rollout=functools.partial(rollout, advance=CompiledStep(policy, "eager", span=2)),
+            rollout=functools.partial(rollout),
             callback=lambda training: grids.append(training.schedules.last_n_steps),
             checkpoint=checkpoint,
             checkpoint_interval=1,
@@ -890,7 +889,7 @@ def test_a_limit_within_compiling_ends_the_run(monkeypatch):
     result = Training(
         policy,
         settings,
-        rollout=functools.partial(rollout, advance=CompiledStep(policy, "eager", span=2)),
+        rollout=functools.partial(rollout),
     ).run()
     assert (result.steps, result.seconds, result.status) == (1, 7.0, "ok")
 

@@ -89,7 +89,7 @@ class TestAgainstFloats:
 
     def test_control_coefficient(self, n_agents):
         z, p, _ = random_batch(n_agents)
-        found = problem_of(n_agents).hamiltonian(0.0, z, p).linear
+        found = problem_of(n_agents).hamiltonian(0.0, z, p).control_coefficient()
         expected = [
             scalar.quadrotor_control_coefficient(a, b)
             for a, b in zip(z.tolist(), p.tolist(), strict=True)
@@ -147,14 +147,14 @@ class TestClosedForm:
         z, p, _ = random_batch(n_agents)
         h = problem_of(n_agents).hamiltonian(0.0, z, scale * p)
         found = h.closed_form()
-        expected = [scalar.quadrotor_optimal_control(c) for c in h.linear.tolist()]
+        expected = [scalar.quadrotor_optimal_control(c) for c in h.control_coefficient().tolist()]
         # Both solve a scalar equation to the last few bits; exp(-W/2) turns an absolute error
         # of W (below 40, so 1e-14) into a relative one.
         torch.testing.assert_close(
             found, torch.tensor(expected, dtype=F64), rtol=1e-12, atol=1e-14 * scale
         )
         # The residual is the difference of two terms of size |c|.
-        residual = h.grad(found).norm(dim=1) / h.linear.norm(dim=1)
+        residual = h.grad(found).norm(dim=1) / h.control_coefficient().norm(dim=1)
         assert residual.max() < 1e-12
 
     def test_is_the_maximum(self, n_agents):
@@ -187,7 +187,7 @@ class TestClosedForm:
     def test_scaled_ascent_from_zero_reaches_the_maximum(self, n_agents, scale):
         z, p, _ = random_batch(n_agents)
         h = problem_of(n_agents).hamiltonian(0.0, z, scale * p)
-        u = torch.zeros_like(h.linear)
+        u = torch.zeros_like(h.control_coefficient())
         for _ in range(2000):
             u = u + h.curvature_scaling(u) * h.grad(u)
         torch.testing.assert_close(u, h.closed_form(), rtol=1e-9, atol=1e-12)
