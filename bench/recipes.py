@@ -72,6 +72,14 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
     return settings
 
 
+def has_value_network(gradient: str) -> bool:
+    """Whether the policies of `gradient` have a value network of their own to penalise.
+
+    Those of a gradient estimator do.
+    """
+    return method(gradient).estimator is not None
+
+
 def training_config(
     case: Case,
     *,
@@ -90,10 +98,8 @@ def training_config(
     from jfbcore.train import TrainingConfig
 
     settings = RELEASED if recipe == "released" else RECOMMENDED.get(case.problem, {})
-    if recipe == "released" and case.problem == "bicycle":
-        # Only policies that a gradient estimator serves have a value network to penalise.
-        penalised = method(case.gradient).estimator is not None
-        settings = settings | RELEASED_PENALTIES if penalised else settings
+    if recipe == "released" and case.problem == "bicycle" and has_value_network(case.gradient):
+        settings = settings | RELEASED_PENALTIES
     config = TrainingConfig(
         steps=steps,
         time_limit=time_limit,

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: A problem in a file. Until a Hamiltonian is derived from the four formulas it brings its own:
-#: to simplify once `Problem.hamiltonian` and `Problem.initial_control` have defaults, delete
-#: everything from `initial_control` on, and `network_width`.
+#: A problem in a file: four formulas and its sizes.
 DOUBLE_INTEGRATOR = '''"""A double integrator with an exponential cost of control."""
 
 import torch
 
-from jfbcore.problems import Hamiltonian, Problem
+from jfbcore.problems import Problem
 
 
 class DoubleIntegrator(Problem):
     """Points that are pushed to the origin at a cost of exp(|u|^2 / 2)."""
 
     name = "double-integrator"
-    network_width = 16
 
     def __init__(self, n_agents=1, *, n_steps=20, dtype=torch.float32, device="cpu"):
         super().__init__(t_final=1.0, n_steps=n_steps, dtype=dtype, device=device)
@@ -35,44 +32,18 @@ class DoubleIntegrator(Problem):
 
     def sample_initial_states(self, batch, generator):
         return 1.0 + 0.1 * self._normal(batch, self.state_dim, generator)
-
-    def initial_control(self, t, z):
-        return torch.zeros_like(z[:, : self.n_agents])
-
-    def hamiltonian(self, t, z, p):
-        return OwnHamiltonian(self, t, z, p)
-
-
-class OwnHamiltonian(Hamiltonian):
-    plain_step_size = 0.2
-
-    def __init__(self, problem, t, z, p):
-        self.problem, self._t, self._z, self._p = problem, t, z, p
-        n = problem.n_agents
-        self._c, self._drift = p[:, n:], (p[:, :n] * z[:, n:]).sum(1)
-
-    def control_part(self, u):
-        return -(self._c * u).sum(1) - torch.exp(0.5 * u.square().sum(1))
-
-    def constant_part(self):
-        return -self._drift
-
-    def grad(self, u):
-        return -self._c - u * torch.exp(0.5 * u.square().sum(1, keepdim=True))
-
-    def hvp(self, u, v):
-        e = torch.exp(0.5 * u.square().sum(1, keepdim=True))
-        return -e * (v + u * (u * v).sum(1, keepdim=True))
-
-    def curvature_scaling(self, u):
-        s = u.detach().square().sum(1, keepdim=True)
-        return torch.exp(-0.5 * s.clamp(max=80.0)) / (1.0 + s)
-
-    def newton_direction(self, u, r):
-        u = u.detach()
-        s = u.square().sum(1, keepdim=True)
-        return torch.exp(-0.5 * s) * (r - u * (u * r).sum(1, keepdim=True) / (1.0 + s))
 '''
+#: A Hamiltonian of its own for that problem, to append: the derived one with something changed.
+OVERRIDE = """
+    def hamiltonian(self, t, z, p):
+        return Changed(self, t, z, p)
+
+
+from jfbcore.hamiltonian import DerivedHamiltonian
+
+
+class Changed(DerivedHamiltonian):
+"""
 
 #: A method in a file: a gradient estimator, a setting of it, a policy, and a whole method.
 METHODS = '''"""Methods of one's own."""
