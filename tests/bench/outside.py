@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: A problem in a file. Until a Hamiltonian is derived from the four formulas it brings its own:
-#: to simplify once `Problem.hamiltonian` and `Problem.initial_control` have defaults, delete
-#: everything from `initial_control` on, and `network_width`.
+#: A problem in a file: four formulas and its sizes.
 DOUBLE_INTEGRATOR = '''"""A double integrator with an exponential cost of control."""
 
 import torch
 
-from jfbcore.problems import Hamiltonian, Problem
+from jfbcore.problems import Problem
 
 
 class DoubleIntegrator(Problem):
     """Points that are pushed to the origin at a cost of exp(|u|^2 / 2)."""
 
     name = "double-integrator"
-    network_width = 16
 
     def __init__(self, n_agents=1, *, n_steps=20, dtype=torch.float32, device="cpu"):
         super().__init__(t_final=1.0, n_steps=n_steps, dtype=dtype, device=device)
@@ -35,10 +32,12 @@ class DoubleIntegrator(Problem):
 
     def sample_initial_states(self, batch, generator):
         return 1.0 + 0.1 * self._normal(batch, self.state_dim, generator)
+'''
 
-    def initial_control(self, t, z):
-        return torch.zeros_like(z[:, : self.n_agents])
-
+#: The same with a Hamiltonian of its own, which is held against the derived one.
+DOUBLE_INTEGRATOR_BY_HAND = (
+    DOUBLE_INTEGRATOR.replace("import Problem", "import Hamiltonian, Problem")
+    + """
     def hamiltonian(self, t, z, p):
         return OwnHamiltonian(self, t, z, p)
 
@@ -72,7 +71,8 @@ class OwnHamiltonian(Hamiltonian):
         u = u.detach()
         s = u.square().sum(1, keepdim=True)
         return torch.exp(-0.5 * s) * (r - u * (u * r).sum(1, keepdim=True) / (1.0 + s))
-'''
+"""
+)
 
 #: A method in a file: a gradient estimator, a setting of it, a policy, and a whole method.
 METHODS = '''"""Methods of one's own."""

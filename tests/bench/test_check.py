@@ -99,8 +99,9 @@ class TestCommand:
     def test_a_wrong_problem_is_told_what_to_do(
         self, correct, wrong, requirement, seen, tmp_path, capsys
     ):
-        assert correct in outside.DOUBLE_INTEGRATOR
-        path = outside.write(tmp_path, "di.py", outside.DOUBLE_INTEGRATOR.replace(correct, wrong))
+        source = outside.DOUBLE_INTEGRATOR_BY_HAND
+        assert correct in source
+        path = outside.write(tmp_path, "di.py", source.replace(correct, wrong))
         code, out, err = run_cli(capsys, "check", f"{path}:DoubleIntegrator")
         assert (code, err) == (1, "")
         lines = out.splitlines()
