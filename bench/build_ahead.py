@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.environment import default_threads
+from bench.environment import usable_cores
 from bench.jobs import Job
 from bench.workers import Worker
 
@@ -35,7 +35,7 @@ def build_ahead(todo: Sequence[Job], logs: Path, at_once: int, until: float = ma
     waiting = list({job.case: job for job in reversed(todo) if job.case.compile}.values())
     if not waiting or at_once < 1:
         return
-    cores = max(1, default_threads() // min(at_once, len(waiting)))
+    cores = max(1, usable_cores() // min(at_once, len(waiting)))
     environment = {"TORCHINDUCTOR_COMPILE_THREADS": str(cores)} | dict(os.environ)
     running: dict[Worker, tuple[Job, float]] = {}
     unbuilt = 0

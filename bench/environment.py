@@ -89,9 +89,21 @@ def fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def default_threads() -> int:
+def usable_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """Threads of a measurement unless asked otherwise: what OMP_NUM_THREADS says, else one.
+
+    A second thread gains little on these small operators, and beside other load the two wait for
+    each other.
+    """
+    try:
+        return max(1, int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
+    except ValueError:
+        return 1
 
 
 def processor() -> str:
@@ -127,7 +139,7 @@ def describe(preset: str | None, threads: int, started: str) -> dict[str, Any]:
         "schema_version": 1,
         "platform": platform.platform(),
         "cpu": processor(),
-        "cores": default_threads(),
+        "cores": usable_cores(),
         "threads": threads,
         "memory_bytes": psutil.virtual_memory().total,
         "gpu": _gpu(),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bench.case import Case
-from bench.registry import default_batch, default_steps, has_inner_problem
+from bench.registry import default_batch, default_steps, has_inner_problem, method
 
 if TYPE_CHECKING:
     from jfbcore.train import TrainingConfig
@@ -40,8 +40,6 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau", "plateau_patience": 100}
 #: its weights of the HJB penalties, on bicycles only
 RELEASED_PENALTIES: dict[str, Any] = {"hjb_running": 1e-4, "hjb_final": 1e-2}
-#: gradients whose policies have no value network of their own to penalise
-_NO_VALUE_NETWORK = ("direct", "unrolled-network")
 #: its inner iteration; the tolerance is absolute there, whatever the problem's gradient scale
 RELEASED_INNER: dict[str, Any] = {"map": "plain", "step_size": 1e-4, "max_iterations": 499}
 RELEASED_TOLERANCE = 0.1
@@ -74,6 +72,14 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
     return settings
 
 
+def has_value_network(gradient: str) -> bool:
+    """Whether the policies of `gradient` have a value network of their own to penalise.
+
+    Those of a gradient estimator do.
+    """
+    return method(gradient).estimator is not None
+
+
 def training_config(
     case: Case,
     *,
@@ -92,8 +98,7 @@ def training_config(
     from jfbcore.train import TrainingConfig
 
     settings = RELEASED if recipe == "released" else RECOMMENDED.get(case.problem, {})
-    penalised = case.problem == "bicycle" and case.gradient not in _NO_VALUE_NETWORK
-    if recipe == "released" and penalised:
+    if recipe == "released" and case.problem == "bicycle" and has_value_network(case.gradient):
         settings = settings | RELEASED_PENALTIES
     config = TrainingConfig(
         steps=steps,

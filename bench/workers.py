@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.environment import ROOT, default_threads
+from bench.environment import ROOT, usable_cores
 from bench.nvml import Sampler
 
 #: cores up to which no worker is started beside a measurement
@@ -115,7 +115,7 @@ class Pool:
 
     def __init__(self, logs: Path, threads: int, *, spare: int, needed: int) -> None:
         self._logs, self._threads = logs, threads
-        self._spare = spare if default_threads() > _FEW_CORES else 0
+        self._spare = spare if usable_cores() > _FEW_CORES else 0
         self._needed = needed
         self._ready: deque[Worker] = deque()
         for path in logs.glob(f"{_WAITING}*"):

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="build compiled cases, N at a time, before measuring; default: 0",
     )
     parser.add_argument("--resume", action="store_true", help="measure only what is missing")
-    parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, else 1"
+    )
     parser.add_argument(
         "--memory-limit", type=number, metavar="GIB", help="address space of a case, in GiB"
     )

@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=number, metavar="RATE")
     parser.add_argument("--schedule", help="cosine, plateau or constant")
     parser.add_argument("--seed", type=integer, default=0)
-    parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, else 1"
+    )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to FILE as it goes")
     parser.add_argument("--resume", action="store_true", help="continue from --checkpoint")
 

@@ -31,10 +31,10 @@ def save(policy: Policy, file: str | Path) -> None:
     constructors' arguments, and OSError where the file cannot be written.
     """
     _validate.instance("policy", policy, Policy, "HamiltonianPolicy(problem, network, …)")
-    content = _policy_content(policy)
+    content = _described(policy)
     if content["not_described"] is not None:
         raise ValueError(f"`policy` cannot be saved: {content['not_described']}")
-    _write(content, Path(file))
+    _write(content | {"policy": policy.state_dict()}, Path(file))
 
 
 def load(file: str | Path, *, device: str | torch.device = "cpu") -> Policy:
@@ -72,6 +72,8 @@ class Saver:
     def __init__(self, path: Path | None, interval: int) -> None:
         self.path = path
         self.interval = _validate.positive_int("checkpoint_interval", interval)
+        #: how the policy is built, from the first time that it is saved
+        self.described: dict[str, Any] | None = None
 
     def __call__(self, training: Training) -> None:
         if training.step % self.interval == 0:
@@ -85,9 +87,12 @@ class Saver:
 
 def save_training(training: Training, path: Path) -> None:
     """Write everything that `training` needs to go on, and its policy as `save` would."""
+    if training.saver.described is None:
+        training.saver.described = _described(training.policy)
     _write(
-        _policy_content(training.policy)
+        training.saver.described
         | {
+            "policy": training.policy.state_dict(),
             "version": CHECKPOINT_VERSION,
             "config": asdict(training.config),
             "identity": training.identity,
@@ -135,8 +140,8 @@ def load_training(training: Training, path: Path) -> None:
     training.curve = [Evaluation(**point) for point in state["curve"]]
 
 
-def _policy_content(policy: Policy) -> dict[str, Any]:
-    """What `load` reads; a training run goes on also where its policy cannot be described."""
+def _described(policy: Policy) -> dict[str, Any]:
+    """How `load` builds `policy`, or why it cannot: a training run goes on all the same."""
     description, reason = None, None
     try:
         description = describe(policy)
@@ -150,7 +155,6 @@ def _policy_content(policy: Policy) -> dict[str, Any]:
         "policy_version": POLICY_VERSION,
         "description": description,
         "not_described": reason,
-        "policy": policy.state_dict(),
     }
 
 

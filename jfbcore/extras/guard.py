@@ -21,18 +21,18 @@ class GuardSettings:
     """When a training step counts as bad, and what happens then.
 
     A training step is bad when its loss or gradient norm is not finite, or when its loss exceeds
-    `jump_factor` times the median of the last `window` good losses plus `jump_offset`. The
-    parameters and the optimiser's state then go back to the last snapshot (taken every
-    `snapshot_interval` good steps), and the learning rate is multiplied by `backoff`; it recovers
-    by the factor `recovery` per good step. More than `patience` bad steps in a row end the run as
-    diverged. A gradient norm that jumps and stays finite does not make a step bad: training clips
-    it, and near an optimum the norm varies by orders of magnitude from minibatch to minibatch.
+    `jump_factor` times the median of the last `window` good losses plus `jump_offset`. A gradient
+    norm that jumps is not bad: training clips it, and near an optimum it varies by orders of
+    magnitude. After a bad step the parameters and the optimiser's state go back to the last
+    snapshot (taken every `snapshot_interval` good steps), and the learning rate is multiplied by
+    `backoff`; it recovers by the factor `recovery` per good step. More than `patience` bad steps in
+    a row end the run as diverged.
 
     Losses that climb slowly never jump. Whenever a snapshot is due, their median is therefore
-    compared with the least median so far. Where it is more than `drift_factor` times that (plus
-    `jump_offset`), the parameters of the least median are tried on the present minibatch. Where
-    the present loss exceeds theirs by the same factor, they come back for good, and from then on
-    the learning rate recovers only to `backoff` times its former value.
+    compared with the least median so far. Where it exceeds `drift_factor` times that (plus
+    `jump_offset`), the parameters of the least median are tried on the present minibatch. If the
+    present loss exceeds theirs by the same factor, they come back, and the learning rate recovers
+    only to `backoff` times its former value from then on.
     """
 
     jump_factor: float = 3.0
@@ -46,7 +46,7 @@ class GuardSettings:
 
     def __post_init__(self) -> None:
         for name in ("jump_factor", "drift_factor"):
-            if _validate.positive(name, getattr(self, name)) <= 1.0:
+            if _validate.finite(name, getattr(self, name)) <= 1.0:
                 raise ValueError(f"`{name}` must be > 1, got {getattr(self, name)}")
         _validate.non_negative("jump_offset", self.jump_offset)
         for name in ("window", "snapshot_interval", "patience"):

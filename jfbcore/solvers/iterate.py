@@ -104,7 +104,10 @@ def track(
 
 
 def checkpointed(solver: Iterative, context: Any, state: State, limit: int, length: int) -> Run:
-    """As `track`, keeping one state per `length` iterations: backward computes the rest again."""
+    """As `track`, keeping one state per `length` iterations: backward computes the rest again.
+
+    The residual is that of the last point.
+    """
     progress = _Progress(context, state, 0)
     while progress.passed is None and progress.iterations < limit:
         before = progress.iterations
@@ -113,7 +116,7 @@ def checkpointed(solver: Iterative, context: Any, state: State, limit: int, leng
             segment, *progress.state, use_reentrant=False, preserve_rng_state=False
         )
         progress = segment.hand_over()._replace(state=type(state)(*tensors))
-    return _finish(solver, progress)
+    return _finish(solver, progress._replace(passed=None))
 
 
 class _Progress(NamedTuple):

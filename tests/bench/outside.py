@@ -33,46 +33,17 @@ class DoubleIntegrator(Problem):
     def sample_initial_states(self, batch, generator):
         return 1.0 + 0.1 * self._normal(batch, self.state_dim, generator)
 '''
-
-#: The same with a Hamiltonian of its own, which is held against the derived one.
-DOUBLE_INTEGRATOR_BY_HAND = (
-    DOUBLE_INTEGRATOR.replace("import Problem", "import Hamiltonian, Problem")
-    + """
+#: A Hamiltonian of its own for that problem, to append: the derived one with something changed.
+OVERRIDE = """
     def hamiltonian(self, t, z, p):
-        return OwnHamiltonian(self, t, z, p)
+        return Changed(self, t, z, p)
 
 
-class OwnHamiltonian(Hamiltonian):
-    plain_step_size = 0.2
+from jfbcore.hamiltonian import DerivedHamiltonian
 
-    def __init__(self, problem, t, z, p):
-        self.problem, self._t, self._z, self._p = problem, t, z, p
-        n = problem.n_agents
-        self._c, self._drift = p[:, n:], (p[:, :n] * z[:, n:]).sum(1)
 
-    def control_part(self, u):
-        return -(self._c * u).sum(1) - torch.exp(0.5 * u.square().sum(1))
-
-    def constant_part(self):
-        return -self._drift
-
-    def grad(self, u):
-        return -self._c - u * torch.exp(0.5 * u.square().sum(1, keepdim=True))
-
-    def hvp(self, u, v):
-        e = torch.exp(0.5 * u.square().sum(1, keepdim=True))
-        return -e * (v + u * (u * v).sum(1, keepdim=True))
-
-    def curvature_scaling(self, u):
-        s = u.detach().square().sum(1, keepdim=True)
-        return torch.exp(-0.5 * s.clamp(max=80.0)) / (1.0 + s)
-
-    def newton_direction(self, u, r):
-        u = u.detach()
-        s = u.square().sum(1, keepdim=True)
-        return torch.exp(-0.5 * s) * (r - u * (u * r).sum(1, keepdim=True) / (1.0 + s))
+class Changed(DerivedHamiltonian):
 """
-)
 
 #: A method in a file: a gradient estimator, a setting of it, a policy, and a whole method.
 METHODS = '''"""Methods of one's own."""

@@ -35,6 +35,13 @@ def test_methods_are_checked_on_the_problem_asked_for(problem):
     assert all(outcome.holds for outcome in judge(METHOD_REQUIREMENTS, subject))
 
 
+def assert_failed(out: str, requirement: str, seen: str) -> None:
+    lines = out.splitlines()
+    (index,) = [i for i, line in enumerate(lines) if f"FAIL  {requirement}" in line]
+    assert seen in lines[index]
+    assert lines[index + 1].startswith("      do: ")
+
+
 class TestCommand:
     def test_a_problem_in_a_file(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -59,12 +66,6 @@ class TestCommand:
         ("correct", "wrong", "requirement", "seen"),
         [
             (
-                "-self._c - u *",
-                "self._c - u *",
-                "grad is the derivative of H",
-                "grad H is off by",
-            ),
-            (
                 "torch.exp(0.5 * u.square().sum(1))\n\n    def terminal",
                 "torch.exp(0.5 * u.square().sum(1, keepdim=True))\n\n    def terminal",
                 "formulas have the right shapes and dtypes",
@@ -88,26 +89,50 @@ class TestCommand:
                 "is built from n_agents",
                 "`state_dim` is 0",
             ),
-            (
-                "s = u.detach().square()",
-                "s = -1.5 + u.square()",
-                "the curvature scaling is positive",
-                "curvature_scaling",
-            ),
         ],
     )
     def test_a_wrong_problem_is_told_what_to_do(
         self, correct, wrong, requirement, seen, tmp_path, capsys
     ):
-        source = outside.DOUBLE_INTEGRATOR_BY_HAND
-        assert correct in source
-        path = outside.write(tmp_path, "di.py", source.replace(correct, wrong))
+        assert correct in outside.DOUBLE_INTEGRATOR
+        path = outside.write(tmp_path, "di.py", outside.DOUBLE_INTEGRATOR.replace(correct, wrong))
         code, out, err = run_cli(capsys, "check", f"{path}:DoubleIntegrator")
         assert (code, err) == (1, "")
-        lines = out.splitlines()
-        (index,) = [i for i, line in enumerate(lines) if f"FAIL  {requirement}" in line]
-        assert seen in lines[index]
-        assert lines[index + 1].startswith("      do: ")
+        assert_failed(out, requirement, seen)
+
+    @pytest.mark.parametrize(
+        ("override", "requirement", "seen"),
+        [
+            (
+                "def grad(self, u): return -super().grad(u)",
+                "grad is the derivative of H",
+                "grad H is off by",
+            ),
+            (
+                "def curvature_scaling(self, u): return u.detach()",
+                "the curvature scaling is positive",
+                "is not positive",
+            ),
+            (
+                "def newton_direction(self, u, r): return r * u",
+                "the Newton direction ascends",
+                "",
+            ),
+            (
+                "def hvp(self, u, v): return super().hvp(u, v) + v.cumsum(1)",
+                "the Hessian is symmetric",
+                "transpose",
+            ),
+        ],
+    )
+    def test_a_wrong_override_is_told_what_to_do(
+        self, override, requirement, seen, tmp_path, capsys
+    ):
+        content = f"{outside.DOUBLE_INTEGRATOR}{outside.OVERRIDE}    {override}\n"
+        path = outside.write(tmp_path, "di.py", content)
+        code, out, err = run_cli(capsys, "check", f"{path}:DoubleIntegrator")
+        assert (code, err) == (1, "")
+        assert_failed(out, requirement, seen)
 
     @pytest.mark.parametrize(
         ("correct", "wrong", "requirement"),

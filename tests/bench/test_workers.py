@@ -57,7 +57,7 @@ def watched(monkeypatch) -> list[tuple[int, int]]:
 
 @pytest.fixture
 def many_cores(monkeypatch) -> None:
-    monkeypatch.setattr(workers, "default_threads", lambda: 16)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 16)
 
 
 class TestSpareWorkers:
@@ -73,7 +73,7 @@ class TestSpareWorkers:
         assert running(tmp_path) == 0
 
     def test_on_few_cores_none_imports_beside_a_measurement(self, tmp_path, watched, monkeypatch):
-        monkeypatch.setattr(workers, "default_threads", lambda: 4)
+        monkeypatch.setattr(workers, "usable_cores", lambda: 4)
         assert run_cases([FIXED, DIRECT], 1, settings(tmp_path, spare=2)) == {"ok": 2}
         assert [count for _, count in watched] == [1, 1]
 

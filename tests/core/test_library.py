@@ -181,7 +181,7 @@ def test_a_saved_policy_comes_back(tmp_path, index):
 
 
 @pytest.mark.parametrize("gradient", METHODS)
-def test_policies_of_every_gradient_come_back(tmp_path, gradient):
+def test_policies_of_every_method_come_back(tmp_path, gradient):
     fixed = jfb.Picard(tolerance=None, max_iterations=3)
     policy = make_policy(gradient=gradient, solver=fixed)
     jfb.save(policy, tmp_path / "policy.pt")

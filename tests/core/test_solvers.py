@@ -535,7 +535,7 @@ def test_newton_does_not_wait_for_a_sample_that_is_no_number():
 @every_iterative
 @pytest.mark.parametrize("tolerance", [None, 1e-8])
 def test_a_graph_and_checkpoints_change_no_control(name, tolerance):
-    """One iteration more where a tolerance stops it; with `beyond` exactly the plain iterate."""
+    """The plain iterate where the number of iterations is fixed, the next one elsewhere."""
     h = Quadratic(SLOW)
     bound = PlainMap().bind(h)
     count = 9 if tolerance is None else 400
@@ -546,7 +546,9 @@ def test_a_graph_and_checkpoints_change_no_control(name, tolerance):
         tracked = estimator.attach(bound, solver, h.start())
         assert tracked.control.requires_grad
         assert not tracked.residual.requires_grad
-        torch.testing.assert_close(tracked.residual, plain.residual, rtol=1e-9, atol=1e-12)
+        if tolerance is None or isinstance(estimator, Unrolled):
+            torch.testing.assert_close(tracked.residual, plain.residual, rtol=1e-9, atol=1e-12)
+        assert tracked.converged.all()
         if tolerance is None:
             torch.testing.assert_close(tracked.control, plain.control, rtol=1e-9, atol=1e-12)
             assert tracked.iterations == plain.iterations
