@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from baselines import GRADIENTS, DirectPolicy, build_policy
+from baselines import METHODS, DirectPolicy, build_policy
 from jfbcore import checks
 from jfbcore.checks import check_problem
 from jfbcore.hamiltonian import DerivedHamiltonian
@@ -203,7 +203,7 @@ WRONG = {
 
 def policy_of(problem, gradient="jfb"):
     return build_policy(
-        problem, GRADIENTS[gradient], fixed_point_map=MAPS["scaled"], solver=Picard(), width=4
+        problem, METHODS[gradient], fixed_point_map=MAPS["scaled"], solver=Picard(), width=4
     )
 
 

@@ -14,6 +14,7 @@ from jfbcore.problems import Bicycle, Consumption, Quadrotor
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Picard
 from jfbcore.value_network import ValueNetwork
+from tests.problems.double_integrator import DoubleIntegrator
 
 SWARMS = {
     "quadrotor": lambda n, **k: Quadrotor(n, dtype=torch.float64, n_steps=5, **k),
@@ -156,3 +157,14 @@ def test_one_index_for_each_agent():
 def test_one_unit_for_each_state():
     with pytest.raises(ValueError, match=r"`scaling\.state` must have 4 units.*got 3"):
         ValueNetwork(4, 8, scaling=NetworkScaling(state=(1.0, 1.0, 20.0)))
+
+
+@every_network
+def test_keywords_replace_the_defaults_of_a_problem(network_class):
+    problem = DoubleIntegrator(3)
+    with pytest.raises(ValueError, match="no identical agents"):
+        network_class.for_problem(problem)
+    network = network_class.for_problem(problem, share=0.5, width=7, units=(1.0, 1.0, 4.0, 4.0))
+    assert (network.share, network.agent_network.width) == (0.5, 7)
+    z = problem.sample_initial_states(2, torch.Generator().manual_seed(0))
+    assert network.costate(0.0, z).shape == z.shape

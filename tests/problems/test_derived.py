@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines import GRADIENTS, DenseLU, Implicit, build_policy
+from baselines import METHODS, DenseLU, Implicit, build_policy
 from jfbcore.hamiltonian import MOST_DENSE, DerivedHamiltonian
 from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
@@ -132,7 +132,7 @@ def test_nonconcave_hamiltonian_gets_ascent_directions():
 def test_training_with_default_settings(gradient):
     problem, random = DoubleIntegrator(), generator(1)
     policy = build_policy(
-        problem, GRADIENTS[gradient], fixed_point_map=MAPS["scaled"], solver=SOLVERS["picard"](),
+        problem, METHODS[gradient], fixed_point_map=MAPS["scaled"], solver=SOLVERS["picard"](),
         generator=generator(),
     )  # fmt: skip
     optimizer = torch.optim.Adam(policy.parameters(), lr=5e-3)
@@ -155,9 +155,9 @@ def test_gradients_agree_at_a_tight_tolerance():
     z = problem.sample_initial_states(4, generator(1))
     for name, estimator, kind in (
         ("dense", Implicit(DenseLU()), "scaled"),
-        ("implicit", GRADIENTS["implicit"], "scaled"),
-        ("unrolled", GRADIENTS["unrolled"], "scaled"),
-        ("newton", GRADIENTS["jfb"], "newton"),
+        ("implicit", METHODS["implicit"], "scaled"),
+        ("unrolled", METHODS["unrolled"], "scaled"),
+        ("newton", METHODS["jfb"], "newton"),
     ):
         policy = build_policy(
             problem, estimator, fixed_point_map=MAPS[kind],
