@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=integer, default=10, help="timed steps (default: 10)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, or 1"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write roofline.json and CSV there (default: don't)"
     )

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="default: reports/runs/verify, or verify-quick there",
     )
-    parser.add_argument("--threads", type=integer, metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, or 1"
+    )
     parser.add_argument(
         "--part",
         default="1/1",

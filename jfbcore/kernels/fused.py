@@ -29,6 +29,8 @@ def differentiable_vjp(
     formula: Callable[..., Tensor], inputs: tuple[Tensor, ...], cotangent: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Vector-Jacobian product of `formula` at `inputs`, itself differentiable."""
+    # Aliases: one input may depend on another, and only the direct dependence is asked for.
+    inputs = tuple(x.view_as(x) for x in inputs)
     along = (formula(*inputs) * cotangent).sum()
     slopes = iter(
         torch.autograd.grad(along, [x for x in inputs if x.requires_grad], create_graph=True)
