@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SMOKE := reports/runs/smoke
 
-.PHONY: help venv bench gpu test lint format clean
+.PHONY: help venv bench gpu test test-all lint format clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
 	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests but for the slow ones"
+	@echo "make test-all  run all tests: what is compiled, too"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite"
 
@@ -34,8 +35,14 @@ gpu: $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(STAMP))
 	$(GPU_PYTHON) -m bench run --preset gpu-headline --out $(GPU) --resume --threads 1 \
 		--build-ahead 12 --time-limit 460
 
+# One thread a process: the processes are what fills the cores.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --benchmark-disable -n auto --dist worksteal
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -q --benchmark-disable -n auto --dist worksteal
+	$(TEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(TEST)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -93,3 +93,23 @@ def test_hamiltonians(name, n_agents):
     torch.testing.assert_close(own.value(point.u), derived.value(point.u), **ROUNDING)
     torch.testing.assert_close(own.grad(point.u), derived.grad(point.u), **ROUNDING)
     torch.testing.assert_close(own.hvp(point.u, v), derived.hvp(point.u, v), **ROUNDING)
+
+
+def test_second_derivatives_through_a_chain_are_those_of_the_formula():
+    """Two Euler steps whose second control depends on the first state: a derivative of the second
+    step by its state must not go through its control, whose own way there is added elsewhere."""
+    problem = Quadrotor(2, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    start = 0.3 * torch.randn(3, problem.state_dim, generator=generator, dtype=torch.float64)
+
+    def twice(step):
+        z = start.clone().requires_grad_()
+        after = z + 0.1 * step(z, z[:, : problem.control_dim])
+        after = after + 0.1 * step(after, after[:, : problem.control_dim].sin())
+        (slope,) = torch.autograd.grad(after.square().sum(), z, create_graph=True)
+        (second,) = torch.autograd.grad(slope.square().sum(), z)
+        return second
+
+    expected = twice(problem.dynamics_formula)
+    # Sums of a few terms of order one in another order.
+    torch.testing.assert_close(twice(lambda z, u: problem.dynamics(0.0, z, u)), expected)
