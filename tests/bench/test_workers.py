@@ -133,7 +133,7 @@ class TestSpareWorkers:
     #: asks for SIGINT: a shell lets what it starts in the background ignore it
     SWEEP = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from bench import workers; workers.default_threads = lambda: 16; "
+        "from bench import workers; workers.usable_cores = lambda: 16; "
         "from tests.bench.test_workers import *; "
         "run_cases([LONG, OK, DIRECT], 1, settings(Path(sys.argv[1]), spare=2))"
     )
