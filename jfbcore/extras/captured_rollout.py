@@ -7,29 +7,22 @@ once after each rollout and raised, with the rollout run again, where it was too
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from jfbcore.extras.network_gradients import parameter_gradients
 from jfbcore.extras.time_step import TimeStep
+from jfbcore.extras.untested_step import Prepared, UntestedStep
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import rollout as eager_rollout
-from jfbcore.value_network import ValueNetwork
 
 if TYPE_CHECKING:
     from jfbcore.extras.compiled_rollout import Grid
 
-#: the matrix of the network's outer products and its biases, None without a value network
-Prepared = tuple[Tensor, Tensor] | None
-#: steps of the solver that one compiled function may hold; more are repeated calls
-LONGEST_BODY = 16
-#: floats of one layer's activations for which parameter gradients are evaluated at once
-_CHUNK = 2**24
-#: width of a layer that such chunks are sized for
-_WIDEST = 128
 #: numbers of solver steps tried in turn; few, because each is compiled by itself
 _LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512)
 
@@ -87,7 +80,7 @@ class CapturedRollout:
         self.policy, self.capture = policy, capture
         self.time_step = TimeStep(policy)
         self._compiled = compiled
-        self._bodies: dict[int, _Body] = {}
+        self._bodies: dict[int, UntestedStep] = {}
         self._captures: dict[tuple[Grid, int], _Capture] = {}
         self._counts: dict[Grid, int] = {}
         self._grids: dict[int, tuple[Tensor, Tensor]] = {}
@@ -194,9 +187,9 @@ class CapturedRollout:
             self._grids[n_steps] = times, like.new_full((), h)
         return self._grids[n_steps]
 
-    def _body(self, count: int) -> _Body:
+    def _body(self, count: int) -> UntestedStep:
         if count not in self._bodies:
-            self._bodies[count] = _Body(self.time_step, count, self._compiled)
+            self._bodies[count] = UntestedStep(self.time_step, count, self._compiled)
         return self._bodies[count]
 
     def _replay(self, grid: Grid, count: int, states: Tensor) -> Flight:
@@ -237,117 +230,6 @@ class CapturedRollout:
         with torch.cuda.graph(backward, pool=pool):
             gradients = self.gradients(flight, bars)
         return _Capture(flight, forward, backward, bars, gradients)
-
-
-class _Body:
-    """The functions of one time step for a fixed number of solver steps."""
-
-    def __init__(
-        self, time_step: TimeStep, count: int, compiled: Callable[..., Callable[..., Any]]
-    ) -> None:
-        self._time_step, self._count = time_step, count
-        policy = time_step.policy
-        tracked = isinstance(policy, HamiltonianPolicy) and policy.gradient.tracks_from_start
-        if count > LONGEST_BODY and not tracked:
-            self._first, self._more = compiled(self._begin), compiled(self._repeat)
-            self._finish = compiled(self._end)
-            self.forward = self._long_forward
-        else:
-            self.forward = compiled(self._short_forward)
-        self.backward = compiled(self._backward)
-        self.terminal = compiled(time_step.problem.terminal_cost)
-        self.pull_terminal = compiled(time_step.pull_terminal)
-
-    def _says(self, prepared: Prepared, t: Tensor, z: Tensor) -> Tensor:
-        """What the network says: the costate, or the control of a policy without inner problem."""
-        policy = self._time_step.policy
-        if isinstance(policy, HamiltonianPolicy):
-            assert prepared is not None
-            return policy.value_network.prepared_costate(*prepared, z)
-        return policy(t, z).control
-
-    def _short_forward(self, prepared, t, h, z, running, start):
-        time_step = self._time_step
-        output = self._says(prepared, t, z)
-        if isinstance(time_step.policy, HamiltonianPolicy):
-            kept, residual, _ = time_step.repeat(t, z, output, start, self._count)
-        else:
-            kept, residual = output, z.new_zeros(z.shape[0])
-        z_next, cost, flown = time_step.fly(t, h, z, output, kept)
-        return z_next, running + cost, output, kept, flown, residual
-
-    def _long_forward(self, prepared, t, h, z, running, start):
-        output, control = self._first(prepared, t, z, start)
-        for _ in range(self._count // LONGEST_BODY):
-            control = self._more(t, z, output, control)
-        z_next, running, flown, residual = self._finish(t, h, z, running, output, control)
-        return z_next, running, output, control, flown, residual
-
-    def _begin(self, prepared, t, z, start):
-        output = self._says(prepared, t, z)
-        rest = self._count % LONGEST_BODY
-        return output, self._time_step.repeat(t, z, output, start, rest)[2]
-
-    def _repeat(self, t, z, output, control):
-        return self._time_step.repeat(t, z, output, control, LONGEST_BODY)[2]
-
-    def _end(self, t, h, z, running, output, control):
-        time_step = self._time_step
-        residual = time_step.bind(t, z, output).residual(control)
-        z_next, cost, flown = time_step.fly(t, h, z, output, control)
-        return z_next, running + cost, flown, residual
-
-    def _backward(self, prepared, t, h, z, output, kept, z_bar, running_bar):
-        time_step = self._time_step
-        onto, output_bar = time_step.pull_back(t, h, z, output, kept, z_bar, running_bar)
-        policy = time_step.policy
-        if isinstance(policy, HamiltonianPolicy):
-            assert prepared is not None
-            network = policy.value_network
-            matrix, bias = prepared
-            z_bar = network.prepared_pull_back(matrix, bias, z, output_bar, onto)
-            return z_bar, output_bar
-        return time_step.pull_network(t, z, output_bar, onto), output_bar
-
-
-def parameter_gradients(
-    policy: Policy, times: Tensor, states: Sequence[Tensor], output_bars: Sequence[Tensor]
-) -> list[Tensor]:
-    """The network's parameter gradients for the cotangents of its outputs at all time steps."""
-    batch, width = states[0].shape
-    dense = isinstance(policy, HamiltonianPolicy) and isinstance(policy.value_network, ValueNetwork)
-    floats = max(width, _WIDEST) if dense else policy.problem.n_agents * _WIDEST
-    together = max(1, _CHUNK // (batch * floats))
-    signal = _Signal(policy)
-    parameters = {name: p for name, p in signal.named_parameters() if p.requires_grad}
-    totals = [torch.zeros_like(p) for p in parameters.values()]
-    for first in range(0, len(times), together):
-        part = slice(first, min(first + together, len(times)))
-        t = times[part].unsqueeze(1).expand(-1, batch).reshape(-1)
-        z, bars = torch.cat(list(states[part])), torch.cat(list(output_bars[part]))
-        with torch.enable_grad():
-            # Leaves of their own: the graph nodes of the parameters belong to the stream they were
-            # made on, which a capture must not wait for.
-            leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-            output = torch.func.functional_call(signal, leaves, (t, z))
-            gradients = torch.autograd.grad(output, list(leaves.values()), bars, allow_unused=True)
-        for total, gradient in zip(totals, gradients, strict=True):
-            if gradient is not None:
-                total.add_(gradient)
-    return totals
-
-
-class _Signal(nn.Module):
-    """What the network of `policy` says, as a module: (rows,), (rows, n) to (rows, n or m)."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, t: Tensor, z: Tensor) -> Tensor:
-        if isinstance(self.policy, HamiltonianPolicy):
-            return self.policy.value_network.costate(t, z)
-        return self.policy(t, z).control
 
 
 def _next_count(count: int, most: int) -> int:

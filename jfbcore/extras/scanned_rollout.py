@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
-from jfbcore.extras.captured_rollout import parameter_gradients
+from jfbcore.extras.network_gradients import parameter_gradients
 from jfbcore.extras.time_step import TimeStep
 from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
 from jfbcore.policy import HamiltonianPolicy, Policy

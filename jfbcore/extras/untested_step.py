@@ -1,0 +1,87 @@
+"""One time step whose inner solver takes a fixed number of steps, none of them tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from jfbcore.extras.time_step import TimeStep
+from jfbcore.policy import HamiltonianPolicy
+
+#: the matrix of the network's outer products and its biases, None without a value network
+Prepared = tuple[Tensor, Tensor] | None
+#: steps of the solver that one compiled function may hold; more are repeated calls
+LONGEST_BODY = 16
+
+
+class UntestedStep:
+    """The functions of one time step for a fixed number of solver steps."""
+
+    def __init__(
+        self, time_step: TimeStep, count: int, compiled: Callable[..., Callable[..., Any]]
+    ) -> None:
+        self._time_step, self._count = time_step, count
+        policy = time_step.policy
+        tracked = isinstance(policy, HamiltonianPolicy) and policy.gradient.tracks_from_start
+        if count > LONGEST_BODY and not tracked:
+            self._first, self._more = compiled(self._begin), compiled(self._repeat)
+            self._finish = compiled(self._end)
+            self.forward = self._long_forward
+        else:
+            self.forward = compiled(self._short_forward)
+        self.backward = compiled(self._backward)
+        self.terminal = compiled(time_step.problem.terminal_cost)
+        self.pull_terminal = compiled(time_step.pull_terminal)
+
+    def _says(self, prepared: Prepared, t: Tensor, z: Tensor) -> Tensor:
+        """What the network says: the costate, or the control of a policy without inner problem."""
+        policy = self._time_step.policy
+        if isinstance(policy, HamiltonianPolicy):
+            assert prepared is not None
+            return policy.value_network.prepared_costate(*prepared, z)
+        return policy(t, z).control
+
+    def _short_forward(self, prepared, t, h, z, running, start):
+        time_step = self._time_step
+        output = self._says(prepared, t, z)
+        if isinstance(time_step.policy, HamiltonianPolicy):
+            kept, residual, _ = time_step.repeat(t, z, output, start, self._count)
+        else:
+            kept, residual = output, z.new_zeros(z.shape[0])
+        z_next, cost, flown = time_step.fly(t, h, z, output, kept)
+        return z_next, running + cost, output, kept, flown, residual
+
+    def _long_forward(self, prepared, t, h, z, running, start):
+        output, control = self._first(prepared, t, z, start)
+        for _ in range(self._count // LONGEST_BODY):
+            control = self._more(t, z, output, control)
+        z_next, running, flown, residual = self._finish(t, h, z, running, output, control)
+        return z_next, running, output, control, flown, residual
+
+    def _begin(self, prepared, t, z, start):
+        output = self._says(prepared, t, z)
+        rest = self._count % LONGEST_BODY
+        return output, self._time_step.repeat(t, z, output, start, rest)[2]
+
+    def _repeat(self, t, z, output, control):
+        return self._time_step.repeat(t, z, output, control, LONGEST_BODY)[2]
+
+    def _end(self, t, h, z, running, output, control):
+        time_step = self._time_step
+        residual = time_step.bind(t, z, output).residual(control)
+        z_next, cost, flown = time_step.fly(t, h, z, output, control)
+        return z_next, running + cost, flown, residual
+
+    def _backward(self, prepared, t, h, z, output, kept, z_bar, running_bar):
+        time_step = self._time_step
+        onto, output_bar = time_step.pull_back(t, h, z, output, kept, z_bar, running_bar)
+        policy = time_step.policy
+        if isinstance(policy, HamiltonianPolicy):
+            assert prepared is not None
+            network = policy.value_network
+            matrix, bias = prepared
+            z_bar = network.prepared_pull_back(matrix, bias, z, output_bar, onto)
+            return z_bar, output_bar
+        return time_step.pull_network(t, z, output_bar, onto), output_bar
