@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: numbers of solver steps tried in turn; few, because each is compiled by itself
 _LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512)
+#: how many times the steps needed may be taken where that spares compiling
+_WASTE = 3
 
 
 @dataclass
@@ -101,7 +103,7 @@ class CapturedRollout:
             # One number to the host per rollout. A NaN asks for no further iterations.
             if not bool((flight.residual > solver.tolerance).any()):
                 return flight
-            self._counts[grid] = _next_count(count, solver.max_iterations)
+            self._counts[grid] = self._count_above(count, solver.max_iterations)
 
     @torch.no_grad()
     def pull_back(self, grid: Grid, flown: Flight, bars: tuple[Tensor, ...]) -> list[Tensor]:
@@ -175,7 +177,14 @@ class CapturedRollout:
         summary = flown.inner.summary()
         assert summary is not None
         need = max(int(summary["iterations"]["max"]), solver.fewest_repeats - 1)
-        return _next_count(need, solver.max_iterations)
+        return self._count_above(need, solver.max_iterations)
+
+    def _count_above(self, need: int, most: int) -> int:
+        """A number of steps above `need`, at most `most`: one that is compiled already where that
+        is not more than a few times too many, because compiling takes as long as many rollouts."""
+        least = min(next((step for step in _LADDER if step > need), most), most)
+        compiled = [count for count in self._bodies if least <= count <= _WASTE * least]
+        return min(compiled, default=least)
 
     def _times(self, n_steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Times (steps,) and step length, made once; every time begins at a multiple of 16 bytes,
@@ -230,9 +239,3 @@ class CapturedRollout:
         with torch.cuda.graph(backward, pool=pool):
             gradients = self.gradients(flight, bars)
         return _Capture(flight, forward, backward, bars, gradients)
-
-
-def _next_count(count: int, most: int) -> int:
-    """The least number of the ladder above `count`, at most `most`."""
-    above = (step for step in _LADDER if step > count)
-    return min(next(above, most), most)

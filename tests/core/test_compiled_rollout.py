@@ -139,6 +139,18 @@ def test_too_few_iterations_are_raised_until_the_tolerance_is_met():
     assert summary["iterations"]["max"] > 1
 
 
+def test_steps_that_are_compiled_serve_where_fewer_are_needed():
+    policy = make_policy(PROBLEMS["quadrotors"](), "jfb")
+    engine = CapturedRollout(policy, lambda function: function, capture=False)
+    x = policy.problem.sample_initial_states(4, torch.Generator().manual_seed(1))
+    first = engine.fly(Grid((4, x.shape[1]), 7, False), x).count
+    engine._bodies[2 * first] = engine._bodies.pop(first)
+    other = engine.fly(Grid((4, x.shape[1]), 6, False), x)
+    assert other.count == 2 * first
+    assert other.residual.max() <= 1e-9
+    assert list(engine._bodies) == [2 * first]
+
+
 def test_without_grad_mode_it_is_the_eager_rollout():
     policy = make_policy(PROBLEMS["quadrotors"](), "jfb")
     x = policy.problem.sample_initial_states(4, torch.Generator().manual_seed(1))
