@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import device
 from bench.case import Case
-from bench.environment import fingerprint, machine, versions
+from bench.environment import fingerprint, keep_freed_memory, machine, versions
 from bench.failures import ran_out, words_of
 from bench.plugins import shown, without_folders
 from bench.records import empty_record, explain_nulls, finite, write_json
@@ -36,6 +36,7 @@ _COUNTS = ("peak_live_tensor_bytes", "saved_tensor_bytes")
 
 def main() -> None:
     _die_with(int(sys.argv[1]))
+    keep_freed_memory()
     # Imported before the case arrives, which may be long after, and without touching a GPU: what
     # a waiting worker held there would be in the measurement of another.
     import torch

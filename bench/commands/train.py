@@ -144,7 +144,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     from tqdm import tqdm
 
     from bench.build import Unsupported, build, build_rollout
-    from bench.environment import default_threads
+    from bench.environment import default_threads, keep_freed_memory
     from bench.gap import gaps
     from bench.measure import evaluation, peak_rss_bytes
     from bench.plugins import shown
@@ -153,6 +153,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     from jfbcore import _validate
     from jfbcore.train import Training
 
+    keep_freed_memory()
     threads = default_threads() if args.threads is None else args.threads
     torch.set_num_threads(_validate.positive_int("threads", threads))
     config = training_config(
