@@ -15,8 +15,6 @@ from jfbcore.maps import BoundMap
 from jfbcore.solvers import IterativeSolver, Solution, Solver
 from jfbcore.solvers.iterate import checkpointed, take, track
 
-#: tracked iterations up to which a compiled time step builds in a minute or two
-_MOST_COMPILED = 50
 #: iterations up to which one function holds all of them forwards and backwards
 LONGEST_PULL_BACK = 50
 

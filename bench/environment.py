@@ -69,8 +69,9 @@ def git_revision() -> dict[str, Any]:
 
 #: what of this package decides a measurement; reports, gates and the command line do not
 _MEASURING = (
-    *("build", "case", "device", "failures", "gap", "held_out", "measure", "memory", "nvml"),
-    *("nvml_reader", "plugins", "presets", "recipes", "registry", "runner", "worker", "workers"),
+    *("build", "case", "device", "diagnostics", "environment", "failures", "gap", "measure"),
+    *("memory", "nvml", "nvml_reader", "plugins", "presets", "recipes", "registry", "runner"),
+    *("worker", "workers"),
 )
 
 
@@ -85,8 +86,7 @@ def fingerprint() -> str:
     files = [*folders, *(ROOT / "bench" / f"{name}.py" for name in _MEASURING)]
     digest = hashlib.sha256()
     for path in files:
-        if path.exists():
-            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
