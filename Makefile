@@ -48,6 +48,7 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/interrogate --quiet jfbcore baselines
 
 format: $(STAMP)
 	$(BIN)/python -m ruff check --fix .

@@ -64,6 +64,7 @@ class CvxpyLayer(GradientEstimator):
             raise TypeError(f"`backend` must be a ConicBackend object, got {self.backend!r}")
 
     def supports(self, problem: Problem) -> str | None:
+        """None, or the reason why it cannot serve `problem`."""
         if (reason := self.backend.missing()) is not None:
             return reason
         if isinstance(problem, Quadrotor):
@@ -80,6 +81,7 @@ class CvxpyLayer(GradientEstimator):
         return f"no convex formulation of {problem.name} is registered"
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        """The optimum of the conic program, attached to z and p by the layer."""
         hamiltonian = fixed_point_map.hamiltonian
         formulation = self._formulation(hamiltonian)
         device = self.backend.device(initial.device)
@@ -147,7 +149,8 @@ def _consumption(problem: Any, backend: ConicBackend) -> _Formulation:
         return (_coefficient(hamiltonian) / hamiltonian.discount * unit**gamma,)
 
     def control(hamiltonian: Any, answer: Tensor) -> Tensor:
-        return hamiltonian.habits + unit * answer
+        control: Tensor = hamiltonian.habits + unit * answer
+        return control
 
     return _Formulation(layer, parameters, control)
 

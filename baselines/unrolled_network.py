@@ -33,8 +33,10 @@ class UnrolledNetworkPolicy(Policy):
         self.policy = policy
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
+        """The control, with the costate evaluated again in every tracked iteration."""
         if not torch.is_grad_enabled():
-            return self.policy(t, z, warm_start)
+            decision: Decision = self.policy(t, z, warm_start)
+            return decision
         solver = self.policy.solver
         assert isinstance(solver, IterativeSolver)
         initial = self.problem.initial_control(t, z) if warm_start is None else warm_start

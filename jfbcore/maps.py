@@ -46,6 +46,7 @@ class PlainMap(FixedPointMap):
             _validate.positive("step_size", self.step_size)
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
+        """The gradient `r` (batch, m) times one step size."""
         return r * (hamiltonian.plain_step_size if self.step_size is None else self.step_size)
 
 
@@ -60,6 +61,7 @@ class ScaledMap(FixedPointMap):
             raise ValueError(f"`damping` must be in (0, 1], got {self.damping}")
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
+        """The gradient `r` (batch, m) times the curvature scaling and the damping."""
         step = hamiltonian.curvature_scaling(u) * r
         return step if self.damping == 1.0 else step * self.damping
 
@@ -72,6 +74,7 @@ class NewtonMap(FixedPointMap):
     """
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
+        """Newton's direction for the gradient `r`, (batch, m)."""
         return hamiltonian.newton_direction(u, r)
 
 
@@ -100,7 +103,8 @@ class BoundMap:
             gradient = self.hamiltonian.grad(u)
         if self.hamiltonian.constrained:
             gradient = self.hamiltonian.project(u + gradient) - u
-        return torch.linalg.vector_norm(gradient, dim=-1)
+        residual: Tensor = torch.linalg.vector_norm(gradient, dim=-1)
+        return residual
 
 
 #: maps by the name used on the command line

@@ -107,6 +107,7 @@ class HamiltonianPolicy(Policy):
         return other
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
+        """The control that maximises H at time `t` and states `z` (batch, n)."""
         p = self.value_network.costate(t, z)
         hamiltonian = self.problem.hamiltonian(t, z, p)
         if warm_start is None:

@@ -16,9 +16,10 @@ from jfbcore.extras import checkpoints
 from jfbcore.extras.clock import Clock, crossed
 from jfbcore.extras.guard import Guard
 from jfbcore.extras.optimizers import build_optimizer
-from jfbcore.extras.results import Evaluation, TrainingResult, headline
+from jfbcore.extras.results import Evaluation as Evaluation
+from jfbcore.extras.results import TrainingResult, headline
 from jfbcore.extras.schedules import Schedules
-from jfbcore.extras.training_config import TrainingConfig
+from jfbcore.extras.training_config import TrainingConfig as TrainingConfig
 from jfbcore.held_out import held_out_states
 from jfbcore.policy import Policy
 from jfbcore.rollout import Rollout, rollout

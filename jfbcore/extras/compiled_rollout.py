@@ -141,7 +141,9 @@ class _Differentiable(torch.autograd.Function):
     """A rollout as one node of the graph: parameters to costs."""
 
     @staticmethod
-    def forward(ctx, engine: Engine, grid: Grid, states: Tensor, *parameters: Tensor):
+    def forward(
+        ctx: Any, engine: Engine, grid: Grid, states: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
         flown = engine.fly(grid, states)
         ctx.engine, ctx.grid, ctx.flown = engine, grid, flown
         # Tensors of their own: what is returned refers to this node, and what the node keeps must
@@ -154,7 +156,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *cotangents: Tensor):
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
             gradients = ctx.engine.pull_back(ctx.grid, ctx.flown, cotangents[:3])
         return None, None, None, *gradients

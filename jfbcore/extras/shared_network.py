@@ -242,6 +242,7 @@ class IndexedValueNetwork(SharedValueNetwork):
 
     @classmethod
     def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor:
+        """A fixed random index for each agent, (n_agents, INDEX_DIM)."""
         found = draw(torch.randn, (problem.n_agents, cls.INDEX_DIM), generator)
         return (cls.INDEX_SCALE * found).to(dtype=problem.dtype, device=problem.device)
 

@@ -106,6 +106,7 @@ class Solver(abc.ABC):
         return f"{type(self).__name__} takes no steps to count; use Picard or Newton"
 
     def solution(self, control: Tensor, residual: Tensor, iterations: int) -> Solution:
+        """A Solution with this solver's tolerance, which decides its status."""
         return Solution(control, residual, iterations, self.tolerance)
 
 
@@ -138,7 +139,8 @@ class IterativeSolver(Solver):
 
     def answer(self, state: State, residual: Tensor) -> Tensor:
         """The control (batch, m) to return, given the residual that `terminate` found."""
-        return state.control
+        control: Tensor = state.control
+        return control
 
     def pending(self, state: State) -> Tensor | None:
         """Whether the iteration goes on after its last step; None where one step completes it."""
@@ -150,6 +152,7 @@ class IterativeSolver(Solver):
 
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        """Run the loop from `initial` (batch, m). Non-convergence is in the result, not raised."""
         state = self.init(fixed_point_map, initial)
         return self.result(iterate(self, fixed_point_map, state, self.max_iterations))
 
@@ -157,6 +160,7 @@ class IterativeSolver(Solver):
     def repeat(
         self, fixed_point_map: BoundMap, initial: Tensor, times: int
     ) -> tuple[Tensor, Tensor]:
+        """Exactly `times` steps from `initial` (batch, m): control and residual (batch,)."""
         if (reason := self.supports_repeat()) is not None:
             raise ValueError(reason)
         state = self.init_untested(fixed_point_map, initial)
