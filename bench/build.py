@@ -13,7 +13,7 @@ from baselines import DenseLU, Implicit, build_policy
 from bench import registry
 from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
-from jfbcore.extras.compiled_rollout import CompiledRollout, compiled_rollout_reason
+from jfbcore.extras.compiled_rollout import CompiledRollout
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.maps import FixedPointMap, PlainMap
 from jfbcore.policy import Policy
@@ -85,7 +85,7 @@ def build_rollout(case: Case, policy: Policy) -> Callable[..., Rollout]:
         return rollout
     if not case.compile:
         return functools.partial(rollout, segment=case.segment)
-    if (reason := compiled_rollout_reason(policy)) is not None:
+    if (reason := policy.supports_compiled_rollout()) is not None:
         raise Unsupported(reason, "compile")
     if case.segment is not None:
         raise Unsupported("a compiled rollout has no graph to keep in segments", "segment")

@@ -161,6 +161,7 @@ def describe(preset: str | None, threads: int, started: str) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "gpu": _gpu(),
         "python": sys.version.split()[0],
+        "fingerprint": fingerprint(),
         "versions": versions(),
         "git": git_revision(),
         "preset": preset,

@@ -10,6 +10,7 @@ from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
 from bench.filters import narrowed
 from bench.recipes import RECOMMENDED, RELEASED_TOLERANCE, case_settings
 from bench.registry import has_inner_problem
+from bench.release.sweep import sweep
 
 #: one of each kind of gradient
 MAIN_GRADIENTS = (
@@ -420,6 +421,7 @@ PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
     "gpu-headline": gpu_headline,
     "released": released,
     "targets": targets,
+    "sweep": sweep,
 }
 #: seconds one case may take before it is recorded as timed out
 TIMEOUTS = {
@@ -431,6 +433,7 @@ TIMEOUTS = {
     "gpu-headline": 90.0,
     "released": 1800.0,
     "targets": 3600.0,
+    "sweep": 900.0,
 }
 
 

@@ -8,7 +8,7 @@ once after each rollout and raised, with the rollout run again, where it was too
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,13 +36,13 @@ class Flight:
     count: int
     times: Tensor
     step_length: Tensor
+    prepared: Prepared
     states: list[Tensor]
-    outputs: list[Tensor] = field(default_factory=list)
-    kept: list[Tensor] = field(default_factory=list)
-    prepared: Prepared = None
-    running_cost: Tensor = field(default_factory=lambda: torch.empty(0))
-    terminal_cost: Tensor = field(default_factory=lambda: torch.empty(0))
-    residual: Tensor = field(default_factory=lambda: torch.empty(0))
+    outputs: list[Tensor]
+    kept: list[Tensor]
+    running_cost: Tensor
+    terminal_cost: Tensor
+    residual: Tensor
     generation: int = 0
 
     @property
@@ -55,9 +55,10 @@ class Flight:
         """Steps of the solver, the same at every time step: (1,)."""
         return torch.tensor([self.count])
 
-    def at(self, i: int) -> Prepared:
-        """What was prepared for time step `i`: the matrix, and its row of the biases."""
-        return self.prepared and (self.prepared[0], self.prepared[1][i])
+
+def _at(prepared: Prepared, i: int) -> Prepared:
+    """What was prepared for time step `i`: the matrix, and its row of the biases."""
+    return prepared and (prepared[0], prepared[1][i])
 
 
 @dataclass
@@ -125,26 +126,27 @@ class CapturedRollout:
     def run(self, grid: Grid, count: int, states: Tensor) -> Flight:
         """One rollout with `count` steps of the solver at every time step."""
         body, times, step_length = self._body(count), *self._times(grid.n_steps, states)
-        flight = Flight(count, times, step_length, [states])
         running, start = states.new_zeros(states.shape[0]), None
+        prepared: Prepared = None
         if isinstance(self.policy, HamiltonianPolicy):
-            flight.prepared = self.policy.value_network.prepare(times)
+            prepared = self.policy.value_network.prepare(times)
             if grid.warm_start:
                 start = self.policy.problem.initial_control(0.0, states)
-        residuals = []
+        visited, outputs, kept, residuals = [states], list[Tensor](), list[Tensor](), list[Tensor]()
         for i, t in enumerate(times):
-            z, running, output, kept, flown, residual = body.forward(
-                flight.at(i), t, step_length, flight.states[-1], running, start
+            z, running, output, control, flown, residual = body.forward(
+                _at(prepared, i), t, step_length, visited[-1], running, start
             )
-            flight.states.append(z)
-            flight.outputs.append(output)
-            flight.kept.append(kept)
+            visited.append(z)
+            outputs.append(output)
+            kept.append(control)
             residuals.append(residual)
             start = flown if grid.warm_start else None
-        flight.running_cost = running
-        flight.terminal_cost = body.terminal(z)
-        flight.residual = torch.stack(residuals)
-        return flight
+        terminal, residual = body.terminal(visited[-1]), torch.stack(residuals)
+        return Flight(
+            *(count, times, step_length, prepared, visited, outputs, kept),
+            *(running, terminal, residual),
+        )
 
     def gradients(self, flight: Flight, bars: tuple[Tensor, ...]) -> list[Tensor]:
         """The way back of `flight`: gradients of the parameters."""
@@ -155,7 +157,7 @@ class CapturedRollout:
         output_bars: list[Tensor] = [z_bar] * n_steps
         for i in reversed(range(n_steps)):
             z_bar, output_bars[i] = body.backward(
-                flight.at(i),
+                _at(flight.prepared, i),
                 flight.times[i],
                 flight.step_length,
                 flight.states[i],

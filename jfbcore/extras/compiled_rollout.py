@@ -45,13 +45,6 @@ class Engine(Protocol):
         ...
 
 
-def compiled_rollout_reason(policy: Policy) -> str | None:
-    """None, or why `CompiledRollout` cannot run `policy`."""
-    if not isinstance(policy, HamiltonianPolicy):
-        return None
-    return policy.solver.supports_repeat() or policy.gradient.supports_pull_back(policy.solver)
-
-
 class CompiledRollout:
     """A drop-in for `jfbcore.rollout.rollout`, bound to one `policy`.
 
@@ -69,7 +62,7 @@ class CompiledRollout:
     def __init__(
         self, policy: Policy, *, backend: str | None = "inductor", capture: bool | None = None
     ) -> None:
-        if (reason := compiled_rollout_reason(policy)) is not None:
+        if (reason := policy.supports_compiled_rollout()) is not None:
             raise ValueError(reason)
         on_gpu = policy.problem.device.type == "cuda"
         if capture and not on_gpu:
