@@ -81,6 +81,10 @@ def _exactly(name: str, problem: Problem, method: object) -> Solver:
     return SOLVERS[name](tolerance=None, max_iterations=7)
 
 
+def _once(name: str, problem: Problem, method: object) -> Solver:
+    return SOLVERS[name](tolerance=None, max_iterations=1)
+
+
 # ---------------------------------------------------------------------------------------------
 # rollouts
 
@@ -224,8 +228,17 @@ def newton_steps(monkeypatch):
 
 
 @every_combination("case", "gradient", "solver", make=_exactly)
-@pytest.mark.parametrize("iterations", [1, 2, 7])
+@pytest.mark.parametrize("iterations", [2, 7])
 def test_exactly_k_applications(case, gradient, solver, iterations, newton_steps):
+    _applies_exactly(case, gradient, solver, iterations, newton_steps)
+
+
+@every_combination("case", "gradient", "solver", make=_once)
+def test_exactly_one_application(case, gradient, solver, newton_steps):
+    _applies_exactly(case, gradient, solver, 1, newton_steps)
+
+
+def _applies_exactly(case, gradient, solver, iterations, newton_steps):
     point, estimator = contractive_point(case, 2), ESTIMATORS[gradient]
     inner = SOLVERS[solver](tolerance=None, max_iterations=iterations)
     counting = Counting(ScaledMap())
