@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] in NAMES:
                 raise
-            extra = extra_of(error.name.partition(".")[0])
+            missing = error.name.partition(".")[0]
             print(
-                f"bench {args.verb}: error: needs {error.name}, which is not installed; "
-                f"pip install '{DISTRIBUTION}[{extra}]'",
+                f"bench {args.verb}: error: needs {missing}, which is not installed; "
+                f"pip install '{DISTRIBUTION}[{extra_of(missing)}]'",
                 file=sys.stderr,
             )
             return 2
