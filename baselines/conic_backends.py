@@ -23,7 +23,7 @@ class ConicBackend(abc.ABC):
         """None, or the reason why this backend cannot run here."""
         for module in self.modules():
             if importlib.util.find_spec(module) is None:
-                return f"{module} is not installed; pip install jfbbench[baselines]"
+                return f"{module} is not installed; pip install 'jfbbench[baselines]'"
         return None
 
     @abc.abstractmethod

@@ -46,7 +46,7 @@ class TorchDEQ(GradientEstimator):
     def supports(self, problem: Problem) -> str | None:
         """None, or the reason why it cannot serve `problem`."""
         if importlib.util.find_spec("torchdeq") is None:
-            return "torchdeq is not installed; pip install jfbbench[baselines]"
+            return "torchdeq is not installed; pip install 'jfbbench[baselines]'"
         return None
 
     def supports_solver(self, solver: Solver) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.environment import ROOT
 from bench.reference import Reference, StaleReference, load_reference, optimality_gap
 from jfbcore.problems import PROBLEMS, Problem
 
@@ -35,7 +34,7 @@ def gaps(problem: Problem) -> Gaps:
     if type(problem) not in PROBLEMS.values():
         return Gaps(None, f"there is no reference for {problem.name}: it is not a built-in problem")
     try:
-        reference = load_reference(problem, ROOT / "reports" / "references")
+        reference = load_reference(problem)
     except StaleReference:
         return Gaps(None, "the reference optimum on file is for another discretisation")
     except (OSError, ValueError) as error:

@@ -85,7 +85,8 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
                 counts[status] = counts.get(status, 0) + 1
                 bar.update()
     if left := len(jobs) - len(done) - sum(counts.values()):
-        print(f"time limit: {left} cases not measured; continue with --resume", file=sys.stderr)
+        why = "time limit" if settings.jobs == "local" else settings.jobs
+        print(f"{why}: {left} cases not measured; continue with --resume", file=sys.stderr)
     return counts
 
 

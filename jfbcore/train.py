@@ -14,6 +14,7 @@ from torch import Tensor
 from jfbcore import _validate
 from jfbcore.extras import checkpoints
 from jfbcore.extras.clock import Clock, crossed
+from jfbcore.extras.distributed import World
 from jfbcore.extras.guard import Guard
 from jfbcore.extras.optimizers import build_optimizer
 from jfbcore.extras.results import Evaluation as Evaluation
@@ -47,7 +48,9 @@ class Training:
         _validate.instance("config", config, TrainingConfig, "TrainingConfig(steps=100)")
         self.policy, self.config, self.problem = policy, config, policy.problem
         self.rollout, self.identity = rollout, identity or checkpoints.identity(policy)
-        self.saver = checkpoints.Saver(checkpoint, checkpoint_interval)
+        self.world = World.current()
+        # One process writes for all.
+        self.saver = checkpoints.Saver(None if self.world.rank else checkpoint, checkpoint_interval)
         self.hooks = [hook for hook in (callback, self.saver) if hook is not None]
         self.optimizer = build_optimizer(config.optimizer, policy.parameters())
         self.guard = Guard(config.guard, policy, self.optimizer)
@@ -68,7 +71,8 @@ class Training:
             self._train_step()
             if self.problem.device.type == "cuda":
                 torch.cuda.synchronize(self.problem.device)
-            self.clock.count(time.perf_counter() - began)
+            elapsed = self.world.longest(time.perf_counter() - began, self.problem.device)
+            self.clock.count(elapsed)
             if self.step == 1:
                 # The first minibatch's loss belongs to the parameters of the first point.
                 self.curve[0] = replace(self.curve[0], loss=self.loss)
@@ -87,6 +91,7 @@ class Training:
 
     def _train_step(self) -> None:
         x = self._draw() if self.minibatch is None else self.minibatch
+        share, x = self.world.rows(x).shape[0] / x.shape[0], self.world.rows(x)
         self.schedules.follow(self.fraction_done(), self.guard)
         self.optimizer.zero_grad()
         result = self._rollout(x)
@@ -95,11 +100,12 @@ class Training:
             loss = loss + self.config.hjb_running * result.hjb_penalty.mean()
             loss = loss + self.config.hjb_final * result.terminal_penalty.mean()
         loss.backward()
+        self.world.mean_gradients(self.policy.parameters(), share)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip_norm)
-        self.loss = objective.item()
+        self.loss = self._mean(objective, share)
         # The guard may ask for the loss of other parameters. A graph is not needed for that, but
         # without one the control would be the solver's own, some applications of the map earlier.
-        loss_now = lambda: self._objective(self._rollout(x)).item()  # noqa: E731
+        loss_now = lambda: self._mean(self._objective(self._rollout(x)), share)  # noqa: E731
         reason = self.guard.judge(self.loss, norm.item(), loss_now)
         if reason is None:
             self.guard.accept(self.loss)
@@ -107,6 +113,9 @@ class Training:
         else:
             self.guard.reject(self.step, reason)
         self.step += 1
+
+    def _mean(self, objective: Tensor, share: float) -> float:
+        return self.world.mean(objective.item(), share, self.problem.device)
 
     def _draw(self) -> Tensor:
         return self.problem.sample_initial_states(self.config.batch_size, self.generator)

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"seconds ipopt may take per starting point (default {_TIME_LIMIT:g})",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("reports/references"), help="where the cache lives"
+        "--out", type=Path, help="where the cache lives (default: see `bench where`)"
     )
     parser.add_argument(
         "--write",
@@ -75,12 +75,14 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
+    from bench import places
     from bench.records import finite
     from bench.reference.cache import make_reference, save_reference
     from bench.reference.solution import Solution
     from jfbcore.held_out import held_out_states
     from jfbcore.problems import PROBLEMS
 
+    args.out = args.out or places.own_references()
     problem = PROBLEMS[args.problem](n_agents=args.agents, dtype=torch.float64)
     if args.method == "best-response":
         responses = _best_response(args.time_limit)

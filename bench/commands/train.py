@@ -140,6 +140,24 @@ def _case(args: argparse.Namespace) -> Any:
 
 
 def _train(args: argparse.Namespace, case: Any) -> int:
+    """Train on the processes that torchrun started, or on this one."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _train_here(args, case)
+    import torch
+    import torch.distributed as dist
+
+    if case.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if case.device == "cuda" else "gloo")
+    try:
+        return _train_here(args, case)
+    finally:
+        dist.destroy_process_group()
+
+
+def _train_here(args: argparse.Namespace, case: Any) -> int:
     import torch
     from tqdm import tqdm
 
@@ -184,13 +202,21 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         training.load(args.checkpoint)
     # What the recipe made of what was not asked for: map, solver, network and batch.
     print(f"training {case.id}", file=sys.stderr)
-    with tqdm(total=1.0, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:
+    first = training.world.rank == 0
+    with tqdm(
+        total=1.0,
+        file=sys.stderr,
+        disable=not first,
+        bar_format="{l_bar}{bar}| {elapsed} {postfix}",
+    ) as bar:
 
         def progress(fraction: float, line: str) -> None:
             bar.n = min(fraction, 1.0)
             bar.set_postfix_str(line)
 
         result = training.run(progress)
+    if not first:
+        return 0
     gap = gaps(policy.problem)
     if gap.reason is not None:
         print(f"no optimality gap: {gap.reason}", file=sys.stderr)
@@ -223,6 +249,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         "step_seconds": {"median": result.median_step_seconds},
         "peak_rss_bytes": peak_rss_bytes(),
         "seed": args.seed,
+        "world_size": training.world.size,
         "status": result.status,
         "reason": result.reason,
         "interventions": len(result.interventions),

@@ -1,4 +1,4 @@
-"""Reference optima on disk: reports/references/<problem>-<n_agents>.json.
+"""Reference optima on disk: <problem>-<n_agents>.json, in a folder that `bench where` names.
 
 A cache is good for one discretisation of one problem only. The file carries a hash of everything
 that defines it, and a file whose hash differs is refused, never silently used.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from bench import places
 from bench.reference.agent import parameters
 from bench.reference.solution import Solution
 from jfbcore import held_out
@@ -26,7 +27,6 @@ from jfbcore.problems import Consumption, Problem
 SCHEMA_VERSION = 1
 #: raise it whenever a formula of a problem changes while its parameters do not
 FORMULA_VERSION = 1
-DIRECTORY = Path("reports/references")
 
 
 class StaleReference(RuntimeError):  # noqa: N818 -- named for what it says, not for its base
@@ -77,9 +77,10 @@ def label_of(problem: Problem, method: str) -> str:
     return "optimal" if linear else "locally optimal"
 
 
-def reference_path(problem: Problem, directory: Path | str = DIRECTORY) -> Path:
-    """Where the reference of `problem` is kept."""
-    return Path(directory) / f"{problem.name}-{problem.n_agents}.json"
+def reference_path(problem: Problem, directory: Path | str | None = None) -> Path:
+    """The file with the reference of `problem` in `directory`; by default where it is read."""
+    name = f"{problem.name}-{problem.n_agents}.json"
+    return (places.references(name) if directory is None else Path(directory)) / name
 
 
 def make_reference(problem: Problem, method: str, solutions: Sequence[Solution]) -> Reference:
@@ -98,9 +99,7 @@ def make_reference(problem: Problem, method: str, solutions: Sequence[Solution])
     )
 
 
-def save_reference(
-    reference: Reference, problem: Problem, directory: Path | str = DIRECTORY
-) -> Path:
+def save_reference(reference: Reference, problem: Problem, directory: Path | str) -> Path:
     """Write the file whole or not at all, and return its path."""
     path = reference_path(problem, directory)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +116,7 @@ def save_reference(
     return path
 
 
-def load_reference(problem: Problem, directory: Path | str = DIRECTORY) -> Reference | None:
+def load_reference(problem: Problem, directory: Path | str | None = None) -> Reference | None:
     """The cached reference of `problem`; None without a file.
 
     Raises StaleReference when the file belongs to other parameters or another schema, ValueError

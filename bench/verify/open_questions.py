@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.environment import ROOT
 from bench.reference import StaleReference, load_reference
 from bench.verify.claim import Claim, Numbers, Tables, number
 from jfbcore.problems import PROBLEMS
@@ -90,7 +89,7 @@ def _costs(trained: pd.DataFrame) -> Iterable[str]:
             )
 
 
-def reference_sizes(directory: Path = ROOT / "reports" / "references") -> pd.DataFrame:
+def reference_sizes(directory: Path | None = None) -> pd.DataFrame:
     """Best known cost against the number of agents: one row per problem and size on file."""
     rows = []
     for name, problem in PROBLEMS.items():
@@ -126,7 +125,7 @@ def mean_field(data: Tables) -> Claim:
         "Does the optimal cost have a mean-field limit as the agents become many?",
         "growth of the best known cost: " + "; ".join(words),
         f"for {', '.join(limits)}" if limits else "no",
-        "costs of the references (reports/references), means over their held-out states. A limit "
+        "costs of the references on file, means over their held-out states. A limit "
         "needs the exponent 0 where the cost is a mean over agents (quadrotor) and 1 where it is "
         "a sum (bicycle, and consumption, whose goods share one wealth)",
         "figures/beyond-mean-field.png",

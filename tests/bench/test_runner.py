@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from bench import cluster, environment, runner, worker, workers
+from bench import environment, runner, worker, workers
 from bench.case import Case
 from bench.environment import ROOT, git_revision, processor
 from bench.jobs import Job, RunSettings
@@ -633,82 +633,6 @@ class TestTimeLimit:
         assert "2 cases not measured; continue with --resume" in capsys.readouterr().err
         assert run_cases([OK, FIXED], 2, settings(tmp_path, resume=True)) == {"ok": 2}
         assert "not measured" not in capsys.readouterr().err
-
-
-class TestCluster:
-    def test_through_submitit(self, tmp_path, monkeypatch):
-        """Its debug executor runs jobs in this process, as slurm would elsewhere."""
-        pytest.importorskip("submitit")
-        monkeypatch.setattr(runner, "_run_one", run_made_up)
-        assert run_cases([OK, FIXED], 2, settings(tmp_path, jobs="debug")) == {"ok": 4}
-        limits = json.loads((tmp_path / "environment.json").read_text())["limits"]
-        assert any("machine which did so" in text for text in limits)
-
-    def test_a_job_has_as_many_processors_as_threads(self, tmp_path, monkeypatch):
-        submitit = pytest.importorskip("submitit")
-        monkeypatch.setattr(runner, "_run_one", run_made_up)
-        asked = {}
-        update = submitit.AutoExecutor.update_parameters
-
-        def note(executor, **parameters):
-            asked.update(parameters)
-            update(executor, **parameters)
-
-        monkeypatch.setattr(submitit.AutoExecutor, "update_parameters", note)
-        run_cases([OK], 1, settings(tmp_path, jobs="debug", threads=3))
-        assert asked["cpus_per_task"] == 3
-
-    def test_without_submitit_it_says_how_to_get_it(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "submitit", None)
-        with pytest.raises(ValueError, match="`jobs` slurm needs submitit; pip install"):
-            run_cases([OK], 1, settings(tmp_path, jobs="slurm"))
-
-    def test_without_a_cluster_it_says_so(self, tmp_path, monkeypatch):
-        submitit = pytest.importorskip("submitit")
-
-        def refuse(**_: object) -> None:
-            raise RuntimeError('Could not detect "srun"')
-
-        monkeypatch.setattr(submitit, "AutoExecutor", refuse)
-        with pytest.raises(ValueError, match="`jobs` slurm cannot be used here: Could not detect"):
-            run_cases([OK], 1, settings(tmp_path, jobs="slurm"))
-
-    @pytest.mark.parametrize(
-        ("text", "cause"),
-        [
-            (
-                "Job (task=0) failed during processing with trace:\n----------------------\n"
-                "Traceback (most recent call last):\n  File somewhere\n"
-                "RuntimeError: the node went away\n\n----------------------\n"
-                "You can check full logs with 'job.stderr(0)' and 'job.stdout(0)'or at paths:\n"
-                "  - a_log.err\n  - a_log.out",
-                "RuntimeError: the node went away",
-            ),
-            ("Job 7 (task: 0) has not produced any output\n", "not produced any output"),
-            ("", "RuntimeError"),
-        ],
-    )
-    def test_a_job_that_the_cluster_ended_leaves_a_record(self, text, cause, tmp_path):
-        class Ended:
-            def result(self) -> dict:
-                raise RuntimeError(text)
-
-        found = cluster.collect(Ended(), Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
-        record = read_record(record_path(tmp_path, OK, 0))
-        assert record["status"] == found["status"] == "crashed"
-        assert record["reason"].startswith("the slurm job failed: ")
-        assert cause in record["reason"]
-        assert record["null_reasons"]["residual"] == "status crashed"
-
-    def test_a_job_that_is_lost_after_its_record_keeps_it(self, tmp_path, monkeypatch):
-        class Lost:
-            def result(self) -> dict:
-                raise RuntimeError("no result file")
-
-        found = made_up(OK)
-        write_json(record_path(tmp_path, OK, 0), found)
-        kept = cluster.collect(Lost(), Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
-        assert kept == read_record(record_path(tmp_path, OK, 0)) == found
 
 
 def run_made_up(job: Job, *_: object) -> dict:

@@ -352,7 +352,7 @@ def test_a_missing_package_is_a_reason(backend, monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == package else find(name)
     )
     reason = CvxpyLayer(backend).supports(CASES["quadrotor"](n_agents=1))
-    assert reason == f"{package} is not installed; pip install jfbbench[baselines]"
+    assert reason == f"{package} is not installed; pip install 'jfbbench[baselines]'"
 
 
 @every_estimator
