@@ -106,6 +106,9 @@ class IterativeLinearSolver(LinearSolver):
     def pending(self, state: State) -> Tensor | None:
         return None
 
+    def position(self, state: State) -> Tensor | None:
+        return None
+
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         system = System.of(operator, preconditioner, b)
         return iterate(self, system, self.init(system), self.limit(system)).point
