@@ -86,7 +86,7 @@ class Training:
 
     def _train_step(self) -> None:
         x = self._draw() if self.minibatch is None else self.minibatch
-        self.schedules.follow(self.fraction_done(), self.guard)
+        self.schedules.follow(self.scheduled(), self.guard)
         self.optimizer.zero_grad()
         result = self._rollout(x)
         loss = objective = self._objective(result)
@@ -111,7 +111,7 @@ class Training:
         return self.problem.sample_initial_states(self.config.batch_size, self.generator)
 
     def _rollout(self, x: Tensor) -> Rollout:
-        config, n_steps = self.config, self.schedules.n_steps(self.fraction_done())
+        config, n_steps = self.config, self.schedules.n_steps(self.scheduled())
         penalties = config.hjb_running > 0 or config.hjb_final > 0
         return self.rollout(
             self.policy, x, n_steps=n_steps, warm_start=config.warm_start, penalties=penalties
@@ -132,14 +132,18 @@ class Training:
         """The fraction of the run that is done, in training steps or in seconds."""
         return self.clock.fraction(self.step)
 
+    def scheduled(self) -> float:
+        """The fraction of the schedules that is done: in training steps, where they are given."""
+        return self.clock.scheduled(self.step)
+
     def terminal_multiple(self) -> float:
         """The factor of the terminal cost in the next training step."""
-        return self.schedules.terminal_multiple(self.fraction_done())
+        return self.schedules.terminal_multiple(self.scheduled())
 
     def learning_rate(self) -> float:
         """The learning rate of the next training step: schedule x the guard's caution."""
         caution = self.guard.learning_rate_scale
-        return self.schedules.learning_rate(self.step, self.fraction_done(), self.loss, caution)
+        return self.schedules.learning_rate(self.step, self.scheduled(), self.loss, caution)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint from which `load` continues and `jfbcore.load` reads the policy."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 class Clock:
     """Counts the training steps of a run and their seconds.
 
-    The run is `steps` training steps or `time_limit` seconds long. Where it is `compiling`, the
-    first training step's seconds count as compiling, and the time limit is divided without them.
+    The run ends after `steps` training steps or `time_limit` seconds, whichever comes first; one of
+    them may be None. Where it is `compiling`, the first training step's seconds count as compiling,
+    and the time limit is divided without them.
     """
 
     steps: int | None
@@ -28,10 +29,17 @@ class Clock:
             self.compiling_seconds, self.compiling = self.compiling_seconds + elapsed, False
 
     def fraction(self, step: int) -> float:
-        """The fraction of the run that is done after `step` training steps."""
-        if self.steps is not None:
-            return step / self.steps
-        assert self.time_limit is not None
+        """The fraction of the run that is done after `step` training steps: 1 ends it."""
+        return max(self.scheduled(step), self._spent())
+
+    def scheduled(self, step: int) -> float:
+        """The fraction of the schedules that is done: of the steps, where they are given."""
+        return self._spent() if self.steps is None else step / self.steps
+
+    def _spent(self) -> float:
+        """The fraction of the time limit that is over; 0 without one."""
+        if self.time_limit is None:
+            return 0.0
         left = self.time_limit - self.compiling_seconds
         return (self.seconds - self.compiling_seconds) / left if left > 0.0 else 1.0
 

@@ -14,7 +14,9 @@ class TrainingConfig:
     """Everything that shapes a training run besides the problem and the policy.
 
     The run ends after `steps` training steps or after `time_limit` seconds of training (evaluation
-    excluded), whichever is given. All schedules run to that end; compiling does not count.
+    excluded), whichever comes first; one of them is enough, and compiling does not count. All
+    schedules are counted in `steps` where they are given: a time limit then cuts a run short and
+    changes nothing before. Without `steps` they are stretched over the time limit.
 
     `optimizer`: "adam", or "muon", which takes Muon for the matrices and Adam for the vectors.
     `schedule`: "cosine" (down to `final_learning_rate_fraction`), "plateau" (halved after
@@ -27,8 +29,8 @@ class TrainingConfig:
     `loss`, not for the costs on held-out states. `fixed_minibatch` draws one minibatch and keeps
     it. `warm_start` starts each inner solve at the control of the time step before. `hjb_running`
     and `hjb_final` are the weights of the HJB penalties (1e-4 and 1e-2 in the released code).
-    `evaluations` on `held_out` states are evenly spaced in training steps or, with a time limit, in
-    time.
+    `evaluations` on `held_out` states are evenly spaced in training steps or in time, whichever is
+    further on its way to the end.
     """
 
     steps: int | None = None
@@ -53,11 +55,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.time_limit is None):
-            raise ValueError(
-                f"give exactly one of `steps` and `time_limit`, got {self.steps} and "
-                f"{self.time_limit}"
-            )
+        if self.steps is None and self.time_limit is None:
+            raise ValueError("give `steps`, `time_limit` or both, got neither; try steps=100")
         if self.steps is not None:
             _validate.positive_int("steps", self.steps)
         if self.time_limit is not None:
