@@ -33,7 +33,7 @@ def performance_profile(times: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.n
 
 
 def time_to_target(curve: pd.DataFrame, target: float) -> float:
-    """Seconds until the optimality gap of one curve is at most `target` for good; inf for a miss."""
+    """Seconds until the optimality gap of a curve is at most `target` for good; inf for a miss."""
     return _settled_at(curve, target, "seconds")
 
 

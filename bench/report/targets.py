@@ -1,5 +1,4 @@
-"""Time to target: seconds until training is within a stated gap of the reference optimum for good.
-"""
+"""Time to target: seconds until training is within a stated gap of the reference optimum for good."""
 
 from __future__ import annotations
 
@@ -64,8 +63,9 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     seeds that reach it; `gap`, `gap_min` and `gap_max` the median, least and greatest gap at the
     end of training, infinite for a seed that failed; `cpus` what the seeds ran on, where it was
     recorded. A target that an untrained policy of any gradient is closer to than three times its
-    gap says nothing of training: its times are NaN for all of them. A seed that failed without a curve is a miss like any other; a gradient that cannot
-    serve the problem did not try, and has no row.
+    gap says nothing of training: its times are NaN for all of them. A seed that failed without a
+    curve is a miss like any other; a gradient that cannot serve the problem did not try, and has no
+    row.
     """
     known = curves[curves["optimality_gap"].notna()]
     by_seed = dict(list(known.groupby(["run", "id", "seed"], dropna=False)))
