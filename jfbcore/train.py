@@ -51,7 +51,9 @@ class Training:
         self.optimizer = build_optimizer(config.optimizer, policy.parameters())
         self.guard = Guard(config.guard, policy, self.optimizer)
         self.schedules = Schedules(config, self.problem.n_steps)
-        self.clock = Clock(config.steps, config.time_limit, compiling=rollout is not _EAGER)
+        self.clock = Clock(
+            config.steps, config.time_limit, rollout is not _EAGER, full_steps=config.full_steps
+        )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.held_out = held_out_states(self.problem, config.held_out)
         self.minibatch = self._draw() if config.fixed_minibatch else None
@@ -67,7 +69,8 @@ class Training:
             self._train_step()
             if self.problem.device.type == "cuda":
                 torch.cuda.synchronize(self.problem.device)
-            self.clock.count(time.perf_counter() - began)
+            share = self.schedules.last_n_steps / self.problem.n_steps
+            self.clock.count(time.perf_counter() - began, share)
             if self.step == 1:
                 # The first minibatch's loss belongs to the parameters of the first point.
                 self.curve[0] = replace(self.curve[0], loss=self.loss)

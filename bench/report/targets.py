@@ -1,4 +1,4 @@
-"""Time to target: seconds until training is within a stated gap of the reference optimum for good."""
+"""Time to target: seconds until training stays within a stated gap of the reference optimum."""
 
 from __future__ import annotations
 

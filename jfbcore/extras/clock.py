@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 class Clock:
     """Counts the training steps of a run and their seconds.
 
-    The run ends after `steps` training steps or `time_limit` seconds, whichever comes first; one of
-    them may be None. Where it is `compiling`, the first training step's seconds count as compiling,
-    and the time limit is divided without them.
+    The run ends after `steps` training steps or `full_steps` whole ones, of which one is None, or
+    after `time_limit` seconds, whichever comes first. `taken` counts whole steps: one on a grid of
+    an eighth of the problem's time steps is an eighth of a step. Where the run is `compiling`, the
+    first training step's seconds count as compiling, and the time limit is divided without them.
     """
 
     steps: int | None
@@ -20,10 +21,13 @@ class Clock:
     seconds: float = 0.0
     compiling_seconds: float = 0.0
     step_seconds: list[float] = field(default_factory=list)
+    full_steps: float | None = None
+    taken: float = 0.0
 
-    def count(self, elapsed: float) -> None:
-        """Note the seconds of a training step."""
+    def count(self, elapsed: float, share: float = 1.0) -> None:
+        """Note the seconds of a training step, and its share of a whole one."""
         self.seconds += elapsed
+        self.taken += share
         self.step_seconds.append(elapsed)
         if self.compiling:
             self.compiling_seconds, self.compiling = self.compiling_seconds + elapsed, False
@@ -34,6 +38,9 @@ class Clock:
 
     def scheduled(self, step: int) -> float:
         """The fraction of the schedules that is done: of the steps, where they are given."""
+        if self.full_steps is not None:
+            # Short of the end by less than a rounding of the sum, it is the end.
+            return (self.taken + 1e-9) / self.full_steps
         return self._spent() if self.steps is None else step / self.steps
 
     def _spent(self) -> float:

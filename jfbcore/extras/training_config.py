@@ -13,10 +13,12 @@ from jfbcore.extras.optimizers import OPTIMIZERS
 class TrainingConfig:
     """Everything that shapes a training run besides the problem and the policy.
 
-    The run ends after `steps` training steps or after `time_limit` seconds of training (evaluation
-    excluded), whichever comes first; one of them is enough, and compiling does not count. All
-    schedules are counted in `steps` where they are given: a time limit then cuts a run short and
-    changes nothing before. Without `steps` they are stretched over the time limit.
+    The run ends after `steps` training steps, or after as many steps as cost what `full_steps` on
+    the problem's own grid would (one on a grid `factor` times coarser counts 1/`factor`), or after
+    `time_limit` seconds of training (evaluation and compiling excluded): the first or the second or
+    neither, and whichever comes first. All schedules run over the steps where they are given: a
+    time limit then cuts a run short and changes nothing before. Otherwise they are stretched over
+    the time limit.
 
     `optimizer`: "adam", or "muon", which takes Muon for the matrices and Adam for the vectors.
     `schedule`: "cosine" (down to `final_learning_rate_fraction`), "plateau" (halved after
@@ -34,6 +36,7 @@ class TrainingConfig:
     """
 
     steps: int | None = None
+    full_steps: float | None = None
     time_limit: float | None = None
     batch_size: int = 50
     optimizer: str = "adam"
@@ -55,12 +58,17 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.time_limit is None:
-            raise ValueError("give `steps`, `time_limit` or both, got neither; try steps=100")
+        if self.steps is None and self.full_steps is None and self.time_limit is None:
+            raise ValueError("give `steps`, `full_steps` or `time_limit`, got none; try steps=100")
+        if self.steps is not None and self.full_steps is not None:
+            raise ValueError(
+                f"give `steps` or `full_steps`, got both: {self.steps} and {self.full_steps}"
+            )
         if self.steps is not None:
             _validate.positive_int("steps", self.steps)
-        if self.time_limit is not None:
-            _validate.positive("time_limit", self.time_limit)
+        for name in ("full_steps", "time_limit"):
+            if getattr(self, name) is not None:
+                _validate.positive(name, getattr(self, name))
         for name in ("batch_size", "plateau_patience", "evaluations", "held_out"):
             _validate.positive_int(name, getattr(self, name))
         for name in ("learning_rate", "clip_norm"):
