@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class Implicit(GradientEstimator):
         control = _ImplicitControl.apply(
             u, gradient, image, interior, fixed_point_map, self.linear_solver
         )
-        return Solution(control, solution.residual, solution.iterations, solution.tolerance)
+        return replace(solution, control=control)
 
     def supports_pull_back(self, solver: Solver) -> str | None:
         """None, or the reason why the linear solver takes no fixed number of steps."""

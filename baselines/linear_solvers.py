@@ -111,6 +111,9 @@ class IterativeLinearSolver(LinearSolver):
         """None: one step completes every iteration."""
         return None
 
+    def position(self, state: State) -> Tensor | None:
+        return None
+
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         """x (batch, m) of A x = b, to the tolerance or the limit."""
         system = System.of(operator, preconditioner, b)

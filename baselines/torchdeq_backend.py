@@ -13,7 +13,7 @@ from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.problems import Problem
 from jfbcore.solvers import Anderson, Picard, Solution, Solver
-from jfbcore.solvers.iterate import within
+from jfbcore.solvers.stopping import within
 
 _SOLVER_NAMES = {Picard: "fixed_point_iter", Anderson: "anderson"}
 #: its Anderson applies the map twice before it has anything to return

@@ -31,7 +31,7 @@ from jfbcore.train import Evaluation, TrainingConfig
 #: untimed repeats of a step before the timed ones
 WARM_UP = 2
 #: evaluations of a run whose time to target is read off its curve
-_TARGET_EVALUATIONS = 30
+_TARGET_EVALUATIONS = 100
 #: seconds after which fewer repeats than `REPEATS` have to do; recorded with the result
 TIME_BUDGET = 120.0
 #: offset between the seed of the parameters and that of the minibatch

@@ -36,6 +36,16 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "coarsening": ((0.3, 4), (0.5, 2)),
     },
 }
+#: per problem, from a number of agents on: whole training steps of a recommended run (those on a
+#: coarser grid count for less), and the seconds in which jfb takes them on one core. Measured once
+#: (`reports/recipes.md`), the same for every method.
+LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
+    "quadrotor": {1: (600, 300.0), 6: (900, 300.0), 20: (1300, 400.0), 100: (850, 600.0)},
+    "bicycle": {1: (3000, 200.0), 20: (4800, 600.0)},
+    "consumption": {1: (280, 60.0), 100: (770, 120.0)},
+}
+#: the length of a run on any other problem
+_DEFAULT_LENGTH = (1000, 200.0)
 #: what the released code of arXiv 2602.00921 trains with, for every problem
 RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau", "plateau_patience": 100}
 #: its weights of the HJB penalties, on bicycles only
@@ -80,6 +90,19 @@ def has_value_network(gradient: str) -> bool:
     return method(gradient).estimator is not None
 
 
+def run_length(case: Case, time_limit: float) -> float:
+    """Whole training steps of the recommended recipe within `time_limit` seconds.
+
+    `LENGTHS` alone decides, from the problem, its size and the limit, so that every method has the
+    same schedule at the same step on every machine. A limit that leaves time for the whole recipe
+    changes nothing: its stages stay where they are, and what is not used is not spent. A shorter
+    one shortens the schedule in proportion. A method too slow for its steps is cut off.
+    """
+    sizes = LENGTHS.get(case.problem, {1: _DEFAULT_LENGTH})
+    whole, seconds = sizes[max((size for size in sizes if size <= case.n_agents), default=1)]
+    return whole * min(1.0, time_limit / seconds)
+
+
 def training_config(
     case: Case,
     *,
@@ -90,18 +113,23 @@ def training_config(
     schedule: str | None = None,
     recipe: str = "recommended",
 ) -> TrainingConfig:
-    """The optimiser settings of `recipe` for `case`, for `steps` steps or `time_limit` seconds.
+    """The optimiser settings of `recipe` for `case`: `steps`, at most `time_limit` seconds of them.
 
-    Clipping and the guard are on in the released recipe too.
+    With a time limit alone `run_length` says how long the recommended recipe is; the released one
+    has no schedule that would have to know. Clipping and the guard are on there too.
     """
     # Here, so that listing cases does not import torch.
     from jfbcore.train import TrainingConfig
 
     settings = RELEASED if recipe == "released" else RECOMMENDED.get(case.problem, {})
+    length = None
+    if steps is None and time_limit is not None and recipe != "released":
+        length = run_length(case, time_limit)
     if recipe == "released" and case.problem == "bicycle" and has_value_network(case.gradient):
         settings = settings | RELEASED_PENALTIES
     config = TrainingConfig(
         steps=steps,
+        full_steps=length,
         time_limit=time_limit,
         batch_size=case.batch_size,
         seed=seed,

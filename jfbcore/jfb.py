@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -92,7 +92,7 @@ class JFB(GradientEstimator):
         if not torch.is_grad_enabled():
             return found
         control = self.reattach(fixed_point_map, solver, found.control)
-        return Solution(control, found.residual, found.iterations, found.tolerance)
+        return replace(found, control=control)
 
     def supports_pull_back(self, solver: Solver) -> str | None:
         """None: the applications are repeated from the control that was kept."""

@@ -98,11 +98,22 @@ class BoundMap:
         return self.recipe.direction(self.hamiltonian, u, r)
 
     def residual(self, u: Tensor, gradient: Tensor | None = None) -> Tensor:
-        """|grad H(u)|, or |P(u + grad H(u)) - u| where the control is constrained: (batch,)."""
+        """How far `u` is from maximising H, in units of grad H: (batch,).
+
+        |grad H(u)|; where the control is constrained, without the components in which `u` lies on
+        a bound and the gradient points out of the admissible set. This is the projection of the
+        gradient on the directions that are admissible at `u`, zero exactly where the first-order
+        conditions hold. |P(u + grad H) - u| is zero at the same points, but its unit is the
+        control's wherever a gradient is longer than the way to the bound: it is then as small as
+        the control, whatever the error. (Bounds hold one component at a time, see
+        `Hamiltonian.interior`.)
+        """
         if gradient is None:
             gradient = self.hamiltonian.grad(u)
         if self.hamiltonian.constrained:
-            gradient = self.hamiltonian.project(u + gradient) - u
+            # A gradient that is NaN moves the control to NaN, and stays in the residual.
+            stays = self.hamiltonian.project(u + gradient) == u
+            gradient = gradient.masked_fill(stays, 0.0)
         residual: Tensor = torch.linalg.vector_norm(gradient, dim=-1)
         return residual
 

@@ -55,7 +55,9 @@ class Training:
         self.optimizer = build_optimizer(config.optimizer, policy.parameters())
         self.guard = Guard(config.guard, policy, self.optimizer)
         self.schedules = Schedules(config, self.problem.n_steps)
-        self.clock = Clock(config.steps, config.time_limit, compiling=rollout is not _EAGER)
+        self.clock = Clock(
+            config.steps, config.time_limit, rollout is not _EAGER, full_steps=config.full_steps
+        )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.held_out = held_out_states(self.problem, config.held_out)
         self.minibatch = self._draw() if config.fixed_minibatch else None
@@ -72,7 +74,7 @@ class Training:
             if self.problem.device.type == "cuda":
                 torch.cuda.synchronize(self.problem.device)
             elapsed = self.world.longest(time.perf_counter() - began, self.problem.device)
-            self.clock.count(elapsed)
+            self.clock.count(elapsed, self.schedules.last_n_steps / self.problem.n_steps)
             if self.step == 1:
                 # The first minibatch's loss belongs to the parameters of the first point.
                 self.curve[0] = replace(self.curve[0], loss=self.loss)
@@ -92,7 +94,7 @@ class Training:
     def _train_step(self) -> None:
         x = self._draw() if self.minibatch is None else self.minibatch
         share, x = self.world.rows(x).shape[0] / x.shape[0], self.world.rows(x)
-        self.schedules.follow(self.fraction_done(), self.guard)
+        self.schedules.follow(self.scheduled(), self.guard)
         self.optimizer.zero_grad()
         result = self._rollout(x)
         loss = objective = self._objective(result)
@@ -121,7 +123,7 @@ class Training:
         return self.problem.sample_initial_states(self.config.batch_size, self.generator)
 
     def _rollout(self, x: Tensor) -> Rollout:
-        config, n_steps = self.config, self.schedules.n_steps(self.fraction_done())
+        config, n_steps = self.config, self.schedules.n_steps(self.scheduled())
         penalties = config.hjb_running > 0 or config.hjb_final > 0
         return self.rollout(
             self.policy, x, n_steps=n_steps, warm_start=config.warm_start, penalties=penalties
@@ -142,14 +144,18 @@ class Training:
         """The fraction of the run that is done, in training steps or in seconds."""
         return self.clock.fraction(self.step)
 
+    def scheduled(self) -> float:
+        """The fraction of the schedules that is done: in training steps, where they are given."""
+        return self.clock.scheduled(self.step)
+
     def terminal_multiple(self) -> float:
         """The factor of the terminal cost in the next training step."""
-        return self.schedules.terminal_multiple(self.fraction_done())
+        return self.schedules.terminal_multiple(self.scheduled())
 
     def learning_rate(self) -> float:
         """The learning rate of the next training step: schedule x the guard's caution."""
         caution = self.guard.learning_rate_scale
-        return self.schedules.learning_rate(self.step, self.fraction_done(), self.loss, caution)
+        return self.schedules.learning_rate(self.step, self.scheduled(), self.loss, caution)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint from which `load` continues and `jfbcore.load` reads the policy."""

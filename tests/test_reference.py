@@ -288,7 +288,7 @@ def test_states_that_failed_do_not_replace_solved_ones(tmp_path, capsys, monkeyp
     saved = make_reference(problem, "ipopt", [solution(2.0), solution(3.0)])
     save_reference(saved, problem, tmp_path)
     found = [solution(2.0)] + [solution(3.0, solved=False)] * 3
-    monkeypatch.setattr(ipopt.Ipopt, "solve", lambda *arguments, **options: found)
+    monkeypatch.setattr(ipopt.Ipopt, "solve_each", lambda *arguments: iter(found))
     arguments = ("--problem", "consumption", "--agents", "2", "--out", str(tmp_path))
     assert run_command(*arguments, "--states", "4") == 1
     assert "left as it is" in capsys.readouterr().out
@@ -309,7 +309,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_written_is_found_before_solving(tmp_path, monkeypatch):
     ipopt = pytest.importorskip("bench.reference.ipopt", exc_type=ImportError)
-    monkeypatch.setattr(ipopt.Ipopt, "solve", lambda *arguments, **options: pytest.fail("solved"))
+    monkeypatch.setattr(ipopt.Ipopt, "solve_each", lambda *arguments: pytest.fail("solved"))
     (tmp_path / "file").write_text("")
     arguments = ("--problem", "consumption", "--agents", "2", "--out", str(tmp_path / "file"))
     with pytest.raises(OSError, match="file"):

@@ -234,6 +234,12 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
         print(f"rejected step {intervention.step}: {intervention.reason}", file=sys.stderr)
     if result.status != "ok":
         print(f"{result.status}: {result.reason}", file=sys.stderr)
+    elif training.scheduled() < 1.0:
+        print(
+            f"the time limit came after {training.scheduled():.0%} of the schedule; a shorter "
+            "limit or --steps makes a shorter schedule",
+            file=sys.stderr,
+        )
     found = evaluation(policy, result.curve[-1], gap)
     if found["tolerance_reached"] is False:
         print(

@@ -13,9 +13,10 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from bench import places
@@ -27,6 +28,8 @@ from jfbcore.problems import Consumption, Problem
 SCHEMA_VERSION = 1
 #: raise it whenever a formula of a problem changes while its parameters do not
 FORMULA_VERSION = 1
+#: solvers' own words for having ended at an optimum
+CONVERGED = ("Solve_Succeeded", "no agent gains", "converged")
 
 
 class StaleReference(RuntimeError):  # noqa: N818 -- named for what it says, not for its base
@@ -35,22 +38,86 @@ class StaleReference(RuntimeError):  # noqa: N818 -- named for what it says, not
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Costs of the first held-out states; None where the solver found none."""
+    """Costs of the first held-out states; None where the solver found none.
+
+    `starts`: starting points each state's best was chosen from. `kkt_residuals`: violation of the
+    first-order conditions, see `Program`; `lower_bounds`: of the optimal cost, see `bound`. Their
+    entries are None where nothing is known; files of before have none of the three.
+    """
 
     problem: str
     n_agents: int
-    method: str  # ipopt, transcription or best-response
+    method: str  # ipopt, transcription, best-response, policy; joined by + where states differ
     label: str  # optimal, locally optimal or best known
     discretisation: str  # sha256, see `discretisation_hash`
     costs: tuple[float | None, ...]
     statuses: tuple[str, ...]
     seconds: tuple[float, ...]
     versions: dict[str, str]
+    starts: tuple[int | None, ...] = ()
+    kkt_residuals: tuple[float | None, ...] = ()
+    lower_bounds: tuple[float | None, ...] = ()
 
     @property
     def solved(self) -> list[float]:
         """The costs that exist."""
         return [cost for cost in self.costs if cost is not None]
+
+    @property
+    def converged(self) -> list[bool]:
+        """Of every state, whether its solver ended at an optimum and not at a limit."""
+        return [
+            cost is not None and status in CONVERGED
+            for cost, status in zip(self.costs, self.statuses, strict=True)
+        ]
+
+    def better(self, other: Reference) -> Reference:
+        """The better of both in every state; states that one lacks are the other's.
+
+        A lower cost is better, and at equal cost the one that converged. Lower bounds hold whatever
+        they were found with, and the greater one counts.
+        """
+        count = max(len(self.costs), len(other.costs))
+        rows: list[list] = []
+        methods: list[str] = []
+        for index in range(count):
+            ours, theirs = self._row(index), other._row(index)
+            own = _rank(ours) <= _rank(theirs)
+            rows.append(list(ours if own else theirs))
+            rows[-1][-1] = max((b for b in (ours[-1], theirs[-1]) if b is not None), default=None)
+            methods += (self if own else other).method.split("+")
+        while rows and rows[-1][0] is None:
+            rows.pop()  # nothing is known of it, and nobody looks for it
+        chosen = dict(zip(_ROWS, map(tuple, zip(*rows, strict=True)), strict=True))
+        method = "+".join(dict.fromkeys(methods))
+        labels = (self.label, other.label) if "+" in method else (
+            self.label if method == self.method else other.label,
+        )  # fmt: skip
+        return replace(
+            self,
+            **chosen,
+            method=method,
+            label="best known" if "best known" in labels else labels[0],
+            versions=self.versions | other.versions,
+        )
+
+    def _row(self, index: int) -> tuple:
+        """One state's entries in the order of `_ROWS`; None where there are none."""
+        return tuple(_at(getattr(self, name), index) for name in _ROWS)
+
+
+#: fields of a reference that have one entry a state
+_ROWS = ("costs", "statuses", "seconds", "starts", "kkt_residuals", "lower_bounds")
+
+
+def _at(entries: tuple, index: int):
+    return entries[index] if index < len(entries) else None
+
+
+def _rank(row: tuple) -> tuple:
+    """Order of one state's entries, the best first: the least cost, then one that converged."""
+    cost, status = row[:2]
+    return (math.inf if cost is None else round(cost, 9), status not in CONVERGED, status is None)
 
 
 def discretisation_hash(problem: Problem) -> str:
@@ -83,8 +150,18 @@ def reference_path(problem: Problem, directory: Path | str | None = None) -> Pat
     return (places.references(name) if directory is None else Path(directory)) / name
 
 
-def make_reference(problem: Problem, method: str, solutions: Sequence[Solution]) -> Reference:
-    """Solutions of the first held-out states, in order, as a reference."""
+def make_reference(
+    problem: Problem, method: str, solutions: Sequence[Solution], first: int = 0
+) -> Reference:
+    """Solutions of held-out states in order, from number `first` on, as a reference.
+
+    Nothing is known of the states before.
+    """
+    unknown = Solution(
+        cost=math.nan, objective=math.nan, controls=torch.empty(0), status="unknown", solved=False,
+        seconds=0.0,
+    )  # fmt: skip
+    solutions = [unknown] * first + list(solutions)
     packages = ("torch",) if method == "transcription" else ("torch", "casadi")
     return Reference(
         problem=problem.name,
@@ -95,6 +172,9 @@ def make_reference(problem: Problem, method: str, solutions: Sequence[Solution])
         costs=tuple(s.cost if s.solved and math.isfinite(s.cost) else None for s in solutions),
         statuses=tuple(s.status for s in solutions),
         seconds=tuple(round(s.seconds, 4) for s in solutions),
+        starts=tuple(s.starts for s in solutions),
+        kkt_residuals=tuple(s.kkt_residual for s in solutions),
+        lower_bounds=tuple(s.lower_bound for s in solutions),
         versions={name: importlib.metadata.version(name) for name in packages},
     )
 
@@ -143,8 +223,8 @@ def load_reference(problem: Problem, directory: Path | str | None = None) -> Ref
                 f"--agents {problem.n_agents}`"
             )
     try:
-        for name in ("costs", "statuses", "seconds"):
-            content[name] = tuple(content[name])
+        for name in _ROWS:
+            content[name] = tuple(content.get(name) or ())
         reference = Reference(**content)
         usable = [abs(float(cost)) for cost in reference.solved]
     except (KeyError, TypeError, ValueError) as error:

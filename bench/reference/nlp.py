@@ -200,7 +200,7 @@ def _interaction(
 
 
 def crowd_interaction(problem: Bicycle) -> ca.Function:
-    """(z of one agent, positions of the N - 1 others (2 (N - 1),)) -> that agent's share.
+    """(z and u of one agent, positions of the N - 1 others (2 (N - 1),)) -> that agent's share.
 
     weight / (2N) sum_j exp(-d_j^2 / 2): whatever one agent gains by it, the whole gains.
     """
@@ -210,4 +210,4 @@ def crowd_interaction(problem: Bicycle) -> ca.Function:
     for j in range(others):
         total += ca.exp(-ca.sumsqr(z[:2] - positions[2 * j : 2 * j + 2]) / 2)
     weight = problem.interaction_weight / (2 * problem.n_agents)
-    return ca.Function("crowd", [z, positions], [weight * total])
+    return ca.Function("crowd", [z, ca.SX.sym("u", 2), positions], [weight * total])

@@ -98,10 +98,10 @@ def target_table(times: pd.DataFrame) -> Table | None:
         return None
     note = (
         "Median wall-clock over seeds until the mean cost on held-out initial states is within the "
-        "gap of the reference optimum; in brackets the seeds that got there, below it the training "
-        "steps it took. A recipe's stages are shares of its seconds, so that a faster machine "
-        "takes more steps, not only less time, to the same gap. A miss is infinite. The final gap "
-        "is the median over seeds at the end of training, below it the range."
+        "gap of the reference optimum for good; in brackets the seeds that got there, below it the "
+        "training steps it took. A miss is infinite. A target is too easy where the untrained "
+        "policy's gap is less than three times as wide. The final gap is the median over seeds at "
+        "the end of training, below it the range."
     )
     rows = _target_rows(own_rate(times))
     return Table("Time to target", ["case", *_TARGET_COLUMNS], rows, [note], "targets")
@@ -135,7 +135,9 @@ def _target_rows(times: pd.DataFrame) -> list[list[Cell]]:
             seconds, reached = row[f"target_{target:g}"], row[f"reached_{target:g}"]
             words = f"{reached} of {row['seeds']} seeds reached it"
             text, below = f"missed ({reached}/{row['seeds']})", ""
-            if math.isfinite(seconds):
+            if math.isnan(seconds):
+                text, words = "too easy", "the untrained policy is within three times the gap"
+            elif math.isfinite(seconds):
                 text = f"{format_seconds(seconds)} ({reached}/{row['seeds']})"
                 below = f"{row[f'steps_{target:g}']:,.0f} steps"
             sort = seconds if math.isfinite(seconds) else 1e300

@@ -2,11 +2,14 @@
 
 No tensor travels to the host between the first time step and the last. With a tolerance the inner
 solver takes the same number of steps at every time step: the number that a rollout needed, checked
-once after each rollout and raised, with the rollout run again, where it was too few.
+once after each rollout and raised, with the rollout run again, where it was too few. Where more
+steps do not help, because rounding keeps the residual above the tolerance, an eager rollout says so
+and how far one gets.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -86,6 +89,8 @@ class CapturedRollout:
         self._bodies: dict[int, UntestedStep] = {}
         self._captures: dict[tuple[Grid, int], _Capture] = {}
         self._counts: dict[Grid, int] = {}
+        #: residuals above the tolerance that more steps did not lower
+        self._reachable: dict[Grid, float] = {}
         self._grids: dict[int, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
@@ -94,6 +99,7 @@ class CapturedRollout:
         solver = self.policy.solver if isinstance(self.policy, HamiltonianPolicy) else None
         if grid not in self._counts:
             self._counts[grid] = self._first_count(grid, states)
+        raised = recounted = False
         while True:
             count = self._counts[grid]
             flight = (
@@ -103,8 +109,17 @@ class CapturedRollout:
                 return flight
             # One number to the host per rollout. A NaN asks for no further iterations.
             if not bool((flight.residual > solver.tolerance).any()):
+                self._reachable.pop(grid, None)
                 return flight
-            self._counts[grid] = self._count_above(count, solver.max_iterations)
+            enough = self._reachable.get(grid, solver.tolerance)
+            if recounted or not bool((flight.residual > enough).any()):
+                return flight
+            if raised:
+                recounted = True
+                self._counts[grid] = self._first_count(grid, states)
+            else:
+                raised = True
+                self._counts[grid] = self._count_above(count, solver.max_iterations)
 
     @torch.no_grad()
     def pull_back(self, grid: Grid, flown: Flight, bars: tuple[Tensor, ...]) -> list[Tensor]:
@@ -178,6 +193,10 @@ class CapturedRollout:
         flown = eager_rollout(self.policy, states, n_steps=grid.n_steps, warm_start=grid.warm_start)
         summary = flown.inner.summary()
         assert summary is not None
+        reached = summary["residual"]["max"]
+        if solver.tolerance < reached < math.inf:
+            # Twice, because rounding varies from one rollout to the next.
+            self._reachable[grid] = 2.0 * reached
         need = max(int(summary["iterations"]["max"]), solver.fewest_repeats - 1)
         return self._count_above(need, solver.max_iterations)
 

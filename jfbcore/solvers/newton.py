@@ -41,7 +41,7 @@ class Newton(IterativeSolver):
     """
 
     max_iterations: int = 100
-    max_halvings: int = 30
+    max_halvings: int = 60
     # A step of `repeat` is one trial, and another number of steps takes seconds to compile.
     fewest_repeats: ClassVar[int] = 8
 
