@@ -12,13 +12,13 @@ from bench.arguments import Parser
 #: modules of bench.commands, in the order of the help
 VERBS = (
     *("list", "check", "run", "train", "report", "reference", "verify", "gate", "predict"),
-    "roofline",
+    *("roofline", "validate", "export"),
 )
 
 
 #: verbs whose exit code is a verdict, and theirs where the reader left before there was one: what
 #: a shell reports of a process that SIGPIPE has ended
-_JUDGES = ("check", "gate", "verify", "reference")
+_JUDGES = ("check", "gate", "verify", "reference", "validate")
 _BROKEN_PIPE = 128 + 13
 #: modules that are missing by a fault of this project
 _OWN = ("bench", "baselines", "jfbcore")

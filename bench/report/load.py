@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.records import CorruptRecord, read_records
+from bench.records import read_records
 
-#: parts of a record that are objects, or null where nothing was measured
-_OBJECTS = (
-    *("step_seconds", "iterations", "residual", "linear_residual", "reversible_drift"),
-    *("cuda", "predicted", "final", "evaluation", "machine", "null_reasons"),
-)
 #: optional result tables that other commands leave in a run directory
 TABLE_FILES = ("gate_selftest.json",)
 #: of roofline.json, as `bench roofline` writes it
@@ -58,7 +53,7 @@ def load_run(directory: Path) -> Run:
         environment=_read_object(directory / "environment.json")
         or roofline.get("environment")
         or {},
-        records=tuple(_usable_records(directory)),
+        records=tuple(read_records(directory)),
         claims=tuple(verify.get("claims") or ()) if verify else (),
         tables=tuple(table for table in tables if table),
         roofline=roofline,
@@ -83,16 +78,6 @@ def load_runs(directories: Sequence[Path]) -> list[Run]:
             name, number = f"{run.name} ({number})", number + 1
         named.append(replace(run, name=name))
     return named
-
-
-def _usable_records(directory: Path) -> Iterator[Mapping[str, Any]]:
-    for record in read_records(directory):
-        fault = _fault(record)
-        if fault is None:
-            yield record
-        else:
-            name = record["case"]["id"]
-            warnings.warn(f"record {name} is left out: {fault}", CorruptRecord, stacklevel=2)
 
 
 def _read_roofline(path: Path) -> dict[str, Any]:
@@ -121,19 +106,3 @@ def _read_object(path: Path) -> dict[str, Any] | None:
         warnings.warn(f"{path} is left out: not a JSON object", UnusableFile, stacklevel=2)
         return None
     return content
-
-
-def _fault(record: Mapping[str, Any]) -> str | None:
-    """Why a record that is one by its schema version still cannot be used, or None."""
-    for key in ("problem", "gradient", "n_agents"):
-        if record["case"].get(key) is None:
-            return f"its case has no {key}"
-    for key in _OBJECTS:
-        if not isinstance(record.get(key), dict | None):
-            return f"its {key} is neither an object nor null"
-    curve = record.get("curve")
-    if curve is not None and not (
-        isinstance(curve, list) and all(isinstance(point, dict) for point in curve)
-    ):
-        return "its curve is neither a list of objects nor null"
-    return None

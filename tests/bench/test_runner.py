@@ -26,6 +26,7 @@ from bench.jobs import Job, RunSettings
 from bench.records import (
     STATUSES,
     CorruptRecord,
+    claim,
     empty_record,
     explain_nulls,
     read_record,
@@ -719,7 +720,7 @@ class TestOneSweepPerFolder:
     def test_a_second_one_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr(runner, "_run_one", refuse)
         with (
-            runner._claim(tmp_path),
+            claim(tmp_path),
             pytest.raises(ValueError, match=r"`out` .* is in use by another sweep"),
         ):
             run_cases([OK], 1, settings(tmp_path, resume=True))
@@ -733,7 +734,7 @@ class TestOneSweepPerFolder:
         monkeypatch.setattr(runner, "_run_one", refuse)
         with pytest.raises(AssertionError):
             run_cases([OK], 1, settings(tmp_path))
-        with runner._claim(tmp_path):
+        with claim(tmp_path):
             pass
 
 
@@ -789,7 +790,7 @@ class TestInterruption:
         self.interrupt(tmp_path, kind)
         assert [p.name for p in (tmp_path / "records").iterdir()] == [first.name]
         assert stamp(first) == before
-        with runner._claim(tmp_path):
+        with claim(tmp_path):
             pass  # free again
 
     def test_what_a_worker_killed_while_writing_leaves_is_no_record(self, tmp_path, monkeypatch):
