@@ -173,9 +173,8 @@ def entries(source: Path) -> Iterator[Entry]:
     if not source.is_dir():
         yield from _lines(source) if source.suffix == ".jsonl" else [Entry(source)]
         return
-    packed, folder = source / PACKED, source / "records"
-    here = packed.exists() or folder.is_dir()
-    paths = sorted((folder if here else source).glob("*.json"))
+    packed = source / PACKED
+    paths = sorted((source if source.name == "records" else source / "records").glob("*.json"))
     later = {path.stem for path in paths}
     for entry in _lines(packed) if packed.exists() else ():
         if not (later and _stem(entry) in later):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.records import read_records
+from bench.records import entries, read_records
 
 #: optional result tables that other commands leave in a run directory
 TABLE_FILES = ("gate_selftest.json",)
@@ -46,14 +46,17 @@ def load_run(directory: Path) -> Run:
     verify = _read_object(directory / "verify.json")
     tables = (_read_object(directory / name) for name in TABLE_FILES)
     roofline = _read_roofline(directory / "roofline.json")
+    records = tuple(read_records(directory))
+    # a directory that holds a profile only has no environment file
+    environment = _read_object(directory / "environment.json") or roofline.get("environment") or {}
+    if left_out := sum(1 for _ in entries(directory)) - len(records):
+        limit = f"{directory.resolve().name}: {left_out} records are not valid and left out."
+        environment = environment | {"limits": [*(environment.get("limits") or ()), limit]}
     return Run(
         name=directory.resolve().name,
         directory=directory,
-        # a directory that holds a profile only has no environment file
-        environment=_read_object(directory / "environment.json")
-        or roofline.get("environment")
-        or {},
-        records=tuple(read_records(directory)),
+        environment=environment,
+        records=records,
         claims=tuple(verify.get("claims") or ()) if verify else (),
         tables=tuple(table for table in tables if table),
         roofline=roofline,
@@ -62,11 +65,14 @@ def load_run(directory: Path) -> Run:
 
 
 def load_runs(directories: Sequence[Path]) -> list[Run]:
-    """All runs, with unique names; ValueError where none has anything to show."""
+    """All runs, with unique names; ValueError where none has anything to show or to complain of."""
     runs = [load_run(directory) for directory in directories]
-    if not any(run.records or run.claims or run.roofline or run.tables for run in runs):
+    if not any(
+        run.records or run.claims or run.roofline or run.tables or any(entries(run.directory))
+        for run in runs
+    ):
         raise ValueError(
-            f"no usable records under {', '.join(str(run.directory / 'records') for run in runs)}; "
+            f"no records under {', '.join(str(run.directory / 'records') for run in runs)}; "
             "run `python -m bench run` first"
         )
     named: list[Run] = []
