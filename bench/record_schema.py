@@ -126,8 +126,11 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {field.name: _node(field) for field in parts()},
         "allOf": [
-            {"if": _from_version(version), "then": _required("", version)}
-            for version in range(1, SCHEMA_VERSION + 1)
+            _required("", 1),
+            *(
+                {"if": _from_version(version), "then": _required("", version)}
+                for version in range(2, SCHEMA_VERSION + 1)
+            ),
         ],
     }
 
