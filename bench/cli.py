@@ -14,13 +14,13 @@ from bench.packages import DISTRIBUTION, NAMES, check_names, extra_of
 #: modules of bench.commands, in the order of the help
 VERBS = (
     *("list", "check", "run", "train", "report", "reference", "verify", "gate"),
-    *("predict", "roofline", "compare", "release", "where"),
+    *("predict", "roofline", "validate", "export", "compare", "release", "where"),
 )
 
 
 #: verbs whose exit code is a verdict, and theirs where the reader left before there was one: what
 #: a shell reports of a process that SIGPIPE has ended
-_JUDGES = ("check", "compare", "gate", "reference", "release", "verify")
+_JUDGES = ("check", "compare", "gate", "reference", "release", "validate", "verify")
 _BROKEN_PIPE = 128 + 13
 
 

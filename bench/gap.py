@@ -22,6 +22,13 @@ class Gaps:
             return None
         return optimality_gap(costs, self.reference)
 
+    def best(self, costs: Sequence[float]) -> list[float | None] | None:
+        """The reference of each state, None where it has none; None without any."""
+        if self.reference is None:
+            return None
+        known = self.reference.costs[: len(costs)]
+        return [*known, *[None] * (len(costs) - len(known))]
+
     def states(self, costs: Sequence[float]) -> int | None:
         """On how many of the states there is a reference, None without one."""
         if self.reference is None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import device
 from bench.case import Case
-from bench.environment import fingerprint, keep_freed_memory, machine, versions
+from bench.environment import fingerprint, keep_freed_memory, machine, variables, versions
 from bench.failures import ran_out, words_of
 from bench.plugins import shown, without_folders
 from bench.records import empty_record, explain_nulls, finite, write_json
@@ -69,7 +69,7 @@ def main() -> None:
     record["threads"] = torch.get_num_threads()
     record["machine"] = machine(case.device)
     record["versions"], record["git"] = versions(), order["git"]
-    record["fingerprint"] = fingerprint()
+    record["fingerprint"], record["variables"] = fingerprint(), variables()
     fill(
         record,
         case,
@@ -152,11 +152,12 @@ def _measure(
         record["step_seconds"] = measure.summarise(timing.step)
         record["forward_seconds"] = measure.summarise(timing.forward)["median"]
         record["backward_seconds"] = measure.summarise(timing.backward)["median"]
+        record["cpu_share"]["step"] = timing.cpu_share
         if case.compile:
             record["compile_seconds"] = timing.first - record["step_seconds"]["median"]
     else:
-        for name in ("step_seconds", "forward_seconds", "backward_seconds", "compile_seconds"):
-            reasons[name] = "a memory-only case"
+        times = ("step_seconds", "forward_seconds", "backward_seconds", "compile_seconds")
+        reasons |= dict.fromkeys((*times, "cpu_share.step"), "a memory-only case")
         # An eager step on a GPU allocates the first time what it always does; a compiled one also
         # what compiling and capturing take.
         for _ in range(1 if case.device == "cpu" else measure.WARM_UP * case.compile):
@@ -199,7 +200,7 @@ def _measure(
     elif case.train_steps or case.recipe is not None:
         _train(record, case, seed, step)
     else:
-        for name in ("curve", "interventions"):
+        for name in ("curve", "interventions", "cpu_share.training"):
             reasons[name] = "a case without training"
         for part in ("final", "evaluation"):
             for name in record[part]:
@@ -235,7 +236,10 @@ def _train(record: dict[str, Any], case: Case, seed: int, step: Step) -> None:
         policy = build(case, seed)
         rollout = build_rollout(case, policy)
     training = Training(policy, measure.training_config(case, seed), rollout=rollout)
+    began, had = time.perf_counter(), time.process_time()
     result = training.run()
+    share = (time.process_time() - had) / (time.perf_counter() - began)
+    record["cpu_share"]["training"] = share
     gap = gaps(policy.problem)
     record["curve"] = [
         {
@@ -248,11 +252,15 @@ def _train(record: dict[str, Any], case: Case, seed: int, step: Step) -> None:
         for point in result.curve
     ]
     last = record["curve"][-1]
-    record["final"] = {name: last[name] for name in record["final"]}
+    record["final"] |= {name: last[name] for name in record["final"] if name in last}
+    record["final"]["state_costs"] = list(result.curve[-1].costs)
+    record["final"]["state_references"] = references = gap.best(result.curve[-1].costs)
+    if references is not None and None in references:
+        reasons["final.state_references"] = "no reference for this state"
     record["evaluation"] = evaluation = measure.evaluation(policy, result.curve[-1], gap)
     if gap.reason is not None:
         names = ("final.optimality_gap", "curve.optimality_gap", "evaluation.reference_states")
-        reasons |= dict.fromkeys(names, gap.reason)
+        reasons |= dict.fromkeys((*names, "final.state_references"), gap.reason)
     for name in ("iterations", "residual", "tolerance_reached"):
         if evaluation[name] is None and name in reasons:
             reasons[f"evaluation.{name}"] = reasons[name]

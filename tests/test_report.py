@@ -688,11 +688,11 @@ def test_units() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema version 99"),
-        ({"case": None}, "not a record"),
-        ({"status": None}, "no known status"),
-        ({"residual": 3.0}, "its residual"),
-        ({"curve": [1.0]}, "its curve"),
+        ({"schema_version": 99}, "schema_version is 99"),
+        ({"case": None}, "case is null"),
+        ({"status": None}, "status is null"),
+        ({"residual": 3.0}, "residual is 3.0"),
+        ({"curve": [1.0]}, r"curve\[0\] is 1.0"),
     ],
 )
 def test_record_that_is_no_record_is_left_out(
@@ -714,12 +714,7 @@ def arguments(*words: str) -> argparse.Namespace:
 
 def test_command_without_records_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
-    (tmp_path / "records" / "broken.json").write_text("{")
-    with (
-        # the reason is said even though there is no report
-        pytest.warns(CorruptRecord, match=r"broken\.json"),
-        pytest.raises(ValueError, match="no usable records") as caught,
-    ):
+    with pytest.raises(ValueError, match="no records") as caught:
         command.run(arguments(str(tmp_path)))
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="not a directory"):

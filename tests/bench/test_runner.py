@@ -26,8 +26,10 @@ from bench.jobs import Job, RunSettings
 from bench.records import (
     STATUSES,
     CorruptRecord,
+    claim,
     empty_record,
     explain_nulls,
+    pack,
     read_record,
     read_records,
     record_path,
@@ -341,6 +343,7 @@ class TestResume:
         path = record_path(copied, FIXED, 0)
         record = read_record(path)
         del record["case"]["learning_rate"]
+        record["schema_version"] = 1
         path.write_text(json.dumps(record), encoding="utf-8")
         monkeypatch.setattr(runner, "_run_one", refuse)
         assert run_cases([FIXED], 1, settings(copied, resume=True)) == {}
@@ -352,6 +355,16 @@ class TestResume:
         record["case"] |= change
         path.write_text(json.dumps(record), encoding="utf-8")
         assert run_cases([FIXED], 1, settings(copied, resume=True)) == {"ok": 1}
+
+    def test_packed_records_count_and_what_they_lack_is_measured(self, copied):
+        record_path(copied, FIXED, 0).unlink()
+        assert pack(copied) == len(CASES) - 1
+        assert run_cases(list(CASES.values()), 1, settings(copied, resume=True)) == {"ok": 1}
+        assert [p.name for p in (copied / "records").iterdir()] == [
+            record_path(copied, FIXED, 0).name
+        ]
+        with pytest.raises(ValueError, match=rf"{len(CASES)} of these records.*--resume"):
+            run_cases(list(CASES.values()), 1, settings(copied))
 
     def test_exactly_what_is_missing_is_measured(self, copied):
         missing = record_path(copied, FIXED, 0)
@@ -376,7 +389,7 @@ class TestResume:
             lambda text: text[: len(text) // 2],
             lambda text: "",
             lambda text: "[1, 2]",
-            lambda text: text.replace('"schema_version": 1', '"schema_version": 0'),
+            lambda text: text.replace('"schema_version": 2', '"schema_version": 0'),
             lambda text: text.replace('"status": "ok"', '"status": "fine"'),
             lambda text: '{"schema_version": 1, "status": "ok", "case": {}}',
         ],
@@ -643,7 +656,7 @@ class TestOneSweepPerFolder:
     def test_a_second_one_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr(runner, "_run_one", refuse)
         with (
-            runner._claim(tmp_path),
+            claim(tmp_path),
             pytest.raises(ValueError, match=r"`out` .* is in use by another sweep"),
         ):
             run_cases([OK], 1, settings(tmp_path, resume=True))
@@ -657,7 +670,7 @@ class TestOneSweepPerFolder:
         monkeypatch.setattr(runner, "_run_one", refuse)
         with pytest.raises(AssertionError):
             run_cases([OK], 1, settings(tmp_path))
-        with runner._claim(tmp_path):
+        with claim(tmp_path):
             pass
 
 
@@ -713,7 +726,7 @@ class TestInterruption:
         self.interrupt(tmp_path, kind)
         assert [p.name for p in (tmp_path / "records").iterdir()] == [first.name]
         assert stamp(first) == before
-        with runner._claim(tmp_path):
+        with claim(tmp_path):
             pass  # free again
 
     def test_what_a_worker_killed_while_writing_leaves_is_no_record(self, tmp_path, monkeypatch):
