@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from jfbcore.solvers import Solver
 
 #: discretisation of each problem in arXiv 2602.00921, kept here so that listing needs no torch
-DEFAULT_STEPS = {"quadrotor": 160, "bicycle": 60, "consumption": 100}
-DEFAULT_BATCH = {"quadrotor": 50, "bicycle": 100, "consumption": 128}
+DEFAULT_STEPS = {"quadrotor": 160, "bicycle": 60, "consumption": 100, "rotor-quadrotor": 80}
+DEFAULT_BATCH = {"quadrotor": 50, "bicycle": 100, "consumption": 128, "rotor-quadrotor": 50}
 #: minibatch size of a problem from outside
 OTHER_BATCH = 50
 PROBLEM_NAMES = tuple(DEFAULT_STEPS)

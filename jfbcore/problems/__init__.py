@@ -9,12 +9,14 @@ from jfbcore.problems.bicycle import Bicycle
 from jfbcore.problems.consumption import Consumption
 from jfbcore.problems.interaction import interaction_cost
 from jfbcore.problems.quadrotor import Quadrotor
+from jfbcore.problems.rotor_quadrotor import RotorQuadrotor
 
 #: problems by the name used on the command line; each constructor takes `n_agents`
 PROBLEMS: dict[str, Callable[..., Problem]] = {
     "quadrotor": Quadrotor,
     "bicycle": Bicycle,
     "consumption": Consumption,
+    "rotor-quadrotor": RotorQuadrotor,
 }
 
 __all__ = [
@@ -24,5 +26,6 @@ __all__ = [
     "Hamiltonian",
     "Problem",
     "Quadrotor",
+    "RotorQuadrotor",
     "interaction_cost",
 ]
