@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Bicycle,
         Consumption,
         Hamiltonian,
+        Liquidation,
         Problem,
         Quadrotor,
         RotorQuadrotor,
@@ -47,7 +48,8 @@ _HOMES = {
     "maps": ("FixedPointMap", "NewtonMap", "PlainMap", "ScaledMap"),
     "policy": ("HamiltonianPolicy", "Policy"),
     "problems": (
-        "Bicycle", "Consumption", "Hamiltonian", "Problem", "Quadrotor", "RotorQuadrotor",
+        "Bicycle", "Consumption", "Hamiltonian", "Liquidation", "Problem", "Quadrotor",
+        "RotorQuadrotor",
     ),  # fmt: skip
     "rollout": ("Rollout", "rollout"),
     "solvers": ("Anderson", "ClosedForm", "Newton", "Picard", "Solution", "Solver", "Status"),
@@ -58,7 +60,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "JFB", "Anderson", "Bicycle", "ClosedForm", "Consumption", "Evaluation", "FixedPointMap",
     "GradientEstimator", "GuardSettings", "Hamiltonian", "HamiltonianPolicy", "IndexedValueNetwork",
-    "Newton", "NewtonMap", "Picard", "PlainMap", "Policy", "Problem", "Quadrotor", "Rollout",
+    "Liquidation", "Newton", "NewtonMap", "Picard", "PlainMap", "Policy", "Problem", "Quadrotor", "Rollout",
     "RotorQuadrotor", "ScaledMap", "SharedValueNetwork", "Solution", "Solver", "Status", "Training", "TrainingConfig",
     "TrainingResult", "ValueNetwork", "__version__", "held_out_states", "load", "rollout", "save",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from bench.reference.nlp import Stage, stage_of
 from bench.reference.solution import Solution, in_double, open_loop_cost
 from bench.reference.starts import Guess, starting_guesses
 from jfbcore import _validate
-from jfbcore.problems import Bicycle, Consumption, Problem
+from jfbcore.problems import Bicycle, Consumption, Liquidation, Problem
 
 #: bicycles up to which every start is tried
 _MANY_STARTS_LIMIT = 6
@@ -80,7 +80,7 @@ class Ipopt:
         problem, states = in_double(problem), states.detach().double().cpu()
         program = Program.build(problem, self)
         alone = None
-        if problem.n_agents > 1 and not isinstance(problem, Consumption):
+        if problem.n_agents > 1 and not isinstance(problem, (Consumption, Liquidation)):
             # Agents are coupled through their interaction or their common control cost.
             alone = Program.build(one_agent(problem), self)
         solutions: list[Solution] = []

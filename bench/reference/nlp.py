@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 import casadi as ca
 
-from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor, RotorQuadrotor
+from jfbcore.problems import (
+    Bicycle,
+    Consumption,
+    Liquidation,
+    Problem,
+    Quadrotor,
+    RotorQuadrotor,
+)
 
 #: above this many agents the second derivatives of a weak interaction cost are left out
 _DENSE_INTERACTION_LIMIT = 6
@@ -134,7 +141,8 @@ def _rotor_quadrotor(problem: RotorQuadrotor) -> Stage:
         ]
         cost += problem.effort_weight * ca.sumsqr(command)
         cost += problem.supply_weight * ca.sum1(command) ** 2
-    miss = ca.sumsqr(z - ca.DM([*problem.target_position, *[0.0] * 9] * n_agents))
+    target = ca.DM([*problem.target_position, *[0.0] * 9] * n_agents)
+    miss = ca.sumsqr(ca.DM([*[1.0] * 6, *[problem.settling_time] * 6] * n_agents) * (z - target))
     free = [-math.inf] * problem.state_dim
     return Stage(
         control=_identity(z, u),
@@ -215,11 +223,43 @@ def _consumption(problem: Consumption) -> Stage:
     )
 
 
+def _liquidation(problem: Liquidation) -> Stage:
+    t, z, u, lifted = _symbols(problem)
+    own = (1 - problem.cross_impact) * problem.impact
+    shared = problem.cross_impact * problem.impact
+
+    def impact(x: ca.SX) -> ca.SX:
+        return own * ca.sumsqr(x) + shared * ca.sum1(x) ** 2
+
+    spread = problem.volatility**2 * (
+        (1 - problem.correlation) * ca.sumsqr(z) + problem.correlation * ca.sum1(z) ** 2
+    )
+    if problem.covariance is not None:
+        spread = ca.mtimes([z.T, ca.DM(problem.covariance), z])
+    free = [-math.inf] * problem.n_assets
+    return Stage(
+        control=_identity(z, u),
+        dynamics=ca.Function("dynamics", [t, z, u], [-u]),
+        running_cost=ca.Function(
+            "running", [t, z, u, lifted], [impact(u) + problem.risk_aversion * spread]
+        ),
+        lifted=None,
+        interaction=None,
+        interaction_hessian=False,
+        terminal_cost=ca.Function("end", [z], [problem.final_rate * impact(z)]),
+        decision_lower=free,
+        decision_upper=[math.inf] * problem.n_assets,
+        state_lower=free,
+        final_state_lower=free,
+    )
+
+
 _BUILDERS: dict[type[Problem], Callable[..., Stage]] = {
     Quadrotor: _quadrotor,
     Bicycle: _bicycle,
     Consumption: _consumption,
     RotorQuadrotor: _rotor_quadrotor,
+    Liquidation: _liquidation,
 }
 
 

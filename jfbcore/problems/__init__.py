@@ -8,6 +8,7 @@ from jfbcore.problems.base import Hamiltonian, Problem
 from jfbcore.problems.bicycle import Bicycle
 from jfbcore.problems.consumption import Consumption
 from jfbcore.problems.interaction import interaction_cost
+from jfbcore.problems.liquidation import Liquidation
 from jfbcore.problems.quadrotor import Quadrotor
 from jfbcore.problems.rotor_quadrotor import RotorQuadrotor
 
@@ -17,6 +18,7 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
     "bicycle": Bicycle,
     "consumption": Consumption,
     "rotor-quadrotor": RotorQuadrotor,
+    "liquidation": Liquidation,
 }
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Bicycle",
     "Consumption",
     "Hamiltonian",
+    "Liquidation",
     "Problem",
     "Quadrotor",
     "RotorQuadrotor",

@@ -71,6 +71,7 @@ class RotorQuadrotor(Problem):
         supply_weight: float = 100.0,
         interaction_weight: float = 0.1,
         terminal_weight: float = 1000.0,
+        settling_time: float = 0.2,
         target_position: Sequence[float] = (2.0, 2.0, 1.0),
         initial_scale: float = 0.1,
         t_final: float = 2.0,
@@ -95,6 +96,7 @@ class RotorQuadrotor(Problem):
         self.supply_weight = _validate.non_negative("supply_weight", supply_weight)
         self.interaction_weight = _validate.non_negative("interaction_weight", interaction_weight)
         self.terminal_weight = _validate.non_negative("terminal_weight", terminal_weight)
+        self.settling_time = _validate.non_negative("settling_time", settling_time)
         self.target_position = _validate.point("target_position", target_position, 3)
         self.initial_scale = _validate.non_negative("initial_scale", initial_scale)
         self.state_dim = STATES_PER_AGENT * self.n_agents
@@ -159,11 +161,16 @@ class RotorQuadrotor(Problem):
         return cost + self.interaction_weight * interaction_cost(self.agents(z)[..., :3])
 
     def terminal_cost(self, z: Tensor) -> Tensor:
-        """G = terminal_weight / (4N) |z - z_target|^2, (batch,): at rest and upright."""
+        """G, (batch,): terminal_weight / (4N) times what misses the target, at rest and upright.
+
+        That is the sum of squares of distances and angles and of what velocities and rates cover
+        of them in `settling_time`.
+        """
         self.check(z=z)
         agents = self.agents(z)
-        x, y, height = (agents[..., i] - x for i, x in enumerate(self.target_position))
-        miss = x.square() + y.square() + height.square() + agents[..., 3:].square().sum(-1)
+        place = [agents[..., i] - x for i, x in enumerate(self.target_position)]
+        miss = torch.stack(place, -1).square().sum(-1) + agents[..., 3:6].square().sum(-1)
+        miss = miss + self.settling_time**2 * agents[..., 6:].square().sum(-1)
         return miss.sum(1) * (0.25 * self.terminal_weight / self.n_agents)
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
