@@ -43,6 +43,11 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "warm_start": True,
         "coarsening": ((0.3, 4), (0.6, 2)),
     },
+    "liquidation": {
+        "optimizer": "muon",
+        "learning_rate": 1e-2,
+        "warm_start": True,
+    },
 }
 #: what the released code of arXiv 2602.00921 trains with, for every problem
 RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau", "plateau_patience": 100}
