@@ -42,7 +42,7 @@ class RotorQuadrotorHamiltonian(Hamiltonian):
     def __init__(self, problem: RotorQuadrotor, t: Time, z: Tensor, p: Tensor) -> None:
         self.problem, self._t, self._z, self._p = problem, t, z, p
         agents, costates = problem.agents(z), problem.agents(p)
-        direction, across = problem.air(agents)
+        self._air = direction, across = problem.air(agents)
         pull = costates[..., 6:9]
         lift = (0.25 * problem.g) * torch.linalg.vecdot(direction, pull)
         drag = (-0.25 * problem.rotor_drag) * torch.linalg.vecdot(across, pull)
@@ -56,6 +56,9 @@ class RotorQuadrotorHamiltonian(Hamiltonian):
         self._supply = problem.supply_weight / problem.n_agents
         # Half the inverse of the largest curvature at hovering.
         self.plain_step_size = 0.5 / (self._effort + 4.0 * self._supply)
+
+    def dynamics(self, u: Tensor) -> Tensor:
+        return self.problem.rate(self._z, u, *self._air)
 
     def control_part(self, u: Tensor) -> Tensor:
         w, total = self.problem.rotor_speed(u), self._total(u)

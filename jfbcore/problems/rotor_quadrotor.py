@@ -119,8 +119,11 @@ class RotorQuadrotor(Problem):
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 12 N), (batch, 4 N) -> (batch, 12 N)."""
         self.check(z=z, u=u)
+        return self.rate(z, u, *self.air(self.agents(z)))
+
+    def rate(self, z: Tensor, u: Tensor, direction: Tensor, across: Tensor) -> Tensor:
+        """f for the directions and velocities that `air` finds: (batch, 12 N)."""
         agents = self.agents(z)
-        direction, across = self.air(agents)
         w = self.rotor_speed(u).view(*agents.shape[:2], ROTORS)
         squared = w.square()
         front, left, rear, right = squared.unbind(-1)
