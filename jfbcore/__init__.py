@@ -48,9 +48,14 @@ _HOMES = {
     "maps": ("FixedPointMap", "NewtonMap", "PlainMap", "ScaledMap"),
     "policy": ("HamiltonianPolicy", "Policy"),
     "problems": (
-        "Bicycle", "Consumption", "Hamiltonian", "Liquidation", "Problem", "Quadrotor",
+        "Bicycle",
+        "Consumption",
+        "Hamiltonian",
+        "Liquidation",
+        "Problem",
+        "Quadrotor",
         "RotorQuadrotor",
-    ),  # fmt: skip
+    ),
     "rollout": ("Rollout", "rollout"),
     "solvers": ("Anderson", "ClosedForm", "Newton", "Picard", "Solution", "Solver", "Status"),
     "train": ("Training",),
@@ -59,10 +64,11 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "JFB", "Anderson", "Bicycle", "ClosedForm", "Consumption", "Evaluation", "FixedPointMap",
-    "GradientEstimator", "GuardSettings", "Hamiltonian", "HamiltonianPolicy", "IndexedValueNetwork",
-    "Liquidation", "Newton", "NewtonMap", "Picard", "PlainMap", "Policy", "Problem", "Quadrotor", "Rollout",
-    "RotorQuadrotor", "ScaledMap", "SharedValueNetwork", "Solution", "Solver", "Status", "Training", "TrainingConfig",
-    "TrainingResult", "ValueNetwork", "__version__", "held_out_states", "load", "rollout", "save",
+    "GradientEstimator", "GuardSettings", "Hamiltonian", "HamiltonianPolicy",
+    "IndexedValueNetwork", "Liquidation", "Newton", "NewtonMap", "Picard", "PlainMap", "Policy",
+    "Problem", "Quadrotor", "Rollout", "RotorQuadrotor", "ScaledMap", "SharedValueNetwork",
+    "Solution", "Solver", "Status", "Training", "TrainingConfig", "TrainingResult",
+    "ValueNetwork", "__version__", "held_out_states", "load", "rollout", "save",
 ]  # fmt: skip
 
 

@@ -47,7 +47,8 @@ class RotorQuadrotorHamiltonian(Hamiltonian):
         lift = (0.25 * problem.g) * torch.linalg.vecdot(direction, pull)
         drag = (-0.25 * problem.rotor_drag) * torch.linalg.vecdot(across, pull)
         yaw, pitch, roll = costates[..., 9:].unbind(-1)
-        yaw, pitch, roll = problem.yaw_gain * yaw, problem.tilt_gain * pitch, problem.tilt_gain * roll
+        yaw = problem.yaw_gain * yaw
+        pitch, roll = problem.tilt_gain * pitch, problem.tilt_gain * roll
         factors = (lift - yaw - pitch, lift + yaw + roll, lift - yaw + pitch, lift + yaw - roll)
         #: a and e, the factors of w^2 and w in <p, f>, (batch, 4 N)
         self.squared = torch.stack(factors, -1).flatten(1)

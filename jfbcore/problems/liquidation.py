@@ -155,7 +155,10 @@ class Liquidation(Problem):
         left = (self.t_final - times.double().cpu()).unsqueeze(1)
 
         def shape(s: Tensor | float) -> Tensor:  # over exp(kappa T), which may overflow
-            rise, fall = torch.exp(kappa * (s - self.t_final)), torch.exp(-kappa * (s + self.t_final))
+            rise, fall = (
+                torch.exp(kappa * (s - self.t_final)),
+                torch.exp(-kappa * (s + self.t_final)),
+            )
             return kappa * (rise + fall) + self.final_rate * (rise - fall)
 
         share = shape(left) / shape(self.t_final)
@@ -179,7 +182,9 @@ class Liquidation(Problem):
 
     def _modes(self) -> tuple[Tensor, Tensor, Tensor]:
         """kappa (m,), and the matrices that turn rows of holdings into modes and back."""
-        values, vectors = torch.linalg.eigh(self.impact * _mixture(self.cross_impact, self.n_assets))
+        values, vectors = torch.linalg.eigh(
+            self.impact * _mixture(self.cross_impact, self.n_assets)
+        )
         root, inverse = ((vectors * values**power) @ vectors.T for power in (0.5, -0.5))
         squares, modes = torch.linalg.eigh(
             self.risk_aversion * inverse @ self._covariance() @ inverse
