@@ -35,8 +35,8 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "warm_start": True,
         "coarsening": ((0.3, 4), (0.5, 2)),
     },
-    # On the scaled map, where JFB is biased; Newton's method finds the control for gradients that do
-    # not follow the iteration.
+    # On the scaled map, where JFB is biased; Newton's method finds the control for gradients that
+    # do not follow the iteration.
     "rotor-quadrotor": {
         "optimizer": "muon",
         "learning_rate": 1e-2,
