@@ -29,7 +29,7 @@ NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
     "indexed": IndexedValueNetwork,
 }
 #: problems whose Hamiltonian is concave in the control
-_CONCAVE = ("quadrotor", "consumption")
+_CONCAVE = ("quadrotor", "consumption", "liquidation")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

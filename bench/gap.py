@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.reference import Reference, StaleReference, load_reference, optimality_gap
+from bench.reference.closed_form import knows_optimum, reference_of
 from jfbcore.problems import PROBLEMS, Problem
 
 
@@ -46,6 +47,8 @@ def gaps(problem: Problem) -> Gaps:
         return Gaps(None, "the reference optimum on file is for another discretisation")
     except (OSError, ValueError) as error:
         return Gaps(None, f"the reference optimum on file cannot be used: {error}")
+    if reference is None and knows_optimum(problem):
+        reference = reference_of(problem)
     if reference is None:
         return Gaps(None, "no reference optimum on file for this problem and size")
     return Gaps(reference, None)

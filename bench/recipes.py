@@ -35,6 +35,19 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "warm_start": True,
         "coarsening": ((0.3, 4), (0.5, 2)),
     },
+    # On the scaled map, where JFB is biased; Newton's method finds the control for gradients that
+    # do not follow the iteration.
+    "rotor-quadrotor": {
+        "optimizer": "muon",
+        "learning_rate": 1e-2,
+        "warm_start": True,
+        "coarsening": ((0.3, 4), (0.6, 2)),
+    },
+    "liquidation": {
+        "optimizer": "muon",
+        "learning_rate": 1e-2,
+        "warm_start": True,
+    },
 }
 #: per problem, from a number of agents on: whole training steps of a recommended run (those on a
 #: coarser grid count for less), and the seconds in which jfb takes them on one core. Measured once
@@ -56,7 +69,7 @@ RELEASED_TOLERANCE = 0.1
 #: gradients that do not follow the solver's own iteration, and may have any solver
 _ANY_SOLVER = ("jfb", "implicit")
 #: the network of several identical agents; a problem that is not here has a dense one
-_SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed"}
+_SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed", "rotor-quadrotor": "shared"}
 #: agents' states in a minibatch of a shared network
 _SHARED_STATES = 200
 #: runs of fewer steps stay on the case's own grid and costs; so do cases on a coarser grid
@@ -76,6 +89,8 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
         return settings | RELEASED_INNER if has_inner_problem(gradient) else settings
     if problem == "quadrotor" and gradient.split("-")[0] in _ANY_SOLVER:
         settings |= {"map": "newton", "solver": "newton"}
+    if problem == "rotor-quadrotor" and gradient.split("-")[0] in _ANY_SOLVER:
+        settings |= {"solver": "newton"}
     if problem in _SHARED_NETWORKS and n_agents > 1:
         batch = min(settings["batch_size"], max(8, _SHARED_STATES // n_agents))
         settings |= {"network": _SHARED_NETWORKS[problem], "batch_size": batch}

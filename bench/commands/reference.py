@@ -15,7 +15,7 @@ from bench.case import PROBLEM_NAMES
 
 HELP = "solve for the optimal cost on the held-out initial states and cache it"
 
-_METHODS = ("ipopt", "transcription", "both", "best-response")
+_METHODS = ("ipopt", "transcription", "both", "best-response", "closed-form")
 _HELD_OUT = 64
 _TIME_LIMIT = 300.0
 #: noise on IPOPT's controls that the transcription starts from, in units of their mean size
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--method",
-        default="ipopt",
-        help="ipopt (default), transcription, both to compare them (the transcription then "
+        help="closed-form (default where the problem knows its optimum), ipopt (default "
+        "elsewhere), transcription, both to compare them (the transcription then "
         "starts from ipopt's controls, disturbed, and ipopt's are kept), or best-response: ipopt "
         "on one bicycle at a time, for more of them than it can take at once",
     )
@@ -112,12 +112,15 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bench.records import finite
+    from bench.reference import closed_form
     from bench.reference.cache import make_reference
     from bench.reference.solution import Solution
     from jfbcore.held_out import held_out_states
     from jfbcore.problems import PROBLEMS
 
     problem = PROBLEMS[args.problem](n_agents=args.agents, dtype=torch.float64)
+    if args.method is None:
+        args.method = "closed-form" if closed_form.knows_optimum(problem) else "ipopt"
     if args.method == "best-response":
         responses = _best_response(args.time_limit)
         if (reason := responses.supports(problem)) is not None:
@@ -145,6 +148,9 @@ def run(args: argparse.Namespace) -> int:
                     bar.update(1)
             elif name == "best-response":
                 solutions = responses.solve(problem, states, progress=bar.update)
+            elif name == "closed-form":
+                solutions = closed_form.solve(problem, states)
+                bar.update(len(solutions))
             else:
                 solutions = _transcribe(problem, states, solutions, args.starts, bar.update)
         references[name] = make_reference(problem, name, solutions, args.first)
@@ -181,7 +187,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("`--problem` is required, unless --audit or --improve is asked for")
     for name, allowed in (("problem", PROBLEM_NAMES), ("method", _METHODS)):
         value = getattr(args, name)
-        if value not in allowed:
+        if value not in allowed and not (name == "method" and value is None):
             raise ValueError(f"`--{name}` must be one of {', '.join(allowed)}, got {value!r}")
     if args.agents < 1:
         raise ValueError(f"`--agents` must be >= 1, got {args.agents}")

@@ -23,7 +23,7 @@ from bench import places
 from bench.reference.agent import parameters
 from bench.reference.solution import Solution
 from jfbcore import held_out
-from jfbcore.problems import Consumption, Problem
+from jfbcore.problems import Consumption, Liquidation, Problem
 
 SCHEMA_VERSION = 1
 #: raise it whenever a formula of a problem changes while its parameters do not
@@ -47,7 +47,8 @@ class Reference:
 
     problem: str
     n_agents: int
-    method: str  # ipopt, transcription, best-response, policy; joined by + where states differ
+    #: ipopt, transcription, best-response, closed-form, policy; joined by + where states differ
+    method: str
     label: str  # optimal, locally optimal or best known
     discretisation: str  # sha256, see `discretisation_hash`
     costs: tuple[float | None, ...]
@@ -137,11 +138,13 @@ def label_of(problem: Problem, method: str) -> str:
     """What the method's answer may be called: optimal, locally optimal or best known."""
     # Beyond one bicycle IPOPT sees the interaction without its cutoff: what it finds is optimal
     # for a neighbouring problem, and its cost in this one is a bound.
+    if method == "closed-form":
+        return "optimal"
     if method != "ipopt" or (problem.name == "bicycle" and problem.n_agents > 1):
         return "best known"
-    # Linear habits and a concave utility make a convex program; nothing else here is one.
+    # Linear habits and a concave utility make a convex program, and so does a liquidation.
     linear = isinstance(problem, Consumption) and problem.eta == problem.theta == 1.0
-    return "optimal" if linear else "locally optimal"
+    return "optimal" if linear or isinstance(problem, Liquidation) else "locally optimal"
 
 
 def reference_path(problem: Problem, directory: Path | str | None = None) -> Path:
@@ -162,7 +165,7 @@ def make_reference(
         seconds=0.0,
     )  # fmt: skip
     solutions = [unknown] * first + list(solutions)
-    packages = ("torch",) if method == "transcription" else ("torch", "casadi")
+    packages = ("torch",) if method in ("transcription", "closed-form") else ("torch", "casadi")
     return Reference(
         problem=problem.name,
         n_agents=problem.n_agents,

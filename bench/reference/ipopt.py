@@ -20,7 +20,7 @@ from bench.reference.program import Point, Program
 from bench.reference.solution import Solution, in_double
 from bench.reference.starts import Guess, starting_guesses
 from jfbcore import _validate
-from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
+from jfbcore.problems import Bicycle, Consumption, Liquidation, Problem, Quadrotor
 
 #: bicycles up to which every start is tried: larger programs take a minute a start
 _MANY_STARTS_LIMIT = 6
@@ -85,7 +85,7 @@ class Ipopt:
         problem, states = in_double(problem), states.detach().double().cpu()
         program = Program.build(problem, self)
         alone = None
-        if problem.n_agents > 1 and not isinstance(problem, Consumption):
+        if problem.n_agents > 1 and not isinstance(problem, (Consumption, Liquidation)):
             # Agents are coupled through their interaction or their common control cost.
             alone = Program.build(one_agent(problem), self)
         previous: Point | None = None

@@ -18,7 +18,13 @@ LOCAL_FROM, LOCAL_TO = 0.23, 0.41
 #: sizes with references, 1 agent left out: it has nobody to interact with
 _SIZES = (6, 20, 50, 100)
 #: the exponent in N that a mean-field limit needs: 0 where the cost is a mean over agents
-_LIMIT_EXPONENT = {"quadrotor": 0.0, "bicycle": 1.0, "consumption": 1.0}
+_LIMIT_EXPONENT = {
+    "quadrotor": 0.0,
+    "rotor-quadrotor": 0.0,
+    "bicycle": 1.0,
+    "consumption": 1.0,
+    "liquidation": 1.0,
+}
 _NEAR = 0.1
 #: costs further apart than this are told apart in a finding
 _APART = 0.05
@@ -126,8 +132,8 @@ def mean_field(data: Tables) -> Claim:
         "growth of the best known cost: " + "; ".join(words),
         f"for {', '.join(limits)}" if limits else "no",
         "costs of the references on file, means over their held-out states. A limit "
-        "needs the exponent 0 where the cost is a mean over agents (quadrotor) and 1 where it is "
-        "a sum (bicycle, and consumption, whose goods share one wealth)",
+        "needs the exponent 0 where the cost is a mean over agents (quadrotors) and 1 where it is "
+        "a sum (bicycle, liquidation, and consumption, whose goods share one wealth)",
         "figures/beyond-mean-field.png",
         "Best known cost against the number of agents, divided by N where it is a sum over agents.",
         tuple(_why(exponents)),

@@ -72,8 +72,8 @@ class SharedValueNetwork(nn.Module):
 
     @classmethod
     def _scaling(cls, problem: Problem, units: tuple[float, ...] | None) -> NetworkScaling | None:
-        """psi's units; states as they are here."""
-        return None
+        """psi's units; None takes states as they are."""
+        return None if units is None else NetworkScaling(state=units)
 
     @classmethod
     def _with(

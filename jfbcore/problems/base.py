@@ -95,6 +95,11 @@ class Problem(abc.ABC):
         """Where the inner iteration starts, (batch, m), without a graph: zero unless overridden."""
         return z.new_zeros(z.shape[0], self.control_dim)
 
+    def optimal_controls(self, z: Tensor) -> Tensor | None:
+        """The exact optimum of this discretised problem from z(0) = `z` (batch, n), open loop:
+        (batch, n_steps, m). None unless a problem knows it."""
+        return None
+
     def __repr__(self) -> str:
         from jfbcore.extras.description import one_line  # which imports this module
 

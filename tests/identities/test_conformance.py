@@ -310,7 +310,7 @@ def test_what_is_supported(case):
     """Every gradient serves every problem, but those that need a convex program of it."""
     problem = CASES[case](n_agents=2)
     refused = {name for name in ESTIMATORS if ESTIMATORS[name].supports(problem) is not None}
-    concave = case in ("quadrotor", "consumption-concave")
+    concave = case in ("quadrotor", "consumption-concave", "liquidation")
     assert refused - _CONIC == set()
     assert concave or refused == _CONIC
 
