@@ -148,6 +148,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     from bench.gap import gaps
     from bench.measure import evaluation, peak_rss_bytes
     from bench.plugins import shown
+    from bench.pretraining import Pretraining
     from bench.recipes import training_config
     from bench.records import finite
     from jfbcore import _validate
@@ -182,6 +183,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     )
     if args.resume and args.checkpoint.exists():
         training.load(args.checkpoint)
+    pretraining = Pretraining.begin(case, training)
     # What the recipe made of what was not asked for: map, solver, network and batch.
     print(f"training {case.id}", file=sys.stderr)
     with tqdm(total=1.0, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:
@@ -191,6 +193,8 @@ def _train(args: argparse.Namespace, case: Any) -> int:
             bar.set_postfix_str(line)
 
         result = training.run(progress)
+    if pretraining is not None:
+        result = pretraining.counted(result)
     gap = gaps(policy.problem)
     if gap.reason is not None:
         print(f"no optimality gap: {gap.reason}", file=sys.stderr)
@@ -226,6 +230,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         "status": result.status,
         "reason": result.reason,
         "interventions": len(result.interventions),
+        "pretraining_seconds": None if pretraining is None else pretraining.seconds,
         "evaluation": found,
     }
     print(json.dumps(finite(answer), allow_nan=False))
