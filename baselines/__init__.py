@@ -10,6 +10,7 @@ import torch
 from baselines.conic_backends import Diffcp, Moreau
 from baselines.cvxpy_layers import CvxpyLayer
 from baselines.direct import DirectPolicy
+from baselines.extremals import Extremals, extremals
 from baselines.implicit import Implicit
 from baselines.krylov import GMRES, ConjugateGradient
 from baselines.linear_solvers import DenseLU, LinearSolver, Neumann
@@ -22,6 +23,7 @@ from baselines.methods import (
     as_method,
 )
 from baselines.reversible import Reversible
+from baselines.supervision import ReferenceMisfit, Supervision
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint
 from baselines.unrolled_network import UnrolledNetworkPolicy
@@ -52,10 +54,14 @@ METHODS: dict[str, Method] = {
     "torchdeq-phantom": EstimatorMethod(TorchDEQ(tracked=3)),
     "torchdeq-implicit": EstimatorMethod(TorchDEQ(mode="implicit")),
     "direct": PolicyMethod(DirectPolicy),
+    "supervised": EstimatorMethod(JFB(), Supervision()),
+    "pretrained-jfb": EstimatorMethod(JFB(), Supervision(share=0.2)),
 }
 #: the gradient estimators among them, by the same names
 GRADIENTS: dict[str, GradientEstimator] = {
-    name: method.estimator for name, method in METHODS.items() if method.estimator is not None
+    name: method.estimator
+    for name, method in METHODS.items()
+    if method.estimator is not None and method.supervision is None
 }
 
 
@@ -98,13 +104,16 @@ __all__ = [
     "Diffcp",
     "DirectPolicy",
     "EstimatorMethod",
+    "Extremals",
     "Implicit",
     "LinearSolver",
     "Method",
     "Moreau",
     "Neumann",
     "PolicyMethod",
+    "ReferenceMisfit",
     "Reversible",
+    "Supervision",
     "TorchDEQ",
     "Unrolled",
     "UnrolledCheckpoint",
@@ -112,4 +121,5 @@ __all__ = [
     "UnrolledNetworkPolicy",
     "as_method",
     "build_policy",
+    "extremals",
 ]

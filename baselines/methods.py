@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from baselines.supervision import Supervision
 from baselines.unrolled import Unrolled, needs_iterations
 from baselines.unrolled_network import UnrolledNetworkPolicy
 from jfbcore.extras.shared_network import SharedValueNetwork
@@ -33,6 +34,8 @@ class Method(abc.ABC):
     """
 
     inner_problem: ClassVar[bool] = True
+    #: how its policies are fitted to optimal trajectories; None where they are not
+    supervision: Supervision | None = None
 
     @property
     def estimator(self) -> GradientEstimator | None:
@@ -73,9 +76,14 @@ class Method(abc.ABC):
 
 @dataclass(frozen=True)
 class EstimatorMethod(Method):
-    """The control maximises the Hamiltonian; `gradient` decides how it is differentiated."""
+    """The control maximises the Hamiltonian; `gradient` decides how it is differentiated.
+
+    With `supervision` the value network is fitted to optimal trajectories first, or throughout.
+    Whoever trains provides them, as a `ReferenceMisfit` in place of the rollout.
+    """
 
     gradient: GradientEstimator
+    supervision: Supervision | None = None
 
     @property
     def estimator(self) -> GradientEstimator:
@@ -111,8 +119,13 @@ class EstimatorMethod(Method):
         )
 
     def describe(self) -> str:
-        """The estimator's first line and its settings."""
-        return first_line(self.gradient) + settings_of(self.gradient)
+        """The estimator's first line and its settings, after what is learnt before."""
+        trains = first_line(self.gradient) + settings_of(self.gradient)
+        if self.supervision is None:
+            return trains
+        fits = first_line(self.supervision)
+        share = self.supervision.share
+        return fits if share == 1 else f"{fits} for {share:.0%} of a run, then: {trains}"
 
 
 class UnrolledNetworkMethod(Method):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from baselines import DenseLU, Implicit, build_policy
+from baselines import ConjugateGradient, DenseLU, Implicit, build_policy
 from bench import registry
 from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
@@ -80,7 +80,16 @@ def build_solver(case: Case, problem: Problem) -> Solver:
 
 
 def build_rollout(case: Case, policy: Policy) -> Callable[..., Rollout]:
-    """What rolls out `policy` as `case` asks, eager or compiled; raises Unsupported."""
+    """What rolls out `policy` as `case` asks, eager or compiled; raises Unsupported.
+
+    For a method that does nothing but fit reference trajectories, the misfit in its place.
+    """
+    supervision = registry.method(case.gradient).supervision
+    if supervision is not None and supervision.share == 1.0:
+        # Here, so that no other method needs what solves references.
+        from bench.pretraining import reference_misfit
+
+        return reference_misfit(case, policy)[0]
     if not case.compile and case.segment is None:
         return rollout
     if not case.compile:
@@ -92,12 +101,13 @@ def build_rollout(case: Case, policy: Policy) -> Callable[..., Rollout]:
     return CompiledRollout(policy, capture=case.capture)
 
 
-def exact_estimator(case: Case) -> Implicit:
+def exact_estimator(case: Case, tolerance: float = 1e-6) -> Implicit:
     """What counts as the true gradient: implicit differentiation.
 
-    By conjugate gradients where H is known to be concave, dense elsewhere.
+    By conjugate gradients to `tolerance` where H is known to be concave, dense elsewhere.
     """
-    return Implicit() if case.problem in _CONCAVE else Implicit(DenseLU())
+    concave = case.problem in _CONCAVE
+    return Implicit(ConjugateGradient(tolerance=tolerance) if concave else DenseLU())
 
 
 def build(case: Case, seed: int) -> Policy:
@@ -109,6 +119,10 @@ def build(case: Case, seed: int) -> Policy:
     if method.inner_problem:
         reasons.append(("solver", method.supports_solver(solver)))
         reasons.append(("solver", solver.supports(problem)))
+    if method.supervision is not None:
+        from bench.reference.trajectories import reason_against
+
+        reasons.append(("gradient", reason_against(problem)))
     for field, reason in reasons:
         if reason is not None:
             raise Unsupported(reason, field)

@@ -69,9 +69,9 @@ def git_revision() -> dict[str, Any]:
 
 #: what of this package decides a measurement; reports, gates and the command line do not
 _MEASURING = (
-    *("build", "case", "device", "diagnostics", "environment", "failures", "gap", "measure"),
-    *("memory", "nvml", "nvml_reader", "plugins", "presets", "recipes", "registry", "runner"),
-    *("worker", "workers"),
+    *("build", "case", "device", "diagnostics", "environment", "errors", "failures", "gap"),
+    *("measure", "memory", "nvml", "nvml_reader", "plugins", "pretraining", "recipes"),
+    *("reference/trajectories", "registry", "runner", "trace", "worker", "workers"),
 )
 
 

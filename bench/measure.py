@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines import Implicit, Reversible
+from baselines import Implicit, ReferenceMisfit, Reversible
 from baselines.linear_solvers import Watched
 from bench import recipes
 from bench.build import build, build_rollout, exact_estimator
@@ -51,6 +51,8 @@ class Step:
         generator = torch.Generator().manual_seed(_MINIBATCH_SEED + seed)
         self.states = self.policy.problem.sample_initial_states(case.batch_size, generator)
         self.last: Rollout | None = None
+        #: whether the cost is that of a rollout, and not the misfit to reference trajectories
+        self.rolls_out = not isinstance(self.rollout, ReferenceMisfit)
 
     def forward(self) -> Tensor:
         """The minibatch's mean cost, with its graph."""
@@ -204,9 +206,10 @@ def cuda_memory(step: Step) -> dict[str, int]:
 def gradient_cosine(step: Step) -> float | None:
     """Cosine between this estimator's minibatch gradient and the implicit one, in float64.
 
-    None for the direct policy and where the implicit gradient is not finite or zero.
+    None for policies without an inner problem, for steps that roll nothing out, and where the
+    implicit gradient is not finite or zero.
     """
-    if not isinstance(step.policy, HamiltonianPolicy):
+    if not isinstance(step.policy, HamiltonianPolicy) or not step.rolls_out:
         return None
     segment = step.case.segment
     own = policy_gradient(step.policy, step.states, segment=segment)

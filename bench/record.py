@@ -168,6 +168,24 @@ _DECLARED: tuple[Field, ...] = (
         heading="gradient cosine",
         gate=Gate("gradient cosine", absolute=1e-4, larger_is_worse=False),
     ),
+    _number(
+        "gradient_error",
+        "relative distance from the exact gradient at the exact control, in float64",
+        minimum=0,
+        heading="gradient error",
+    ),
+    Field(
+        "control_error",
+        "relative distance of the control handed on from the exact one, over time steps and "
+        "samples"),
+    _number("control_error.mean", minimum=0),
+    _number("control_error.max", minimum=0, heading="control error"),
+    Field("bias", "of the gradient along training, on a few states in float64", type="array"),
+    Field("bias[]", nullable=False),
+    _count("bias[].step", nullable=False),
+    _number("bias[].relative", "distance from the exact gradient at the same control, over its "
+            "norm", minimum=0),
+    _number("bias[].cosine", "between the two", minimum=-1.000001, maximum=1.000001),
     Field(
         "linear_residual",
         "of implicit differentiation, over time steps: its linear solves' residual over their "
@@ -219,6 +237,9 @@ _DECLARED: tuple[Field, ...] = (
     _number("curve[].evaluation_cost"),
     _number("curve[].optimality_gap"),
     _count("interventions", "training steps that the guard rejected", heading="interventions"),
+    Field("pretraining_seconds", "what learning from references took, counted in the curve"),
+    _seconds("pretraining_seconds.references", "solving them, once and for all"),
+    _seconds("pretraining_seconds.fit", "fitting the network to them"),
     Field("final", "the last point of the curve, and what its costs are means of"),
     _number("final.loss", heading="final loss"),
     _number("final.evaluation_cost", heading="evaluation cost"),

@@ -29,7 +29,10 @@ PACKED = "records.jsonl"
 #: what is known of a case that did not fit, see `bench.predict`
 PREDICTED_FIELDS = tuple(field.name for field in parts("predicted"))
 #: parts of a record that are objects from the start; the others are null until they are measured
-_OBJECTS = ("cuda", "predicted", "final", "evaluation", "machine", "cpu_share", "git")
+_OBJECTS = (
+    *("cuda", "predicted", "pretraining_seconds", "final", "evaluation", "machine"),
+    *("cpu_share", "git"),
+)
 
 
 class CorruptRecord(UserWarning):

@@ -60,6 +60,8 @@ GRADIENT_NAMES = (
     "torchdeq-phantom",
     "torchdeq-implicit",
     "direct",
+    "supervised",
+    "pretrained-jfb",
 )
 #: the suite's methods without an inner problem, known here so that listing needs no torch
 _WITHOUT_INNER_PROBLEM = frozenset({"direct"})

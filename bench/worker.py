@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 _LAST_READING = 0.05
 #: what the trackers of tensors count
 _COUNTS = ("peak_live_tensor_bytes", "saved_tensor_bytes")
+#: figures beside a step's own, each with a pass of its own
+_DIAGNOSTICS = (
+    *("gradient_cosine", "gradient_error", "control_error", "linear_residual", "reversible_drift"),
+)
 
 
 def main() -> None:
@@ -131,7 +135,7 @@ def _measure(
     measured: Callable[[], object],
     context: Callable[[], tuple[int | None, str | None]],
 ) -> None:
-    from bench import build, measure
+    from bench import build, errors, measure
 
     build.check_device(case.device)
     reasons = record["null_reasons"]
@@ -143,8 +147,11 @@ def _measure(
             reasons["cuda.context_bytes"] = reason
     step = measure.Step(case, seed)
     if not case.inner_problem:
-        for name in ("iterations", "residual", "tolerance_reached", "gradient_cosine"):
+        for name in ("iterations", "residual", "tolerance_reached", *_DIAGNOSTICS[:3]):
             reasons[name] = f"{shown(case.gradient)} solves no inner problem"
+    elif not step.rolls_out:
+        for name in ("iterations", "residual", "tolerance_reached", *_DIAGNOSTICS[:2]):
+            reasons[name] = "a step fits reference trajectories and rolls nothing out"
     elif case.tolerance is None:
         reasons["tolerance_reached"] = "fixed number of iterations, no tolerance asked for"
     if case.timed:
@@ -189,10 +196,12 @@ def _measure(
         )
         reasons.setdefault("reversible_drift", "the gradient inverts no iteration")
         _diagnose(record, "gradient_cosine", measure.gradient_cosine, step)
+        _diagnose(record, "gradient_error", errors.gradient_error, step)
+        _diagnose(record, "control_error", errors.control_error, step)
         _diagnose(record, "linear_residual", measure.linear_residual, step)
         _diagnose(record, "reversible_drift", measure.reversible_drift, step)
     else:
-        for name in (*_COUNTS, "gradient_cosine", "linear_residual", "reversible_drift"):
+        for name in (*_COUNTS, *_DIAGNOSTICS):
             reasons.setdefault(name, uncounted)
     record["status"] = "ok"
     if not finite:
@@ -200,9 +209,9 @@ def _measure(
     elif case.train_steps or case.recipe is not None:
         _train(record, case, seed, step)
     else:
-        for name in ("curve", "interventions", "cpu_share.training"):
+        for name in ("curve", "interventions", "bias", "cpu_share.training"):
             reasons[name] = "a case without training"
-        for part in ("final", "evaluation"):
+        for part in ("final", "evaluation", "pretraining_seconds"):
             for name in record[part]:
                 reasons[f"{part}.{name}"] = "a case without training"
 
@@ -224,7 +233,9 @@ def _diagnose(
 def _train(record: dict[str, Any], case: Case, seed: int, step: Step) -> None:
     from bench import measure
     from bench.build import build, build_rollout
+    from bench.errors import BiasTrace
     from bench.gap import gaps
+    from bench.pretraining import Pretraining
     from jfbcore.train import Training
 
     reasons = record["null_reasons"]
@@ -235,11 +246,28 @@ def _train(record: dict[str, Any], case: Case, seed: int, step: Step) -> None:
     else:
         policy = build(case, seed)
         rollout = build_rollout(case, policy)
-    training = Training(policy, measure.training_config(case, seed), rollout=rollout)
+    config = measure.training_config(case, seed)
+    bias = None
+    if (reason := BiasTrace.reason_against(case)) is None:
+        bias = BiasTrace(case, step.states)
+        bias.take(policy, 0)
+    else:
+        reasons["bias"] = reason
+    training = Training(policy, config, rollout=rollout, callback=bias)
+    pretraining = Pretraining.begin(case, training)
     began, had = time.perf_counter(), time.process_time()
     result = training.run()
     share = (time.process_time() - had) / (time.perf_counter() - began)
     record["cpu_share"]["training"] = share
+    if bias is not None:
+        bias.take(policy, result.steps)
+        record["bias"] = bias.rows or None
+    if pretraining is not None:
+        result = pretraining.counted(result)
+        record["pretraining_seconds"] = pretraining.seconds
+    else:
+        for name in record["pretraining_seconds"]:
+            reasons[f"pretraining_seconds.{name}"] = "learns from the cost alone"
     gap = gaps(policy.problem)
     record["curve"] = [
         {

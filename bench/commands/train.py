@@ -166,6 +166,7 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
     from bench.gap import gaps
     from bench.measure import evaluation, peak_rss_bytes
     from bench.plugins import shown
+    from bench.pretraining import Pretraining
     from bench.recipes import training_config
     from bench.records import finite
     from jfbcore import _validate
@@ -200,6 +201,7 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
     )
     if args.resume and args.checkpoint.exists():
         training.load(args.checkpoint)
+    pretraining = Pretraining.begin(case, training)
     # What the recipe made of what was not asked for: map, solver, network and batch.
     print(f"training {case.id}", file=sys.stderr)
     first = training.world.rank == 0
@@ -217,6 +219,8 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
         result = training.run(progress)
     if not first:
         return 0
+    if pretraining is not None:
+        result = pretraining.counted(result)
     gap = gaps(policy.problem)
     if gap.reason is not None:
         print(f"no optimality gap: {gap.reason}", file=sys.stderr)
@@ -259,6 +263,7 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
         "status": result.status,
         "reason": result.reason,
         "interventions": len(result.interventions),
+        "pretraining_seconds": None if pretraining is None else pretraining.seconds,
         "evaluation": found,
     }
     print(json.dumps(finite(answer), allow_nan=False))

@@ -37,10 +37,15 @@ class Plateau:
 
 
 class Schedules:
-    """The schedules of a `TrainingConfig` as functions of the fraction of the run that is done."""
+    """The schedules of a `TrainingConfig` as functions of the fraction of the run that is done.
 
-    def __init__(self, config: TrainingConfig, n_steps: int) -> None:
-        self.config = config
+    `part`: the fractions of the run at which they begin and end; before and after it they stay.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, n_steps: int, part: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
+        self.config, self._part = config, part
         self._finest = n_steps
         self.plateau = Plateau(config.plateau_patience)
         #: time steps and terminal multiple of the last training step
@@ -48,6 +53,7 @@ class Schedules:
 
     def n_steps(self, fraction: float) -> int:
         """Time steps of a training rollout."""
+        fraction = self._within(fraction)
         for until, factor in self.config.coarsening:
             if fraction < until:
                 return max(1, self._finest // factor)
@@ -58,7 +64,7 @@ class Schedules:
         if self.config.terminal_ramp is None:
             return 1.0
         multiple, until, full = self.config.terminal_ramp
-        done = (fraction - until) / (full - until)
+        done = (self._within(fraction) - until) / (full - until)
         return float(multiple ** (1.0 - min(max(done, 0.0), 1.0)))
 
     def learning_rate(self, step: int, fraction: float, loss: float, caution: float) -> float:
@@ -67,7 +73,7 @@ class Schedules:
         rate = config.learning_rate * caution * min(1.0, (step + 1) / max(config.warmup_steps, 1))
         if config.schedule == "cosine":
             floor = config.final_learning_rate_fraction
-            wave = 0.5 * (1.0 + math.cos(math.pi * min(fraction, 1.0)))
+            wave = 0.5 * (1.0 + math.cos(math.pi * self._within(fraction)))
             rate *= floor + (1.0 - floor) * wave
         elif config.schedule == "plateau":
             rate *= self.plateau.scale_after(loss)
@@ -88,6 +94,11 @@ class Schedules:
             if growth > 1.0:
                 watcher.rescale(growth)
         self.last_n_steps, self.last_multiple = n_steps, multiple
+
+    def _within(self, fraction: float) -> float:
+        """The fraction of `part` that is done."""
+        begin, end = self._part
+        return min(max((fraction - begin) / (end - begin), 0.0), 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` continues from."""

@@ -1,0 +1,156 @@
+"""Optimal trajectories with their costates, and how both change beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jfbcore import _validate
+from jfbcore._derivatives import gradient, hessian_product
+from jfbcore.problems import Problem
+
+#: smallest curvature in the control that is believed, relative to the largest
+_FLOOR = 1e-8
+#: numbers in the Hessians that are held at a time
+_NUMBERS = 2**25
+#: a control whose stationarity is off by more than this, relative, is held by a bound
+_STATIONARY = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extremals:
+    """Trajectories that satisfy the first-order conditions on a problem's own Euler grid.
+
+    In the problem's units and in float64 on the CPU. `times`: (n_steps,), the beginning of each
+    time step. `states` (S, n_steps, n) and `controls` (S, n_steps, m) there. `costates`
+    (S, n_steps, n): the derivative of the cost that is still to come in the *next* state, which is
+    the multiplier of the Euler step; with it `controls` maximise the Hamiltonian at `states`.
+    `slopes` (S, n_steps, n, n): the derivative of that costate in the state, along the optimal
+    feedback: a state beside the trajectory by d has the costate `costates + slopes d`, to first
+    order (neighbouring extremals; Bryson and Ho, Applied Optimal Control, 1975, chapter 6).
+    """
+
+    times: Tensor
+    states: Tensor
+    controls: Tensor
+    costates: Tensor
+    slopes: Tensor
+
+
+@torch.no_grad()
+def extremals(problem: Problem, initial_states: Tensor, controls: Tensor) -> Extremals:
+    """What the optimal open-loop `controls` (S, n_steps, m) from `initial_states` (S, n) imply.
+
+    No solver's multipliers are needed: the costate is the derivative of the cost by one sweep
+    backwards, its slope comes from a Riccati recursion on the second derivatives. Memory grows
+    with S n_steps (n + m)^2. `problem` must compute in float64 on the CPU. Raises ValueError where
+    a shape does not fit, or where a second derivative is not finite.
+    """
+    _validate.instance("problem", problem, Problem, "Quadrotor(n_agents=1, dtype=torch.float64)")
+    shape = (len(initial_states), problem.n_steps, problem.control_dim)
+    if controls.shape != shape:
+        raise ValueError(f"`controls` must be {shape}, got {tuple(controls.shape)}")
+    states = _states(problem, initial_states, controls)
+    costates = _costates(problem, states, controls)
+    slopes = _slopes(problem, states, controls, costates)
+    for name, found in (("costates", costates), ("slopes", slopes)):
+        if not found.isfinite().all():
+            raise ValueError(f"`controls` lead to {name} that are not finite")
+    times = problem.time_step * torch.arange(problem.n_steps, dtype=states.dtype)
+    return Extremals(
+        times=times,
+        states=states[:, :-1],
+        controls=controls,
+        costates=costates,
+        slopes=slopes,
+    )
+
+
+def _states(problem: Problem, initial: Tensor, controls: Tensor) -> Tensor:
+    """(S, n_steps + 1, n)."""
+    h, states = problem.time_step, [initial]
+    for i in range(problem.n_steps):
+        z = states[-1]
+        states.append(z + h * problem.dynamics(i * h, z, controls[:, i]))
+    return torch.stack(states, 1)
+
+
+def _costates(problem: Problem, states: Tensor, controls: Tensor) -> Tensor:
+    """(S, n_steps, n): entry i belongs to the state after time step i."""
+    h, costates = problem.time_step, [gradient(problem.terminal_cost, states[:, -1])]
+    for i in reversed(range(1, problem.n_steps)):
+        p, u = costates[-1], controls[:, i]
+
+        def to_come(z: Tensor, t: float = i * h, p: Tensor = p, u: Tensor = u) -> Tensor:
+            after = z + h * problem.dynamics(t, z, u)
+            return h * problem.running_cost(t, z, u) + (p * after).sum(1)
+
+        costates.append(gradient(to_come, states[:, i]))
+    return torch.stack(costates[::-1], 1)
+
+
+def _slopes(problem: Problem, states: Tensor, controls: Tensor, costates: Tensor) -> Tensor:
+    """(S, n_steps, n, n), by the Riccati recursion of the cost's second-order expansion."""
+    h, n = problem.time_step, problem.state_dim
+    at = _second_order(problem, states, controls, costates)
+    second = _hessian(problem.terminal_cost, states[:, -1])
+    slopes = []
+    for i in reversed(range(problem.n_steps)):
+        jacobian, hessian, force = (part[:, i] for part in at)
+        total = _symmetric(hessian + jacobian.mT @ second @ jacobian)
+        cross, curvature = total[:, n:, :n], total[:, n:, n:]
+        # A control at its bound stays there when the state moves a little.
+        size = h * problem.gradient_scale * (1.0 + controls[:, i].abs().amax(1, True))
+        free = (force.abs() <= _STATIONARY * size).to(force).unsqueeze(2)
+        curvature = curvature * free * free.mT + torch.diag_embed(1.0 - free.squeeze(2))
+        feedback = -free * (_inverse(curvature) @ (free * cross))
+        slopes.append(second @ (jacobian[:, :, :n] + jacobian[:, :, n:] @ feedback))
+        second = _symmetric(total[:, :n, :n] + cross.mT @ feedback)
+    return torch.stack(slopes[::-1], 1)
+
+
+def _second_order(
+    problem: Problem, states: Tensor, controls: Tensor, costates: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every Euler step in y = (z, u): its Jacobian (S, n_steps, n, n + m), the Hessian of cost
+    plus <p, next state> (S, n_steps, n + m, n + m), and that sum's slope in u (S, n_steps, m)."""
+    h, n, n_steps = problem.time_step, problem.state_dim, problem.n_steps
+    size = n + problem.control_dim
+    parts = []
+    # All time steps at once, as many trajectories at a time as memory should hold.
+    for rows in torch.arange(len(states)).split(max(1, _NUMBERS // (n_steps * size**2))):
+        t = (h * torch.arange(n_steps, dtype=states.dtype)).repeat(len(rows))
+        y = torch.cat((states[rows, :-1], controls[rows]), 2).flatten(0, 1)
+        p = costates[rows].flatten(0, 1)
+
+        def after(y: Tensor, t: Tensor = t) -> Tensor:
+            return y[:, :n] + h * problem.dynamics(t, y[:, :n], y[:, n:])
+
+        def to_come(y: Tensor, t: Tensor = t, p: Tensor = p) -> Tensor:
+            return h * problem.running_cost(t, y[:, :n], y[:, n:]) + (p * after(y, t)).sum(1)
+
+        jacobian = torch.stack([gradient(lambda y, k=k: after(y)[:, k], y) for k in range(n)], 1)
+        found = jacobian, _hessian(to_come, y), gradient(to_come, y)[:, n:]
+        parts.append([part.unflatten(0, (len(rows), n_steps)) for part in found])
+    jacobians, hessians, forces = (torch.cat(each) for each in zip(*parts, strict=True))
+    return jacobians, hessians, forces
+
+
+def _hessian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """(rows, d, d) of a function (rows, d) -> (rows,) whose rows do not mix."""
+    units = torch.eye(x.shape[1], dtype=x.dtype)
+    return torch.stack([hessian_product(function, x, unit.expand_as(x)) for unit in units], 1)
+
+
+def _inverse(curvature: Tensor) -> Tensor:
+    """Of a symmetric matrix that is positive at an optimum; what is not is raised to a floor."""
+    values, vectors = torch.linalg.eigh(curvature)
+    floor = _FLOOR * values.abs().amax(1, True)
+    return (vectors / values.maximum(floor).unsqueeze(1)) @ vectors.mT
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return 0.5 * (matrix + matrix.mT)

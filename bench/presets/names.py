@@ -1,0 +1,21 @@
+"""The methods, maps and problems that presets measure, by their names."""
+
+from __future__ import annotations
+
+#: one of each kind of gradient
+MAIN_GRADIENTS = (
+    "jfb",
+    "implicit",
+    "unrolled",
+    "unrolled-checkpoint",
+    "torchdeq",
+    "cvxpylayers",
+    "direct",
+)
+MORE_GRADIENTS = ("jfb-3", "torchdeq-phantom", "torchdeq-implicit", "implicit-gmres")
+#: those that fit reference trajectories before, or instead of, minimising the cost
+SUPERVISED = ("supervised", "pretrained-jfb")
+#: maps and solvers on which JFB is measured in rows of equal rank: its bias is the map's
+JFB_MAPS = (("plain", "picard"), ("scaled", "picard"), ("newton", "newton"))
+#: problems beside quadrotors in the smoke preset: agents or goods, and time steps
+OTHER_PROBLEMS = (("bicycle", 1, 20), ("consumption", 5, 20))

@@ -1,0 +1,76 @@
+"""Training to a stated gap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
+from bench.presets.names import JFB_MAPS, MAIN_GRADIENTS, SUPERVISED
+from bench.recipes import RECOMMENDED, RELEASED_TOLERANCE, case_settings
+
+#: problems trained to a target, and for how long [s]
+_TRAINED = (
+    ("quadrotor", 1, 300.0),
+    ("consumption", 5, 60.0),
+    ("bicycle", 1, 200.0),
+    ("quadrotor", 6, 300.0),
+    ("quadrotor", 20, 400.0),
+    ("consumption", 100, 120.0),
+    ("bicycle", 20, 600.0),
+    ("quadrotor", 100, 600.0),
+)
+#: those on which the learning rate is tuned for each gradient, and the factors tried
+_TUNED = _TRAINED[:3]
+_RATE_FACTORS = (2.0, 0.5)
+#: those whose reference trajectories are solved in minutes
+_SUPERVISED = _TRAINED[:4]
+
+
+def targets() -> Iterator[Case]:
+    """Training to a target: every gradient on the recommended recipe, then with its rate tuned.
+
+    JFB on quadrotors is there on each of its maps. Beside them what else there is to choose: jfb
+    compiled, and as released, supervision from reference trajectories, and direct policies of
+    swarms on one dense network.
+    """
+    for problem, n_agents, seconds in _TRAINED:
+        for gradient in MAIN_GRADIENTS:
+            yield trained("recommended", problem, n_agents, gradient, seconds)
+        if problem == "quadrotor":
+            recommended = trained("recommended", problem, n_agents, "jfb", seconds)
+            for map_name, solver in JFB_MAPS:
+                if map_name != recommended.map:
+                    yield replace(recommended, map=map_name, solver=solver)
+    for problem, n_agents, seconds in _SUPERVISED:
+        for gradient in SUPERVISED:
+            yield trained("recommended", problem, n_agents, gradient, seconds)
+    problem, n_agents, seconds = _TRAINED[0]
+    yield replace(trained("recommended", problem, n_agents, "jfb", seconds), compile=True)
+    yield replace(
+        trained("released", problem, n_agents, "jfb", seconds),
+        tolerance=RELEASED_TOLERANCE,  # one quadrotor's gradient scale is 1: absolute
+    )
+    for problem, n_agents, seconds in _TRAINED:
+        direct = trained("recommended", problem, n_agents, "direct", seconds)
+        if direct.network != "dense":
+            yield replace(direct, network="dense", batch_size=DEFAULT_BATCH[problem])
+    for factor in _RATE_FACTORS:
+        for problem, n_agents, seconds in _TUNED:
+            rate = factor * RECOMMENDED[problem]["learning_rate"]
+            for gradient in MAIN_GRADIENTS:
+                case = trained("recommended", problem, n_agents, gradient, seconds)
+                yield replace(case, learning_rate=rate)
+
+
+def trained(recipe: str, problem: str, n_agents: int, gradient: str, seconds: float) -> Case:
+    """The case that trains on `recipe` for `seconds`, at the problem's own time steps."""
+    return Case(
+        problem=problem,
+        n_agents=n_agents,
+        gradient=gradient,
+        n_steps=DEFAULT_STEPS[problem],
+        recipe=recipe,
+        train_seconds=seconds,
+        **case_settings(recipe, problem, n_agents, gradient),
+    )

@@ -1,0 +1,98 @@
+"""Training with supervision: the part of a run that fits reference trajectories, and its price."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from baselines import ReferenceMisfit, Supervision, extremals
+from bench import registry
+from bench.case import Case
+from bench.reference.solution import in_double
+from bench.reference.trajectories import training_references
+from jfbcore.extras.schedules import Schedules
+from jfbcore.policy import Policy
+from jfbcore.rollout import Rollout
+from jfbcore.train import Training, TrainingResult
+
+
+def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[ReferenceMisfit, float]:
+    """What the policy of `case` is fitted with, and the seconds its reference trajectories took.
+
+    Solves them unless they are on file. Raises ValueError where the method of `case` fits nothing.
+    """
+    supervision = registry.method(case.gradient).supervision
+    if supervision is None:
+        raise ValueError(f"`gradient` {case.gradient} learns from no reference trajectories")
+    problem = policy.problem
+    known = training_references(problem, supervision.wanted(problem))
+    began = time.perf_counter()
+    found = extremals(in_double(problem), known.initial_states, known.controls)
+    seconds = known.seconds + time.perf_counter() - began
+    return ReferenceMisfit(found, supervision, problem, seed=seed), seconds
+
+
+@dataclass(eq=False)
+class Pretraining:
+    """A hook of a training run that fits first, as `supervision` says; then `then` rolls out.
+
+    Each part has learning rates of its own, from the highest to the lowest; rollouts are on the
+    whole grid and under the whole terminal cost throughout. `references`: seconds that the
+    reference trajectories took. `fit`: seconds of training steps that fitted.
+    """
+
+    supervision: Supervision
+    misfit: ReferenceMisfit
+    then: Callable[..., Rollout]
+    references: float
+    fit: float = 0.0
+    #: whether the first rollout after the fit compiles
+    compiling: bool = False
+
+    @classmethod
+    def begin(cls, case: Case, training: Training) -> Pretraining | None:
+        """Let `training`, which has not run, fit first if the method of `case` does; else None."""
+        supervision = registry.method(case.gradient).supervision
+        if supervision is None:
+            return None
+        misfit, seconds = reference_misfit(case, training.policy, training.config.seed)
+        begun = cls(supervision, misfit, training.rollout, seconds)
+        begun.compiling, training.clock.compiling = training.clock.compiling, False
+        training.rollout = misfit
+        training.schedules = _schedules(training, 1.0, (0.0, supervision.share))
+        training.hooks.insert(0, begun)
+        begun(training)  # a run that continues from a checkpoint may be past the fit
+        return begun
+
+    def __call__(self, training: Training) -> None:
+        if training.rollout is not self.misfit:
+            return
+        self.fit = training.clock.seconds
+        share = self.supervision.share
+        if share < 1.0 and training.fraction_done() >= share:
+            training.rollout, training.clock.compiling = self.then, self.compiling
+            training.schedules = _schedules(training, self.supervision.rate, (share, 1.0))
+            # The misfit's losses say nothing of the costs to come.
+            training.guard.forget()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What came before training by the cost, by part."""
+        return {"references": self.references, "fit": self.fit}
+
+    def counted(self, result: TrainingResult) -> TrainingResult:
+        """`result` with its clock started before the references were solved."""
+        curve = [replace(point, seconds=point.seconds + self.references) for point in result.curve]
+        return replace(result, curve=curve, seconds=result.seconds + self.references)
+
+
+def _schedules(training: Training, rate: float, part: tuple[float, float]) -> Schedules:
+    """The run's schedules at `rate` times its learning rate, in a `part` of it, without stages."""
+    config = replace(
+        training.config,
+        learning_rate=rate * training.config.learning_rate,
+        coarsening=(),
+        terminal_ramp=None,
+    )
+    return Schedules(config, training.problem.n_steps, part)
