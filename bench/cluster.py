@@ -6,12 +6,12 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.jobs import Job, RunSettings
-from bench.records import empty_record, explain_nulls, finished, record_path, write_json
+from bench.jobs import Order, RunSettings
+from bench.records import explain_nulls, write_json
 
 
 def outcomes(
-    todo: list[Job], settings: RunSettings, run_one: Callable[..., dict[str, Any]]
+    todo: list[Order], settings: RunSettings, run_one: Callable[..., dict[str, Any]]
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Submit every job; their names and what waits for their records, in order."""
     try:
@@ -36,20 +36,19 @@ def outcomes(
         yield job.case.id, functools.partial(collect, running, job)
 
 
-def collect(running: Any, job: Job) -> dict[str, Any]:
+def collect(running: Any, job: Order) -> dict[str, Any]:
     """Wait for a submitted job. One that the cluster ended or lost becomes a record of its own."""
     try:
         return running.result()
     except Exception as error:  # whatever submitit and the cluster have to say
-        path = record_path(job.settings.out, job.case, job.seed)
         # before it was lost
-        if found := finished(job.settings.out, job.case, job.seed):
+        if found := job.job.finished(job.settings.out):
             return found
-        record = empty_record(job.case, job.seed) | {"threads": job.threads, "git": job.git}
+        record = job.job.new_record() | {"threads": job.threads, "git": job.git}
         record["status"] = "crashed"
         record["reason"] = f"the {job.settings.jobs} job failed: {_cause(error)}"
         explain_nulls(record, "status crashed")
-        write_json(path, record)
+        write_json(job.job.path(job.settings.out), record)
         return record
 
 
@@ -61,5 +60,5 @@ def _cause(error: Exception) -> str:
     return lines[-1] if lines else repr(error)
 
 
-def _gpus(todo: list[Job]) -> int:
+def _gpus(todo: list[Order]) -> int:
     return int(any(job.case.device == "cuda" for job in todo))

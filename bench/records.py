@@ -182,9 +182,12 @@ def finished(out: Path, case: Case, seed: int) -> dict[str, Any] | None:
 
 
 def read_records(directory: Path) -> Iterator[dict[str, Any]]:
-    """The records under DIR/records; a corrupt one is warned about and left out."""
+    """The records under DIR/records and of DIR/records.jsonl; a corrupt file is warned about and
+    left out."""
     for path in sorted((directory / "records").glob("*.json")):
         try:
             yield read_record(path)
         except ValueError as error:
             warnings.warn(str(error), CorruptRecord, stacklevel=2)
+    if (packed := directory / "records.jsonl").exists():
+        yield from map(json.loads, packed.read_text(encoding="utf-8").splitlines())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
 from bench.arguments import integer, number
+from bench.run_options import TIMEOUT, add_run_options, measure
 
+_PREDICTIONS = ("bytes_at_100", "bytes_at_500", "crossover_iterations", "model_error")
 HELP = "predict peak memory and the iterations at which it exceeds a limit"
 
 
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="instead put the predictions into the CUDA records of a run, computed on the CPU",
     )
+    add_run_options(parser, "a temporary folder")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,40 +48,56 @@ def run(args: argparse.Namespace) -> int:
     _validate.positive_int("batch", batch)
     memory = _validate.positive("memory", args.memory) * 2**30
 
-    from tqdm import tqdm
-
-    from bench.predict import crossovers
+    from bench.case import Case
+    from bench.jobs import Job
+    from bench.probes.prediction import Prediction
     from bench.report.style import format_bytes
 
     n_steps = default_steps(args.problem)
+    jobs = [
+        Job(
+            case=Case(
+                problem=args.problem,
+                n_agents=n_agents,
+                gradient=gradient,
+                tolerance=None,
+                max_iterations=1,
+                batch_size=batch,
+                n_steps=n_steps,
+            ),
+            probe=Prediction(memory=(memory,)),
+        )
+        for n_agents in args.agents
+        for gradient in args.gradients
+    ]
+    records = measure(args, jobs, "predict", TIMEOUT)
     print(
         f"{args.problem}, batch {batch}, {n_steps} time steps, exact K; predicted peak live bytes"
     )
     print(
         f"{'agents':>6s} {'gradient':20s} {'K=100':>10s} {'K=500':>10s}  K at {args.memory:g} GiB"
     )
-    rows = crossovers(
-        args.agents,
-        args.gradients,
-        problem=args.problem,
-        batch_size=batch,
-        n_steps=n_steps,
-        memory=memory,
-    )
     found = []
-    total = len(args.agents) * len(args.gradients)
-    for row in tqdm(rows, total=total, unit="case", file=sys.stderr):
-        if row["reason"] is not None:
-            print(f"{row['n_agents']:6d} {row['gradient']:20s} unsupported: {row['reason']}")
-            found.append(row)
+    for job, record in zip(jobs, records, strict=True):
+        head = {"n_agents": job.case.n_agents, "gradient": job.case.gradient}
+        name = f"{job.case.n_agents:6d} {job.case.gradient:20s}"
+        if record is None or not record["rows"]:
+            status, reason = ("not measured", "") if record is None else _refusal(record)
+            print(f"{name} {status}: {reason}")
+            found.append(head | dict.fromkeys(_PREDICTIONS) | {"reason": reason or status})
             continue
-        crossover = row["crossover_iterations"]
-        fits = crossover == float("inf")
+        (row,) = record["rows"]
+        at = "never" if row["crossover"] is None else f"{row['crossover']:,.0f}"
         print(
-            f"{row['n_agents']:6d} {row['gradient']:20s} {format_bytes(row['bytes_at_100']):>10s} "
-            f"{format_bytes(row['bytes_at_500']):>10s}  "
-            f"{'never' if fits else f'{crossover:,.0f}'}  (model error {row['model_error']:.1e})"
+            f"{name} {format_bytes(row['bytes_at_100']):>10s} "
+            f"{format_bytes(row['bytes_at_500']):>10s}  {at}  "
+            f"(model error {row['model_error']:.1e})"
         )
-        found.append(row | {"crossover_iterations": None if fits else crossover})
+        row["crossover_iterations"] = row["crossover"]
+        found.append(head | {key: row[key] for key in _PREDICTIONS} | {"reason": None})
     print(json.dumps({"problem": args.problem, "memory_gib": args.memory, "rows": found}))
     return 0
+
+
+def _refusal(record: dict[str, Any]) -> tuple[str, str]:
+    return record["status"], record["reason"]

@@ -87,6 +87,8 @@ def load_runs(directories: Sequence[Path]) -> list[Run]:
 
 def _usable_records(directory: Path) -> Iterator[Mapping[str, Any]]:
     for record in read_records(directory):
+        if record.get("probe"):
+            continue  # of a claim: no case of a sweep
         fault = _fault(record)
         if fault is None:
             yield record

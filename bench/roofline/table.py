@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.report.style import format_bytes, format_number, format_seconds
@@ -10,7 +10,16 @@ from bench.report.style import format_bytes, format_number, format_seconds
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """Rates, one line per case, then each case's parts, the longest first."""
-    rates = result["rates"]
+    if (rates := result["rates"]) is not None:
+        yield from _rate_lines(rates, result["environment"]["threads"])
+        yield from _case_lines(result["cases"])
+    for missing in result["unsupported"]:
+        yield f"not supported: {missing['id']}: {missing['reason']}"
+    for missing in result["failed"]:
+        yield f"failed: {missing['id']}: {missing['reason']}"
+
+
+def _rate_lines(rates: Mapping[str, Any], threads: int) -> Iterator[str]:
     yield (
         f"product {rates['square_flops_per_second'] / 1e9:.1f} GFLOP/s (large square), "
         f"copy {rates['copy_bytes_per_second'] / 1e9:.1f} GB/s (read + written), "
@@ -18,16 +27,19 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         f"with a graph {format_seconds(rates['tracked_forward_seconds'])} + "
         f"{format_seconds(rates['tracked_backward_seconds'])} backward, "
         f"view {format_seconds(rates['view_seconds'])}; "
-        f"{result['environment']['threads']} threads"
+        f"{threads} threads"
     )
     yield ""
+
+
+def _case_lines(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield (
         f"{'case':34s} {'step':>8s} {'forward':>8s} {'backward':>8s} {'update':>8s} {'GFLOP':>7s} "
         f"{'bytes':>9s} {'kernels':>8s} {'roofline':>8s} {'x':>6s} {'launch':>8s} {'x':>6s}  bound"
     )
-    for entry in result["cases"]:
+    for entry in cases:
         yield _case_line(entry)
-    for entry in result["cases"]:
+    for entry in cases:
         own = entry["own_rates"]
         product = own["product_flops_per_second"]
         yield ""
@@ -39,10 +51,6 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         )
         for part in sorted(entry["parts"], key=lambda part: -part["seconds"]):
             yield _part_line(part)
-    for missing in result["unsupported"]:
-        yield f"not supported: {missing['id']}: {missing['reason']}"
-    for missing in result["failed"]:
-        yield f"failed: {missing['id']}: {missing['reason']}"
 
 
 def label(entry: Mapping[str, Any]) -> str:

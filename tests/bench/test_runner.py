@@ -22,7 +22,8 @@ import torch
 from bench import cluster, environment, runner, worker, workers
 from bench.case import Case
 from bench.environment import ROOT, git_revision, processor
-from bench.jobs import Job, RunSettings
+from bench.jobs import Job, Order, RunSettings
+from bench.probes.probe import Hooks
 from bench.records import (
     STATUSES,
     CorruptRecord,
@@ -65,6 +66,10 @@ EXPECTED = {
 def settings(out: Path, **changes: object) -> RunSettings:
     usual = {"preset": "smoke", "timeout": 100.0, "threads": 1}
     return RunSettings(out=out, **(usual | changes))  # type: ignore[arg-type]
+
+
+def order(case: Case, how: RunSettings, seed: int = 0) -> Order:
+    return Order(Job(case=case, seed=seed), how, 1, {})
 
 
 def record_of(out: Path, case: Case, seed: int = 0) -> dict:
@@ -492,8 +497,10 @@ class TestOutcomes:
         assert "0.05 s" in record["reason"]
         assert unexplained_nulls(record) == set()
         assert stale_reasons(record) == set()
-        assert [w.returncode for w in ended] == [-signal.SIGKILL]
-        assert not psutil.pid_exists(ended[0].pid)
+        # Tried once more before it is recorded.
+        assert record["reason"].endswith(", twice")
+        assert [w.returncode for w in ended] == [-signal.SIGKILL] * 2
+        assert not any(psutil.pid_exists(w.pid) for w in ended)
 
     @pytest.mark.skipif(
         torch.version.cuda is not None, reason="torch with CUDA maps more than the limit itself"
@@ -516,13 +523,13 @@ class TestOutcomes:
 
     def test_what_took_too_long_is_predicted(self, tmp_path, monkeypatch):
         """By the same model that `bench predict` has, in a worker of its own."""
-        from bench.predict import predicted_record
+        from bench.predict import fit_on_cpu, predicted_by
 
         original, calls = workers.wait, []
 
         def wait(process, *arguments):
             calls.append(process.pid)
-            if len(calls) == 1:
+            if len(calls) <= 2:
                 workers.kill(process)
                 return "timeout after 1 s"
             return original(process, *arguments)
@@ -530,7 +537,7 @@ class TestOutcomes:
         monkeypatch.setattr(workers, "wait", wait)
         assert run_cases([FIXED], 1, settings(tmp_path)) == {"timeout": 1}
         record = record_of(tmp_path, FIXED)
-        assert record["predicted"] == predicted_record(FIXED)
+        assert record["predicted"] == predicted_by(fit_on_cpu(FIXED), FIXED)
         assert min(record["predicted"].values()) >= 0
         assert unexplained_nulls(record) == stale_reasons(record) == set()
 
@@ -596,7 +603,8 @@ class TestOutcomes:
                 measure, name, lambda *a, own=own, name=name: calls.append(name) or own(*a)
             )
         case = replace(OK, train_steps=2)
-        worker.fill(empty_record(case, 0), case, 0, measured=lambda: calls.append("measured"))
+        hooks = Hooks(measured=lambda: calls.append("measured"))
+        worker.fill(empty_record(case, 0), case, 0, hooks)
         assert calls[:2] == ["measure_time", "measured"]
         assert len(calls) == 6
 
@@ -693,7 +701,7 @@ class TestCluster:
             def result(self) -> dict:
                 raise RuntimeError(text)
 
-        found = cluster.collect(Ended(), Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
+        found = cluster.collect(Ended(), order(OK, settings(tmp_path, jobs="slurm")))
         record = read_record(record_path(tmp_path, OK, 0))
         assert record["status"] == found["status"] == "crashed"
         assert record["reason"].startswith("the slurm job failed: ")
@@ -707,11 +715,11 @@ class TestCluster:
 
         found = made_up(OK)
         write_json(record_path(tmp_path, OK, 0), found)
-        kept = cluster.collect(Lost(), Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
+        kept = cluster.collect(Lost(), order(OK, settings(tmp_path, jobs="slurm")))
         assert kept == read_record(record_path(tmp_path, OK, 0)) == found
 
 
-def run_made_up(job: Job, *_: object) -> dict:
+def run_made_up(job: Order, *_: object) -> dict:
     return made_up(job.case)
 
 
