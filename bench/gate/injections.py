@@ -27,7 +27,7 @@ class Edit:
         if found != 1:
             raise ValueError(
                 f"injection anchor must be in {self.file} once, found {found} times: "
-                f"{self.old.strip().splitlines()[0]!r}; adapt bench/selftest/injections.py"
+                f"{self.old.strip().splitlines()[0]!r}; adapt bench/gate/injections.py"
             )
         path.write_text(text.replace(self.old, self.new), encoding="utf-8")
 

@@ -2,12 +2,11 @@
 
 The fields of the record schema and bytes are compared exactly; iterations, residuals and gradient
 cosines with the stated tolerance, because they depend on how a processor rounds. Time is not in
-here: it does not compare between runs (`bench.ab` compares it within one).
+here: it does not compare between runs (`bench.gate.time` compares it within one).
 """
 
 from __future__ import annotations
 
-import enum
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -15,25 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.gate.outcome import Outcome
 from bench.records import write_json
 
 SCHEMA_VERSION = 1
 #: the one status that is not a result: a case that crashed says nothing to compare with
 CRASHED = "crashed"
-
-
-class Outcome(enum.IntEnum):
-    """Exit codes of `bench gate`. ERROR: the gate itself failed and says nothing on the code."""
-
-    PASS = 0
-    REGRESSION = 1
-    USAGE = 2
-    MISSING = 3
-    ERROR = 4
-
-
-class GateError(Exception):
-    """The gate could not do its work: a process of its own crashed or hangs."""
 
 
 @dataclass(frozen=True)

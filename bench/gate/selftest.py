@@ -13,18 +13,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bench.ab.cases import TIMED_CASES
-from bench.ab.compare import Settings, TimeComparison, tree_pairs
-from bench.ab.gate import compare_times
-from bench.ab.tree import PACKAGES
 from bench.case import Case
 from bench.environment import ROOT
-from bench.gate import Outcome, compare, read_baseline, summarise, write_baseline
+from bench.gate.counts import compare, read_baseline, summarise, write_baseline
+from bench.gate.injections import DETERMINISTIC, LOOP, SLEEP_10, SLEEP_20, Injection
+from bench.gate.outcome import Outcome
+from bench.gate.results import Row, at_least, at_most, write_results
+from bench.gate.time import TIMED_CASES, Settings, TimeComparison, compare_times, tree_pairs
+from bench.gate.trees import PACKAGES, measure_cases
 from bench.presets import PRESETS
 from bench.records import read_records
-from bench.selftest.injections import DETERMINISTIC, LOOP, SLEEP_10, SLEEP_20, Injection
-from bench.selftest.results import Row, at_least, at_most, write_results
-from bench.subset import measure_cases
 
 #: shares of comparisons: false alarms allowed, slowdowns that must be caught
 FALSE_ALARMS, CAUGHT_10, CAUGHT_20 = 0.01, 0.80, 0.95

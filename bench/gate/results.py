@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.ab.compare import Settings, TimeComparison
+from bench.gate.time import Settings, TimeComparison
 from bench.records import write_csv, write_json
 
 #: the file that `bench report` shows as a table

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from bench.case import Case
-from bench.gate import GateError
+from bench.gate.outcome import GateError
 
 _CHILD = Path(__file__).with_name("child.py")
 #: seconds one order may take: importing torch on a busy machine, or a step a hundred times slower

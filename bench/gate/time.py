@@ -1,17 +1,32 @@
-"""One comparison: interleaved steps until the interval decides, and a rerun before accusing."""
+"""Time, base against head, within one run on one machine: the only way that time is gated.
+
+Steps of both are interleaved until an interval decides; what looks slower is timed again.
+"""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bench.ab.process import TimedTree
-from bench.ab.statistics import Interval, ratio_interval
 from bench.case import Case
+from bench.gate.outcome import Outcome
+from bench.gate.process import TimedTree
+from bench.gate.statistics import Interval, ratio_interval
+
+#: steps of 10 to 40 ms, so that a hundred fit into seconds; one of each kind of work: one agent
+#: and many, iteration and linear solve, each problem
+TIMED_CASES = (
+    Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=16, n_steps=20),
+    Case(problem="quadrotor", n_agents=20, gradient="jfb", batch_size=16, n_steps=12),
+    Case(problem="quadrotor", n_agents=1, gradient="unrolled", batch_size=16, n_steps=16),
+    Case(problem="bicycle", n_agents=1, gradient="jfb", batch_size=16, n_steps=20),
+    Case(problem="consumption", n_agents=5, gradient="implicit", batch_size=16, n_steps=12),
+    Case(problem="consumption", n_agents=5, gradient="jfb", batch_size=16, n_steps=20),
+)
 
 
 class Verdict(enum.Enum):
@@ -147,3 +162,50 @@ def confirm(
         base_seconds=found.base_seconds,
         reason=again.reason,
     )
+
+
+def compare_times(
+    open_pair: OpenPair, cases: Iterable[Case], settings: Settings
+) -> list[TimeComparison]:
+    """Compare every case in one pair of processes, and whatever looks slower in another.
+
+    The rerun has processes of its own because their memory layout is drawn anew: a ratio that
+    came from the layout does not come back.
+    """
+    with open_pair() as (base, head):
+        found = [(case, compare_case(base, head, case, settings)) for case in cases]
+    if not any(one.verdict is Verdict.SLOWER for _, one in found):
+        return [one for _, one in found]
+    with open_pair() as (base, head):
+        return [
+            confirm(one, base, head, case, settings) if one.verdict is Verdict.SLOWER else one
+            for case, one in found
+        ]
+
+
+def outcome_of(found: Sequence[TimeComparison]) -> Outcome:
+    """REGRESSION where a case is slower or gone, MISSING where nothing could be compared."""
+    if any(one.regressed for one in found):
+        return Outcome.REGRESSION
+    return Outcome.PASS if any(one.first is not None for one in found) else Outcome.MISSING
+
+
+def time_table(found: Sequence[TimeComparison], settings: Settings) -> str:
+    """One line a case, the regressions first."""
+    lines = []
+    for one in sorted(found, key=lambda one: not one.regressed):
+        line = f"{one.verdict.value:<13}  {one.case}"
+        if one.first is not None and one.base_seconds is not None:
+            line += f"  {one.base_seconds * 1e3:.1f} ms x {one.first}, {one.first.blocks} blocks"
+        if one.rerun is not None:
+            line += f"; rerun {one.rerun}"
+        if one.reason is not None:
+            line += f"  ({one.reason})"
+        lines.append(line)
+    regressed = sum(one.regressed for one in found)
+    lines.append(
+        f"{sum(one.first is not None for one in found)} cases timed: {regressed} regressed "
+        f"(slower: the {settings.confidence:.0%} interval of head/base above "
+        f"{1 + settings.threshold:g}, twice)"
+    )
+    return "\n".join(lines)

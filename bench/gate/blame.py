@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.ab.tree import git, open_tree, resolve
-from bench.gate import QUANTITIES, Comparison, GateError, Move, compare
-from bench.subset import measure_cases
+from bench.gate.counts import QUANTITIES, Comparison, Move, compare
+from bench.gate.outcome import GateError
+from bench.gate.trees import git, measure_cases, open_tree, resolve
 
 #: the summary of some cases at a commit
 Measure = Callable[[str, Sequence[str]], Mapping[str, Any]]
