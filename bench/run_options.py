@@ -72,7 +72,7 @@ def run_settings(
         _validate.positive("memory-limit", limit)
         limit = int(at_most("memory-limit", limit, _largest_space(), "GiB") * 2**30)
     if args.time_limit is not None:
-        _validate.non_negative("time-limit", args.time_limit)
+        _validate.non_negative("time_limit", args.time_limit)
         if args.jobs != "local":
             raise ValueError(
                 f"`time-limit` is for a local run, got {args.time_limit:g} with jobs {args.jobs}"
