@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.arguments import integer, number
 from bench.run_options import TIMEOUT, add_run_options, measure
+
+if TYPE_CHECKING:
+    from bench.jobs import Job
 
 _PREDICTIONS = ("bytes_at_100", "bytes_at_500", "crossover_iterations", "model_error")
 HELP = "predict peak memory and the iterations at which it exceeds a limit"
@@ -51,7 +54,6 @@ def run(args: argparse.Namespace) -> int:
     from bench.case import Case
     from bench.jobs import Job
     from bench.probes.prediction import Prediction
-    from bench.report.style import format_bytes
 
     n_steps = default_steps(args.problem)
     jobs = [
@@ -71,33 +73,41 @@ def run(args: argparse.Namespace) -> int:
         for gradient in args.gradients
     ]
     records = measure(args, jobs, "predict", TIMEOUT)
+    found = [_row(job, record) for job, record in zip(jobs, records, strict=True)]
     print(
         f"{args.problem}, batch {batch}, {n_steps} time steps, exact K; predicted peak live bytes"
     )
-    print(
-        f"{'agents':>6s} {'gradient':20s} {'K=100':>10s} {'K=500':>10s}  K at {args.memory:g} GiB"
-    )
-    found = []
-    for job, record in zip(jobs, records, strict=True):
-        head = {"n_agents": job.case.n_agents, "gradient": job.case.gradient}
-        name = f"{job.case.n_agents:6d} {job.case.gradient:20s}"
-        if record is None or not record["rows"]:
-            status, reason = ("not measured", "") if record is None else _refusal(record)
-            print(f"{name} {status}: {reason}")
-            found.append(head | dict.fromkeys(_PREDICTIONS) | {"reason": reason or status})
-            continue
-        (row,) = record["rows"]
-        at = "never" if row["crossover"] is None else f"{row['crossover']:,.0f}"
-        print(
-            f"{name} {format_bytes(row['bytes_at_100']):>10s} "
-            f"{format_bytes(row['bytes_at_500']):>10s}  {at}  "
-            f"(model error {row['model_error']:.1e})"
-        )
-        row["crossover_iterations"] = row["crossover"]
-        found.append(head | {key: row[key] for key in _PREDICTIONS} | {"reason": None})
+    print(_text(found, args.memory))
     print(json.dumps({"problem": args.problem, "memory_gib": args.memory, "rows": found}))
     return 0
 
 
-def _refusal(record: dict[str, Any]) -> tuple[str, str]:
-    return record["status"], record["reason"]
+def _row(job: Job, record: dict[str, Any] | None) -> dict[str, Any]:
+    head: dict[str, Any] = {"n_agents": job.case.n_agents, "gradient": job.case.gradient}
+    if record is None or not record["rows"]:
+        reason = "not measured" if record is None else record["reason"]
+        return head | dict.fromkeys(_PREDICTIONS) | {"reason": reason}
+    (row,) = record["rows"]
+    row["crossover_iterations"] = row["crossover"]
+    return head | {name: row[name] for name in _PREDICTIONS} | {"reason": None}
+
+
+def _text(rows: list[dict[str, Any]], memory: float) -> str:
+    import pandas as pd
+
+    from bench.report.style import format_bytes
+
+    shown = []
+    for row in rows:
+        line = {"agents": row["n_agents"], "gradient": row["gradient"]}
+        if row["reason"] is not None:
+            shown.append(line | {"": row["reason"]})
+            continue
+        count = row["crossover_iterations"]
+        shown.append(line | {
+            "K=100": format_bytes(row["bytes_at_100"]),
+            "K=500": format_bytes(row["bytes_at_500"]),
+            f"K at {memory:g} GiB": "never" if count is None else f"{count:,.0f}",
+            "model error": f"{row['model_error']:.1e}",
+        })  # fmt: skip
+    return pd.DataFrame(shown).fillna("").to_string(index=False)

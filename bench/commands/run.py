@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bench.arguments import integer
-from bench.run_options import add_run_options, run_settings
+from bench.run_options import TIMEOUT, add_run_options, run_settings
 from bench.selection import add_grid, add_preset
 
 HELP = "measure the cases of a preset or of a grid"
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.grid import NAME, TIMEOUT
+    from bench.grid import NAME
     from bench.presets import TIMEOUTS
     from bench.runner import run_cases
     from bench.selection import USUAL, cases_of

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from bench.gate.time import Settings, TimeComparison
 from bench.records import write_csv, write_json
 
@@ -51,12 +53,7 @@ def at_least(limit: float, found: int, runs: int) -> tuple[str, bool]:
 
 def text_table(rows: Sequence[Row]) -> str:
     """The rows in columns of their own width."""
-    cells = [list(COLUMNS), *([str(cell) for cell in row.cells] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
+    return pd.DataFrame([row.cells for row in rows], columns=list(COLUMNS)).to_string(index=False)
 
 
 def notes(settings: Settings) -> list[str]:
