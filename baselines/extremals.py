@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -132,7 +133,10 @@ def _second_order(
         def to_come(y: Tensor, t: Tensor = t, p: Tensor = p) -> Tensor:
             return h * problem.running_cost(t, y[:, :n], y[:, n:]) + (p * after(y, t)).sum(1)
 
-        jacobian = torch.stack([gradient(lambda y, k=k: after(y)[:, k], y) for k in range(n)], 1)
+        def entry(y: Tensor, k: int, t: Tensor = t) -> Tensor:
+            return after(y, t)[:, k]
+
+        jacobian = torch.stack([gradient(partial(entry, k=k), y) for k in range(n)], 1)
         found = jacobian, _hessian(to_come, y), gradient(to_come, y)[:, n:]
         parts.append([part.unflatten(0, (len(rows), n_steps)) for part in found])
     jacobians, hessians, forces = (torch.cat(each) for each in zip(*parts, strict=True))
@@ -149,7 +153,8 @@ def _inverse(curvature: Tensor) -> Tensor:
     """Of a symmetric matrix that is positive at an optimum; what is not is raised to a floor."""
     values, vectors = torch.linalg.eigh(curvature)
     floor = _FLOOR * values.abs().amax(1, True)
-    return (vectors / values.maximum(floor).unsqueeze(1)) @ vectors.mT
+    inverse: Tensor = (vectors / values.maximum(floor).unsqueeze(1)) @ vectors.mT
+    return inverse
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

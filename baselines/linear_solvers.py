@@ -112,6 +112,7 @@ class IterativeLinearSolver(LinearSolver):
         return None
 
     def position(self, state: State) -> Tensor | None:
+        """The solution so far (batch, m): no step helps where it moves by rounding alone."""
         return None
 
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class UnrolledNetworkPolicy(Policy):
         self.policy = policy
 
     def supports_compiled_rollout(self) -> str | None:
+        """None, or why no compiled rollout can run this policy."""
         if self.policy.solver.tolerance is None:
             return None
         return "unrolled-network asks the host when to stop; give it an exact number of iterations"

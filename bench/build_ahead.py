@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.environment import usable_cores
-from bench.jobs import Job
+from bench.jobs import Order
+from bench.probes.build import Build
 from bench.workers import Worker
 
 #: share of a sweep's time limit that the build phase may take
@@ -23,7 +24,7 @@ SHARE = 0.3
 _TIMEOUT_SHARE = 0.5
 
 
-def build_ahead(todo: Sequence[Job], logs: Path, at_once: int, until: float = math.inf) -> None:
+def build_ahead(todo: Sequence[Order], logs: Path, at_once: int, until: float = math.inf) -> None:
     """Build the compiled cases of `todo`, `at_once` at a time, until the monotonic time `until`.
 
     Of a case that cannot be built one line on stderr says so; the process that measures it will
@@ -37,7 +38,7 @@ def build_ahead(todo: Sequence[Job], logs: Path, at_once: int, until: float = ma
         return
     cores = max(1, usable_cores() // min(at_once, len(waiting)))
     environment = {"TORCHINDUCTOR_COMPILE_THREADS": str(cores)} | dict(os.environ)
-    running: dict[Worker, tuple[Job, float]] = {}
+    running: dict[Worker, tuple[Order, float]] = {}
     unbuilt = 0
     try:
         with tqdm(total=len(waiting), desc="building", unit="case", file=sys.stderr) as bar:
@@ -46,7 +47,7 @@ def build_ahead(todo: Sequence[Job], logs: Path, at_once: int, until: float = ma
                     job = waiting.pop()
                     worker = Worker(logs, job.threads, environment)
                     running[worker] = job, time.monotonic() + _TIMEOUT_SHARE * job.settings.timeout
-                    worker.send(job.order(Path(os.devnull), build=True))
+                    worker.send(job.message(None, Build()))
                 for worker, (job, end) in list(running.items()):
                     if (reason := _ended(worker, end)) is None:
                         continue

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import slurm
-from bench.jobs import Job, RunSettings
-from bench.records import read_record, record_path, write_json
+from bench.jobs import Order, RunSettings
+from bench.records import read_record, write_json
 
 #: seconds between two looks at the queue
 POLL = 3.0
@@ -49,7 +49,7 @@ class _Array:
 
 
 def outcomes(
-    todo: list[Job], settings: RunSettings, run_one: Callable[..., dict[str, Any]]
+    todo: list[Order], settings: RunSettings, run_one: Callable[..., dict[str, Any]]
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """The name and the record of every job, as they come; lost jobs are said and left out.
 
@@ -70,10 +70,10 @@ class _Sweep:
         self.folder = settings.out / "jobs"
         self.waiting: dict[tuple[str, int], int] = {}  # by array and task: looks since it was over
         self.arrays: dict[str, _Array] = {}
-        self.chunks: deque[list[Job]] = deque()
+        self.chunks: deque[list[Order]] = deque()
         self.said: set[str] = set()
 
-    def adopt(self, todo: list[Job]) -> None:
+    def adopt(self, todo: list[Order]) -> None:
         """Take over the tasks of sweeps that died: those done, and those that are in the queue."""
         left = [a for path in sorted(self.folder.glob("*/array.json")) if (a := _read(path))]
         if not left:
@@ -93,13 +93,13 @@ class _Sweep:
         if self.waiting:
             _say(f"{len(self.waiting)} jobs of an earlier sweep are taken over")
 
-    def plan(self, todo: list[Job]) -> None:
+    def plan(self, todo: list[Order]) -> None:
         """Arrays of what is left, of jobs that ask for the same."""
         taken = {self.arrays[name].stems[task] for name, task in self.waiting}
-        groups: dict[tuple[object, ...], list[Job]] = {}
+        groups: dict[tuple[object, ...], list[Order]] = {}
         for job in todo:
             if _stem(job) not in taken:
-                groups.setdefault((job.case.device, job.threads, job.case.timed), []).append(job)
+                groups.setdefault((job.case.device, job.threads, _timed(job)), []).append(job)
         most = slurm.most_tasks()
         for jobs in groups.values():
             self.chunks += [jobs[i : i + most] for i in range(0, len(jobs), most)]
@@ -145,7 +145,7 @@ class _Sweep:
             self.arrays[array.name] = array
             self.waiting |= dict.fromkeys(((array.name, t) for t in range(len(jobs))), 0)
 
-    def _submit_array(self, jobs: list[Job]) -> _Array:
+    def _submit_array(self, jobs: list[Order]) -> _Array:
         token = secrets.token_hex(4)
         # The host that submits is in the name: a queue is read by people, too.
         array = _Array(
@@ -163,7 +163,7 @@ class _Sweep:
             case, options = jobs[0].case, self.settings.slurm
             # Minutes; the timeouts of the case and of its prediction act first.
             minutes = 2 * int(self.settings.timeout / 60) + 5
-            flags = options.flags(timed=case.timed, cuda=case.device == "cuda")
+            flags = options.flags(timed=_timed(jobs[0]), cuda=case.device == "cuda")
             flags += [f"--time={minutes}", f"--cpus-per-task={jobs[0].threads}"]
             slurm.submit(array.folder, array.name, len(jobs), flags, options)
         except BaseException:
@@ -233,8 +233,12 @@ class _Sweep:
             self.folder.rmdir()
 
 
-def _stem(job: Job) -> str:
-    return record_path(job.settings.out, job.case, job.seed).stem
+def _timed(order: Order) -> bool:
+    return order.job.probe.timed(order.case)
+
+
+def _stem(order: Order) -> str:
+    return order.job.name
 
 
 def _read(path: Path) -> _Array | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.gate import Comparison, compare, summarise
+from bench.gate.counts import Comparison, compare, summarise
 from bench.records import read_records
 
 #: resamples of the bootstrap over cases

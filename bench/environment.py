@@ -70,8 +70,9 @@ def git_revision() -> dict[str, Any]:
 #: what of this package decides a measurement; reports, gates and the command line do not
 _MEASURING = (
     *("build", "case", "device", "diagnostics", "environment", "errors", "failures", "gap"),
-    *("measure", "memory", "nvml", "nvml_reader", "plugins", "pretraining", "recipes"),
-    *("reference/trajectories", "registry", "runner", "trace", "worker", "workers"),
+    *("identity", "jobs", "measure", "memory", "nvml", "nvml_reader", "plugins", "predict"),
+    *("pretraining", "recipes", "reference/trajectories", "registry", "runner", "trace"),
+    *("training", "worker", "workers"),
 )
 
 
@@ -82,8 +83,9 @@ def fingerprint() -> str:
     That is all of jfbcore and baselines, and what of bench a worker runs; a change of a report or
     of a text leaves it alone.
     """
-    folders = sorted(p for name in ("jfbcore", "baselines") for p in (ROOT / name).rglob("*.py"))
-    files = [*folders, *(ROOT / "bench" / f"{name}.py" for name in _MEASURING)]
+    folders = ("jfbcore", "baselines", "bench/probes", "bench/roofline")
+    every = sorted(path for name in folders for path in (ROOT / name).rglob("*.py"))
+    files = [*every, *(ROOT / "bench" / f"{name}.py" for name in _MEASURING)]
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())

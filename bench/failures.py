@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from bench.case import Case
-from bench.records import empty_record
 
 #: how a message tells that memory ran out, in lower case: of the host, of the device, and of the
 #: libraries that allocate on it by themselves
@@ -49,22 +45,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [repr(error)])[0]
 
 
-def record_of_the_dead(
-    case: Case, seed: int, outcome: str, code: int, log_path: Path, oom_kills: int
-) -> dict[str, Any]:
-    """A record in the place of one that its worker could not write."""
-    record = empty_record(case, seed)
+def fate(outcome: str, code: int, log_path: Path, oom_kills: int) -> tuple[str, str]:
+    """Status and reason of a job whose worker could not write its record.
+
+    `outcome`, `code`: how it ended. `oom_kills`: the count before it was started.
+    """
     if outcome != "exited":
-        record["status"], record["reason"] = "timeout", outcome
-    elif code == -9:
-        record["status"] = "out_of_memory" if oom_kills < oom_kill_count() else "crashed"
-        record["reason"] = "killed by SIGKILL, which is how the system ends what exhausts memory"
-    else:
-        text = log_path.read_text(encoding="utf-8", errors="replace").strip()
-        lines = text.splitlines()
-        record["status"] = "crashed" if line_about_memory(text) is None else "out_of_memory"
-        record["reason"] = f"exit code {code}: {lines[-1] if lines else 'no output'}"
-    return record
+        return "timeout", f"{outcome}, twice"
+    if code == -9:
+        status = "out_of_memory" if oom_kills < oom_kill_count() else "crashed"
+        return status, "killed by SIGKILL, which is how the system ends what exhausts memory"
+    text = log_path.read_text(encoding="utf-8", errors="replace").strip()
+    status = "crashed" if line_about_memory(text) is None else "out_of_memory"
+    return status, f"exit code {code}: {(text.splitlines() or ['no output'])[-1]}"
 
 
 def oom_kill_count() -> int:

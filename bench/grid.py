@@ -10,8 +10,7 @@ from bench.case import Case
 from bench.plugins import shown
 from bench.registry import default_batch, default_steps
 
-#: how many seconds a case of a grid may take, and the name of its run
-TIMEOUT = 900.0
+#: the name of its run
 NAME = "adhoc"
 
 

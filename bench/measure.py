@@ -18,20 +18,15 @@ from torch import Tensor
 
 from baselines import Implicit, ReferenceMisfit, Reversible
 from baselines.linear_solvers import Watched
-from bench import recipes
 from bench.build import build, build_rollout, exact_estimator
 from bench.case import REPEATS, Case
 from bench.diagnostics import policy_gradient
-from bench.gap import Gaps
 from bench.memory import LiveTensorTracker, SavedTensorCounter
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout
-from jfbcore.train import Evaluation, TrainingConfig
 
 #: untimed repeats of a step before the timed ones
 WARM_UP = 2
-#: evaluations of a run whose time to target is read off its curve
-_TARGET_EVALUATIONS = 100
 #: seconds after which fewer repeats than `REPEATS` have to do; recorded with the result
 TIME_BUDGET = 120.0
 #: offset between the seed of the parameters and that of the minibatch
@@ -133,8 +128,7 @@ def measure_time(
             continue
         step.clear()
         step.synchronise()
-        before = time.process_time()
-        t0 = time.perf_counter()
+        before, t0 = time.process_time(), time.perf_counter()
         cost = step.forward()
         step.synchronise()
         t1 = time.perf_counter()
@@ -256,37 +250,6 @@ def tolerance_reached(policy: Policy, residual: dict[str, float] | None) -> bool
     if residual is None or solver is None or solver.tolerance is None:
         return None
     return math.isfinite(residual["max"]) and residual["max"] <= solver.tolerance
-
-
-def evaluation(policy: Policy, point: Evaluation, gaps: Gaps) -> dict[str, Any]:
-    """What the costs of a point of the curve rest on: the `evaluation` part of a record."""
-    residual = point.inner["residual"] if point.inner else None
-    return {
-        "states": len(point.costs),
-        "reference_states": gaps.states(point.costs),
-        "iterations": point.inner["iterations"] if point.inner else None,
-        "residual": residual,
-        "tolerance_reached": tolerance_reached(policy, residual),
-    }
-
-
-def training_config(case: Case, seed: int) -> TrainingConfig:
-    """How a case trains for its curve."""
-    if case.recipe is not None:
-        config = recipes.training_config(
-            case,
-            time_limit=case.train_seconds,
-            seed=seed,
-            recipe=case.recipe,
-            learning_rate=case.learning_rate,
-        )
-        return replace(config, evaluations=_TARGET_EVALUATIONS)
-    return TrainingConfig(
-        steps=case.train_steps,
-        batch_size=case.batch_size,
-        evaluations=2 if case.train_steps < 100 else 10,
-        seed=seed,
-    )
 
 
 def peak_rss_bytes() -> int | None:

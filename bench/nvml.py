@@ -15,6 +15,7 @@ does not outlive whoever started it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -66,17 +67,11 @@ class Sampler:
             sampler._result = _unavailable("no CUDA device in this run")
             return sampler
         sampler._launch(uuid, pid, until, period)
-        try:
-            first = sampler._messages.get(timeout=timeout)
-        except queue.Empty:
-            sampler._give_up(f"the sampler took no baseline within {timeout:g} s")
-            return sampler
-        if first is None:
-            sampler._give_up()
-        elif "baseline" not in first:
-            sampler._finish(first)
-        else:
+        first = sampler._next("took no baseline", timeout)
+        if first is not None and "baseline" in first:
             sampler.baseline = first["baseline"]
+        elif first is not None:
+            sampler._finish(first)
         return sampler
 
     @property
@@ -98,15 +93,8 @@ class Sampler:
             assert self._process is not None
             assert self._process.stdin is not None
             self._process.stdin.close()
-            try:
-                last = self._messages.get(timeout=timeout)
-            except queue.Empty:
-                self._give_up(f"the sampler did not answer within {timeout:g} s")
-            else:
-                if last is None:
-                    self._give_up()
-                else:
-                    self._finish(last)
+            if (last := self._next("did not answer", timeout)) is not None:
+                self._finish(last)
         assert self._result is not None
         return dict(self._result)
 
@@ -140,6 +128,17 @@ class Sampler:
                 except json.JSONDecodeError:
                     break  # killed in the middle of a line: as good as no line
         self._messages.put(None)
+
+    def _next(self, failure: str, timeout: float) -> dict[str, Any] | None:
+        """What the sampling process says next; None where nothing, which ends the sampling."""
+        try:
+            message = self._messages.get(timeout=timeout)
+        except queue.Empty:
+            self._give_up(f"the sampler {failure} within {timeout:g} s")
+            return None
+        if message is None:
+            self._give_up()
+        return message
 
     def _finish(self, result: dict[str, Any]) -> None:
         self._result = result
@@ -250,12 +249,9 @@ def _sample(
 def _is_alive(process: Any) -> bool:
     import psutil
 
-    if process is None:
-        return False
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process) and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def main() -> int:

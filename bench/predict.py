@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from baselines import UnrolledCheckpoint
-from bench.build import Unsupported
 from bench.case import Case
 from bench.measure import Step, measure_memory
 from bench.registry import method
@@ -30,7 +28,6 @@ _CHECK = (24, 24, 60)
 
 #: the quantities of a record that are predicted
 QUANTITIES = ("peak_live_tensor_bytes", "saved_tensor_bytes")
-_PREDICTIONS = ("bytes_at_100", "bytes_at_500", "crossover_iterations", "model_error")
 
 
 @dataclass(frozen=True)
@@ -87,58 +84,19 @@ def fit(case: Case) -> MemoryModel:
     return MemoryModel(case, coefficients, error)
 
 
-def predicted_record(case: Case) -> dict[str, float]:
-    """The `predicted` part of the record of a case with exactly K iterations that did not finish.
-
-    Measured on the CPU wherever the case belongs: live bytes do not depend on the device.
+def fit_on_cpu(case: Case) -> MemoryModel:
+    """The model of a case with exactly K iterations, measured on the CPU wherever the case
+    belongs: live bytes do not depend on the device.
     """
-    return predicted_by(fit(replace(case, device="cpu")), case)
+    return fit(replace(case, device="cpu"))
 
 
 def predicted_by(model: MemoryModel, case: Case) -> dict[str, float]:
-    """The same by a model of this kind of case, whatever sizes that was made for."""
+    """The `predicted` part of the record of `case` by a model of its kind, whatever sizes that was
+    made for."""
     size = (case.batch_size, case.n_steps, case.max_iterations)
     found = {quantity: round(model.predict(*size, quantity)) for quantity in QUANTITIES}
     return found | {"model_error": model.error}
-
-
-def crossovers(
-    agents: Sequence[int],
-    gradients: Sequence[str],
-    *,
-    problem: str,
-    batch_size: int,
-    n_steps: int,
-    memory: float,
-) -> Iterator[dict[str, Any]]:
-    """For each size and gradient: predicted bytes at K = 100 and 500, and K at `memory` bytes.
-
-    A gradient that cannot serve the problem gets a row of None with the `reason`.
-    """
-    for n_agents in agents:
-        for gradient in gradients:
-            case = Case(
-                problem=problem,
-                n_agents=n_agents,
-                gradient=gradient,
-                tolerance=None,
-                max_iterations=1,
-                batch_size=batch_size,
-                n_steps=n_steps,
-            )
-            row: dict[str, Any] = {"n_agents": n_agents, "gradient": gradient}
-            try:
-                model = fit(case)
-            except Unsupported as unsupported:
-                yield row | dict.fromkeys(_PREDICTIONS) | {"reason": unsupported.reason}
-                continue
-            yield row | {
-                "bytes_at_100": model.predict(batch_size, n_steps, 100),
-                "bytes_at_500": model.predict(batch_size, n_steps, 500),
-                "crossover_iterations": model.crossover(batch_size, n_steps, memory),
-                "model_error": model.error,
-                "reason": None,
-            }
 
 
 def _bounds(quantity: str) -> tuple[str, ...]:

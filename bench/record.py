@@ -117,6 +117,8 @@ _DECLARED: tuple[Field, ...] = (
     _number("case.train_seconds", "of the recipe", unit="s", above=0),
     _number("case.learning_rate", "in place of the recipe's own", above=0),
     _count("case.seed", nullable=False, since=1),
+    Field("probe", "what was measured, with its settings, where that is no training step"),
+    _text("probe.name", nullable=False),
     Field(
         "plugins",
         "by field of the case, name, source and SHA-256 of the file of every problem, method, map "
@@ -258,6 +260,8 @@ _DECLARED: tuple[Field, ...] = (
     _number("evaluation.residual.mean", minimum=0, column="trained_residual_mean"),
     _number("evaluation.residual.max", minimum=0, column="trained_residual_max"),
     _flag("evaluation.tolerance_reached", column="trained_tolerance_reached"),
+    Field("rows", "what a probe other than a training step found", type="array"),
+    Field("rows[]", nullable=False),
     Field("machine", "what it was measured on"),
     _text("machine.cpu", "with the generation where it can be told", column="cpu"),
     _text("machine.gpu", "of a CUDA case", column="gpu"),

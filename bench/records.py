@@ -12,13 +12,13 @@ import fcntl
 import functools
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from bench.case import Case
+from bench.identity import stem
 from bench.record import SCHEMA_VERSION, STATUSES, Field, parts
 from bench.record_schema import faults
 
@@ -54,7 +54,9 @@ class RecordError(ValueError):
 def empty_record(case: Case, seed: int) -> dict[str, Any]:
     """A record of `case` with every field of the schema, all unknown."""
     plugins = case.from_outside
-    null_reasons = {} if plugins else {"plugins": "problem, method, map and solver are built in"}
+    null_reasons = dict.fromkeys(("probe", "rows"), "a training step was measured")
+    if not plugins:
+        null_reasons["plugins"] = "problem, method, map and solver are built in"
     if case.device == "cpu":
         null_reasons["machine.gpu"] = "a CPU case"
     return {field.name: _unknown(field) for field in parts()} | {
@@ -194,9 +196,8 @@ def _lines(path: Path) -> Iterator[Entry]:
 def _stem(entry: Entry) -> str | None:
     """What the file of the record would be called; None where that cannot be told."""
     try:
-        case = entry.content()["case"]
-        return f"{case['id']}-s{case['seed']}"
-    except (RecordError, TypeError, KeyError):
+        return stem(entry.content())
+    except (RecordError, TypeError, KeyError, AttributeError, ValueError):
         return None
 
 
@@ -214,24 +215,15 @@ def read_records(directory: Path) -> Iterator[dict[str, Any]]:
             warnings.warn(str(error), CorruptRecord, stacklevel=2)
 
 
-def finished(out: Path, case: Case, seed: int) -> dict[str, Any] | None:
-    """The record that is there of exactly this case and seed."""
-    path = record_path(out, case, seed)
-    if path.exists():
-        try:
-            record: dict[str, Any] | None = read_record(path)
-        except RecordError as error:
-            print(f"warning: {error}; measuring it again", file=sys.stderr)
-            return None
-    else:
-        record = _packed(out).get(path.stem)
-    return record if record is not None and case.is_case_of(record, seed) else None
+def find(out: Path, name: str) -> dict[str, Any] | None:
+    """The record whose file is called `name`, packed or not; RecordError where it is damaged."""
+    path = out / "records" / f"{name}.json"
+    return read_record(path) if path.exists() else _packed(out).get(name)
 
 
-def is_there(out: Path, case: Case, seed: int) -> bool:
-    """Whether there is a record of this case and seed, or what is left of one."""
-    path = record_path(out, case, seed)
-    return path.exists() or path.stem in _packed(out)
+def is_there(out: Path, name: str) -> bool:
+    """Whether there is a record of this name, or what is left of one."""
+    return (out / "records" / f"{name}.json").exists() or name in _packed(out)
 
 
 def _packed(out: Path) -> dict[str, dict[str, Any]]:
@@ -250,7 +242,7 @@ def _index(path: Path, stamp: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     for entry in _lines(path):
         with contextlib.suppress(RecordError):
             record = entry.read()
-            found[f"{record['case']['id']}-s{record['case']['seed']}"] = record
+            found[stem(record)] = record
     return found
 
 
@@ -282,17 +274,22 @@ def pack(directory: Path) -> int:
 
 
 @contextlib.contextmanager
-def claim(out: Path) -> Iterator[IO[str]]:
-    """Hold the folder for one process alone; released by the system however that ends."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "records").mkdir(exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115 - held by the with below
-    except OSError as error:
-        raise ValueError(f"`out` {out} cannot be written: {error.strerror}") from error
-    with lock:
+def claim(out: Path, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
+    """Hold the folder for this process alone, or with the other parts of one run; released by the
+    system however the process ends.
+    """
+    whole = part == (1, 1)
+    names = [".lock"] if whole else [".lock", f".lock-{part[0]}-of-{part[1]}"]
+    kinds = [fcntl.LOCK_EX if whole else fcntl.LOCK_SH, fcntl.LOCK_EX]
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (out / "records").mkdir(exist_ok=True, parents=True)
+            locks = [held.enter_context(open(out / name, "w")) for name in names]
         except OSError as error:
-            raise ValueError(f"`out` {out} is in use by another sweep") from error
-        yield lock
+            raise ValueError(f"`out` {out} cannot be written: {error.strerror}") from error
+        for lock, kind in zip(locks, kinds, strict=False):
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(f"`out` {out} is in use by another sweep") from error
+        yield

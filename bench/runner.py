@@ -1,4 +1,4 @@
-"""The sweep: each case in a fresh process of its own, one atomic record each, resumable."""
+"""The runner: each job in a fresh process of its own, one atomic record each, resumable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,12 @@ from bench import cluster
 from bench.build_ahead import SHARE, build_ahead
 from bench.case import Case
 from bench.environment import default_threads, describe, git_revision, machine, versions
-from bench.failures import oom_kill_count, record_of_the_dead
-from bench.jobs import Job, RunSettings
+from bench.failures import fate, oom_kill_count
+from bench.jobs import STEP, Job, Order, RunSettings
 from bench.nvml_check import self_check
-from bench.records import (
-    PREDICTED_FIELDS,
-    Entry,
-    claim,
-    explain_nulls,
-    finished,
-    is_there,
-    record_path,
-    write_json,
-)
-from bench.workers import Pool, Worker
+from bench.probes.prediction import Prediction
+from bench.records import PREDICTED_FIELDS, Entry, claim, explain_nulls, is_there, write_json
+from bench.workers import OUT_OF_TIME, Pool, Worker
 
 #: spare workers of a sweep with CUDA cases
 _SPARE = 2
@@ -39,31 +31,38 @@ _SPARE = 2
 _GRACE = 8.0
 
 
-class _OutOfTime(Exception):  # noqa: N818 - not an error: the case stays to be measured
-    """The sweep's time was over before the case had a record."""
+class _OutOfTime(Exception):  # noqa: N818 - not an error: the job stays to be measured
+    """The run's time was over before the job had a record."""
 
 
 def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str, int]:
-    """Measure every case and seed that has no record yet; how many ended in each status.
+    """`run_jobs` for one training step of every case and seed."""
+    return run_jobs([Job(case=c, seed=s) for c in cases for s in range(seeds)], settings)
 
-    Raises ValueError when the folder cannot be used: not writable, in use by another sweep, or
+
+def run_jobs(jobs: Sequence[Job], settings: RunSettings) -> dict[str, int]:
+    """Measure every job that has no record yet; how many ended in each status.
+
+    Raises ValueError when the folder cannot be used: not writable, in use by another run, or
     holding records without `resume`.
     """
     from tqdm import tqdm
 
-    jobs = [(case, seed) for case in cases for seed in range(seeds)]
-    with claim(settings.out):
+    index, count = settings.part
+    jobs = jobs[index - 1 :: count]
+    out = settings.out
+    with claim(out, settings.part):
         # The state of the code that each record kept is of.
-        done = {job: r.get("git") for job in jobs if (r := finished(settings.out, *job))}
-        there = [job for job in jobs if is_there(settings.out, *job)]
+        done = {job: r.get("git") for job in jobs if (r := job.finished(out))}
+        there = [job for job in jobs if is_there(out, job.name)]
         if there and not settings.resume:
             raise ValueError(
-                f"`out` {settings.out} already holds {len(there)} of these records; continue with "
+                f"`out` {out} already holds {len(there)} of these records; continue with "
                 "--resume or choose another folder"
             )
         threads = settings.threads or default_threads()
         git = git_revision()
-        todo = [Job(*job, settings, threads, git) for job in jobs if job not in done]
+        todo = [Order(job, settings, threads, git) for job in jobs if job not in done]
         _write_environment(settings, threads, anew=bool(todo))
         if older := sum(then != git for then in done.values()):
             print(
@@ -96,7 +95,7 @@ def _write_environment(settings: RunSettings, threads: int, *, anew: bool) -> No
     stays, but for new notes.
     """
     path = settings.out / "environment.json"
-    environment = earlier = _earlier_environment(path)
+    environment = earlier = earlier_environment(path)
     if anew or not earlier:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         environment = describe(settings.preset, threads, started)
@@ -114,7 +113,7 @@ def _write_environment(settings: RunSettings, threads: int, *, anew: bool) -> No
 
 
 def _outcomes(
-    todo: list[Job], settings: RunSettings
+    todo: list[Order], settings: RunSettings
 ) -> Generator[tuple[str, Callable[[], dict[str, Any]]]]:
     """The jobs' names and what waits for their records, in order."""
     if settings.jobs != "local":
@@ -125,18 +124,19 @@ def _outcomes(
     began, limit = time.monotonic(), math.inf
     if settings.time_limit is not None:
         limit = settings.time_limit
-    on_cuda = any(job.case.device == "cuda" for job in todo)
-    spare = _SPARE * on_cuda if settings.spare is None else settings.spare
+    on_cuda = any(order.case.device == "cuda" for order in todo)
+    timed = [order.job.probe.timed(order.case) for order in todo]
+    spare = _SPARE if settings.spare is None and on_cuda else settings.spare
     logs = _logs(settings)
-    with contextlib.closing(Pool(logs, todo[0].threads, spare=spare, needed=len(todo))) as pool:
+    with contextlib.closing(Pool(logs, todo[0].threads, spare=spare, timed=timed)) as pool:
         pool.fill()
         if on_cuda:
             _check_sampler(settings)
         build_ahead(todo, logs, settings.build_ahead, began + SHARE * limit)
-        for job in todo:
+        for order in todo:
             if time.monotonic() - began > limit:
                 return
-            yield job.case.id, functools.partial(_run_one, job, pool, began + limit + _GRACE)
+            yield order.job.name, functools.partial(_run_one, order, pool, began + limit + _GRACE)
 
 
 def _logs(settings: RunSettings) -> Path:
@@ -151,54 +151,60 @@ def _check_sampler(settings: RunSettings) -> None:
     found = self_check()
     if not found["ok"]:
         print(f"warning: NVML self-check: {found['reason']}", file=sys.stderr)
-    write_json(path, _earlier_environment(path) | {"nvml_self_check": found})
+    write_json(path, earlier_environment(path) | {"nvml_self_check": found})
 
 
-def _run_one(job: Job, pool: Pool | None = None, deadline: float = math.inf) -> dict[str, Any]:
+def _run_one(order: Order, pool: Pool | None = None, deadline: float = math.inf) -> dict[str, Any]:
     """The record of one job, measured by a worker from `pool` or by one of its own.
 
-    Raises _OutOfTime where the monotonic time `deadline` ended it before its own timeout.
+    A job that ran out of its own time is tried once more. Raises _OutOfTime where the monotonic
+    time `deadline` ended it before.
     """
-    case, seed, settings, threads, git = job
-    path = record_path(settings.out, case, seed)
+    job, settings, threads, git = order
+    path = job.path(settings.out)
     log_path = _logs(settings) / f"{path.stem}.log"
     # Not the record's own place: it is not finished before the prediction and the GPU's samples.
     found_path = log_path.with_suffix(".record.json")
-    # What is found there afterwards must be this worker's.
-    found_path.unlink(missing_ok=True)
-    oom_kills = oom_kill_count()
-    uuid = _gpu_uuid() if case.device == "cuda" else None
-    worker = pool.take() if pool else Worker(log_path.parent, threads)
-    with contextlib.closing(worker):
-        allowed = min(settings.timeout, max(0.0, deadline - time.monotonic()))
-        outcome, code, sampled = worker.run(job.order(found_path), log_path, allowed, uuid)
+    uuid = _gpu_uuid() if job.case.device == "cuda" else None
+    for again in (False, True):
+        # What is found there afterwards must be this worker's.
+        found_path.unlink(missing_ok=True)
+        oom_kills = oom_kill_count()
+        worker = pool.take(again) if pool else Worker(log_path.parent, threads)
+        with contextlib.closing(worker):
+            message = order.message(found_path)
+            ended = worker.run(message, log_path, settings.timeout, uuid, deadline)
+        if ended.outcome == OUT_OF_TIME and not found_path.exists():
+            log_path.unlink()
+            raise _OutOfTime
+        if ended.outcome == "exited" or found_path.exists():
+            break
     try:
         record = Entry(found_path).content()
     except ValueError:
-        if outcome != "exited" and allowed < settings.timeout:
-            log_path.unlink()
-            raise _OutOfTime from None
-        record = record_of_the_dead(case, seed, outcome, code, log_path, oom_kills)
+        record = job.new_record()
+        record["status"], record["reason"] = fate(ended.outcome, ended.code, log_path, oom_kills)
         record |= {"threads": threads, "git": git, "versions": versions()}
-        record["machine"] = machine(case.device)
+        record["machine"] = machine(job.case.device)
         explain_nulls(record, f"status {record['status']}")
     else:
         if log_path.stat().st_size == 0:
             log_path.unlink()
-    _predict(record, job, log_path, deadline)
-    if sampled is not None:
-        record["cuda"] |= sampled
+    if job.probe == STEP:
+        _predict(record, order, log_path, deadline)
+    if ended.sampled is not None and "cuda" in record:
+        record["cuda"] |= ended.sampled
         record["null_reasons"] = {
             key: reason
             for key, reason in record["null_reasons"].items()
-            if key not in {f"cuda.{name}" for name, value in sampled.items() if value is not None}
+            if key not in {f"cuda.{name}" for name, v in ended.sampled.items() if v is not None}
         }
     write_json(path, record)
     found_path.unlink(missing_ok=True)
     return record
 
 
-def _predict(record: dict[str, Any], job: Job, log_path: Path, deadline: float) -> None:
+def _predict(record: dict[str, Any], order: Order, log_path: Path, deadline: float) -> None:
     """Put the memory model's bytes into the record of a case that did not fit, or why not.
 
     In a worker of its own: the model measures small versions of the case, on the CPU. Time on a
@@ -214,16 +220,16 @@ def _predict(record: dict[str, Any], job: Job, log_path: Path, deadline: float) 
     else:
         found = log_path.with_suffix(".prediction.json")
         log = log_path.with_suffix(".prediction.log")
-        allowed = min(job.settings.timeout, max(0.0, deadline - time.monotonic()))
-        with contextlib.closing(Worker(log.parent, job.threads)) as worker:
-            outcome, code, _ = worker.run(job.order(found, predict=True), log, allowed)
+        with contextlib.closing(Worker(log.parent, order.threads)) as worker:
+            message = order.message(found, Prediction())
+            ended = worker.run(message, log, order.settings.timeout, deadline=deadline)
+        reason = f"no prediction: {ended.outcome}, exit code {ended.code}"
         if found.exists():
-            record["predicted"] = json.loads(found.read_text(encoding="utf-8"))
+            predicted = json.loads(found.read_text(encoding="utf-8"))
+            record["predicted"] = predicted["predicted"]
+            reason = predicted["reason"] or "not measured"
             found.unlink()
             log.unlink()
-            reason = "not measured"
-        else:
-            reason = f"no prediction: {outcome}, exit code {code}"
     names = [f"predicted.{name}" for name in PREDICTED_FIELDS]
     reasons = {key: why for key, why in record["null_reasons"].items() if key not in names}
     record["null_reasons"] = reasons | {
@@ -233,7 +239,7 @@ def _predict(record: dict[str, Any], job: Job, log_path: Path, deadline: float) 
     }
 
 
-def _earlier_environment(path: Path) -> dict[str, Any]:
+def earlier_environment(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

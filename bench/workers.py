@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +22,12 @@ from bench.nvml import Sampler
 _FEW_CORES = 4
 #: how the log of a worker without an order begins
 _WAITING = ".waiting-"
+#: how a worker ended whose run was over before its own time was
+OUT_OF_TIME = "the run's time was over"
 
 
 class Ended(NamedTuple):
-    """How a worker ended: "exited" or the timeout, its exit code, what the GPU sampler saw."""
+    """How a worker ended, as `wait` says, its exit code, and what the GPU sampler saw."""
 
     outcome: str
     code: int
@@ -70,14 +74,17 @@ class Worker:
 
     def send(self, order: Mapping[str, Any]) -> None:
         """Hand the order over and return at once."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self.process.stdin as stdin:
-            stdin.write(json.dumps(order) + "\n")
+        _send(self.process, json.dumps(order) + "\n")
 
     def run(
-        self, order: Mapping[str, Any], log: Path, timeout: float, uuid: str | None = None
+        self,
+        order: Mapping[str, Any],
+        log: Path,
+        timeout: float,
+        uuid: str | None = None,
+        deadline: float = math.inf,
     ) -> Ended:
-        """Hand the order over and wait for the end; the worker's output is in `log`.
+        """Hand the order over and `wait` for the end; the worker's output is in `log`.
 
         `uuid`: the device whose memory is sampled meanwhile, from an idle baseline on.
         """
@@ -89,7 +96,7 @@ class Worker:
             "idle_bytes": sampler.baseline if sampler else None,
         }
         try:
-            outcome = wait(self.process, json.dumps(order) + "\n", timeout)
+            outcome = wait(self.process, json.dumps(order) + "\n", timeout, deadline)
         except BaseException:
             if sampler:
                 sampler.stop()
@@ -111,23 +118,33 @@ class Worker:
 
 
 class Pool:
-    """Workers for the `needed` cases of a sweep, `spare` of them started ahead of their case."""
+    """Workers for the jobs of a run, `spare` of them started ahead of their job.
 
-    def __init__(self, logs: Path, threads: int, *, spare: int, needed: int) -> None:
+    `timed`: for each job in order whether its seconds are measured. `spare` None starts one beside
+    jobs that are not, which importing does not disturb; on few cores that holds for any `spare`.
+    """
+
+    def __init__(
+        self, logs: Path, threads: int, *, spare: int | None, timed: Sequence[bool]
+    ) -> None:
         self._logs, self._threads = logs, threads
-        self._spare = spare if usable_cores() > _FEW_CORES else 0
-        self._needed = needed
+        self._timed = deque(timed)
+        self._beside_timed = spare is not None and usable_cores() > _FEW_CORES
+        self._spare = spare if spare is not None and self._beside_timed else int(spare != 0)
         self._ready: deque[Worker] = deque()
         for path in logs.glob(f"{_WAITING}*"):
-            path.unlink(missing_ok=True)  # of a sweep that was killed
+            path.unlink(missing_ok=True)  # of a run that was killed
 
     def fill(self) -> None:
         """Start what is missing of the spare workers; returns before they have imported."""
-        while len(self._ready) < min(self._spare, self._needed):
+        while len(self._ready) < min(self._spare, len(self._timed)):
             self._ready.append(Worker(self._logs, self._threads))
 
-    def take(self) -> Worker:
-        """The worker that has waited longest, or a new one; the caller closes it."""
+    def take(self, again: bool = False) -> Worker:
+        """The worker that has waited longest, or a new one; the caller closes it.
+
+        `again`: for the job at hand once more, not for the next.
+        """
         worker = None
         while self._ready and worker is None:
             worker = self._ready.popleft()
@@ -135,9 +152,11 @@ class Pool:
                 worker.close()
                 worker = None
         worker = worker or Worker(self._logs, self._threads)
-        self._needed -= 1
+        if not again:
+            self._now = self._timed.popleft()
         try:
-            self.fill()
+            if self._beside_timed or not self._now:
+                self.fill()
         except BaseException:
             worker.close()
             raise
@@ -148,21 +167,51 @@ class Pool:
             self._ready.popleft().close()
 
 
-def wait(process: subprocess.Popen, order: str, timeout: float) -> str:
-    """Hand the case over and wait; "exited" or "timeout"."""
+def wait(process: subprocess.Popen, order: str, timeout: float, deadline: float = math.inf) -> str:
+    """Hand the job over and wait; "exited", OUT_OF_TIME at the monotonic time `deadline`, or the
+    timeout: seconds without those in which the process was ready but others had the processor.
+    """
+    began = time.monotonic()
     try:
-        process.communicate(order, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        kill(process)
-        return f"timeout after {timeout:g} s"
+        _send(process, order)
+        while True:
+            now = time.monotonic()
+            left = timeout - (now - began - kept_off(process.pid))
+            if left <= 0.0:
+                kill(process)
+                waited = now - began - timeout
+                return f"timeout after {timeout:g} s" + (
+                    f" and {waited:.3g} s of waiting for a processor" if waited > 1.0 else ""
+                )
+            if now >= deadline:
+                kill(process)
+                return OUT_OF_TIME
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(min(left, deadline - now), 0.001))
+                return "exited"
     except BaseException:
-        # Interrupted: the case has no record and --resume will run it.
+        # Interrupted: the job has no record and --resume will run it.
         kill(process)
         raise
-    return "exited"
+
+
+def kept_off(pid: int) -> float:
+    """Seconds for which a thread of the process was ready to run but was not let, of the thread
+    that waited most; 0 where the system does not say (Linux does)."""
+    waited = [0.0]
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, IndexError):  # the thread has ended
+            waited.append(int(path.read_text().split()[1]) * 1e-9)
+    return max(waited)
 
 
 def kill(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
     process.wait()
+
+
+def _send(process: subprocess.Popen, order: str) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+        stdin.write(order)

@@ -111,6 +111,7 @@ class HamiltonianPolicy(Policy):
         return other
 
     def supports_compiled_rollout(self) -> str | None:
+        """None, or why no compiled rollout can run this policy."""
         return self.solver.supports_repeat() or self.gradient.supports_pull_back(self.solver)
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:

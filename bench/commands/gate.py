@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.gate import GateError, Outcome
+    from bench.gate.outcome import GateError, Outcome
 
     _check(args)
     try:
@@ -99,12 +99,12 @@ def _self_test(args: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from bench import places
-    from bench.ab.compare import Settings
     from bench.environment import describe
-    from bench.gate import Outcome
+    from bench.gate.outcome import Outcome
+    from bench.gate.results import text_table
+    from bench.gate.selftest import self_test
+    from bench.gate.time import Settings
     from bench.records import write_json
-    from bench.selftest.results import text_table
-    from bench.selftest.run import self_test
     from jfbcore import _validate
 
     comparisons = _COMPARISONS if args.comparisons is None else args.comparisons
@@ -121,11 +121,16 @@ def _self_test(args: argparse.Namespace) -> int:
 def _time(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from bench.ab.cases import TIMED_CASES
-    from bench.ab.compare import Settings, tree_pairs
-    from bench.ab.gate import compare_times, outcome_of, time_table
-    from bench.ab.tree import open_tree
     from bench.environment import ROOT
+    from bench.gate.time import (
+        TIMED_CASES,
+        Settings,
+        compare_times,
+        outcome_of,
+        time_table,
+        tree_pairs,
+    )
+    from bench.gate.trees import open_tree
 
     head_name = str(ROOT) if args.head is None else args.head
     settings = Settings()
@@ -138,7 +143,8 @@ def _time(args: argparse.Namespace) -> int:
 
 def _deterministic(args: argparse.Namespace) -> int:
     from bench import places
-    from bench.gate import Outcome, compare, summarise, table, write_baseline
+    from bench.gate.counts import compare, summarise, table, write_baseline
+    from bench.gate.outcome import Outcome
     from bench.records import read_records
 
     path = args.baseline or places.data("baseline.json")
@@ -163,7 +169,7 @@ def _deterministic(args: argparse.Namespace) -> int:
         print(table(comparison))
         outcome = comparison.outcome
         if commits and outcome is Outcome.REGRESSION:
-            from bench.blame import blame, blame_table
+            from bench.gate.blame import blame, blame_table
 
             print(blame_table(blame(comparison, baseline, commits)))
     if args.update:
@@ -181,7 +187,7 @@ def _unusable(head: dict[str, Any], baseline: dict[str, Any] | None) -> str:
 
     A case of the old baseline may go only together with the preset's.
     """
-    from bench.gate import CRASHED
+    from bench.gate.counts import CRASHED
     from bench.presets import PRESETS
 
     crashed = [case for case, found in head["cases"].items() if found["status"] == CRASHED]
@@ -196,7 +202,7 @@ def _unusable(head: dict[str, Any], baseline: dict[str, Any] | None) -> str:
 
 def _baseline(path: Path, update: bool) -> dict[str, Any] | None:
     """The baseline in `path`. One that --update replaces may be missing or of another form."""
-    from bench.gate import read_baseline
+    from bench.gate.counts import read_baseline
 
     if not update:
         return read_baseline(path)
@@ -212,7 +218,7 @@ def _baseline(path: Path, update: bool) -> dict[str, Any] | None:
 def _commits(args: argparse.Namespace) -> list[str]:
     if args.blame is None:
         return []
-    from bench.blame import commits_of
+    from bench.gate.blame import commits_of
 
     return commits_of(args.blame)
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench.arguments import integer, number
+from bench.run_options import TIMEOUT, add_run_options, measure
 
+if TYPE_CHECKING:
+    from bench.jobs import Job
+
+_PREDICTIONS = ("bytes_at_100", "bytes_at_500", "crossover_iterations", "model_error")
 HELP = "predict peak memory and the iterations at which it exceeds a limit"
 
 
@@ -24,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="instead put the predictions into the CUDA records of a run, computed on the CPU",
     )
+    add_run_options(parser, "a temporary folder")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,40 +51,63 @@ def run(args: argparse.Namespace) -> int:
     _validate.positive_int("batch", batch)
     memory = _validate.positive("memory", args.memory) * 2**30
 
-    from tqdm import tqdm
-
-    from bench.predict import crossovers
-    from bench.report.style import format_bytes
+    from bench.case import Case
+    from bench.jobs import Job
+    from bench.probes.prediction import Prediction
 
     n_steps = default_steps(args.problem)
+    jobs = [
+        Job(
+            case=Case(
+                problem=args.problem,
+                n_agents=n_agents,
+                gradient=gradient,
+                tolerance=None,
+                max_iterations=1,
+                batch_size=batch,
+                n_steps=n_steps,
+            ),
+            probe=Prediction(memory=(memory,)),
+        )
+        for n_agents in args.agents
+        for gradient in args.gradients
+    ]
+    records = measure(args, jobs, "predict", TIMEOUT)
+    found = [_row(job, record) for job, record in zip(jobs, records, strict=True)]
     print(
         f"{args.problem}, batch {batch}, {n_steps} time steps, exact K; predicted peak live bytes"
     )
-    print(
-        f"{'agents':>6s} {'gradient':20s} {'K=100':>10s} {'K=500':>10s}  K at {args.memory:g} GiB"
-    )
-    rows = crossovers(
-        args.agents,
-        args.gradients,
-        problem=args.problem,
-        batch_size=batch,
-        n_steps=n_steps,
-        memory=memory,
-    )
-    found = []
-    total = len(args.agents) * len(args.gradients)
-    for row in tqdm(rows, total=total, unit="case", file=sys.stderr):
-        if row["reason"] is not None:
-            print(f"{row['n_agents']:6d} {row['gradient']:20s} unsupported: {row['reason']}")
-            found.append(row)
-            continue
-        crossover = row["crossover_iterations"]
-        fits = crossover == float("inf")
-        print(
-            f"{row['n_agents']:6d} {row['gradient']:20s} {format_bytes(row['bytes_at_100']):>10s} "
-            f"{format_bytes(row['bytes_at_500']):>10s}  "
-            f"{'never' if fits else f'{crossover:,.0f}'}  (model error {row['model_error']:.1e})"
-        )
-        found.append(row | {"crossover_iterations": None if fits else crossover})
+    print(_text(found, args.memory))
     print(json.dumps({"problem": args.problem, "memory_gib": args.memory, "rows": found}))
     return 0
+
+
+def _row(job: Job, record: dict[str, Any] | None) -> dict[str, Any]:
+    head: dict[str, Any] = {"n_agents": job.case.n_agents, "gradient": job.case.gradient}
+    if record is None or not record["rows"]:
+        reason = "not measured" if record is None else record["reason"]
+        return head | dict.fromkeys(_PREDICTIONS) | {"reason": reason}
+    (row,) = record["rows"]
+    row["crossover_iterations"] = row["crossover"]
+    return head | {name: row[name] for name in _PREDICTIONS} | {"reason": None}
+
+
+def _text(rows: list[dict[str, Any]], memory: float) -> str:
+    import pandas as pd
+
+    from bench.report.style import format_bytes
+
+    shown = []
+    for row in rows:
+        line = {"agents": row["n_agents"], "gradient": row["gradient"]}
+        if row["reason"] is not None:
+            shown.append(line | {"": row["reason"]})
+            continue
+        count = row["crossover_iterations"]
+        shown.append(line | {
+            "K=100": format_bytes(row["bytes_at_100"]),
+            "K=500": format_bytes(row["bytes_at_500"]),
+            f"K at {memory:g} GiB": "never" if count is None else f"{count:,.0f}",
+            "model error": f"{row['model_error']:.1e}",
+        })  # fmt: skip
+    return pd.DataFrame(shown).fillna("").to_string(index=False)

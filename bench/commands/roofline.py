@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from bench.arguments import integer
+from bench.run_options import TIMEOUT, add_run_options, measure
 
 HELP = "profile a training step against what the machine allows"
 
@@ -29,12 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=integer, default=10, help="timed steps (default: 10)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, or 1"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write roofline.json and CSV there (default: don't)"
-    )
+    add_run_options(parser, "write nothing; else roofline.json and CSV too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,39 +43,38 @@ def run(args: argparse.Namespace) -> int:
         _validate.positive_int("agents", n_agents)
     for gradient in args.gradient:
         METHODS.check(gradient)
-    for name in ("batch", "horizon_steps", "threads"):
+    for name in ("batch", "horizon_steps"):
         if getattr(args, name) is not None:
             _validate.positive_int(name.replace("_", "-"), getattr(args, name))
     _validate.positive_int("repeats", args.repeats)
     _validate.one_of("device", args.device, DEVICES)
-    if args.out is not None:
-        # First of all: minutes of measuring should not end at a folder that cannot be made.
-        args.out.mkdir(parents=True, exist_ok=True)
     return _profile(args)
 
 
 def _profile(args: argparse.Namespace) -> int:
-    import torch
+    from datetime import UTC, datetime
 
     from bench.build import check_device
-    from bench.environment import default_threads
+    from bench.environment import default_threads, describe
     from bench.records import finite
     from bench.roofline.files import write
-    from bench.roofline.run import cases, profile
+    from bench.roofline.run import assemble, jobs
     from bench.roofline.table import lines
 
     check_device(args.device)
-    torch.set_num_threads(default_threads() if args.threads is None else args.threads)
-    selected = cases(
+    selected = jobs(
         args.problem,
         args.agents,
         args.gradient,
-        batch_size=args.batch,
+        repeats=args.repeats,
+        batches=(args.batch,),
         n_steps=args.horizon_steps,
         device=args.device,
     )
-    result = profile(selected, repeats=args.repeats)
-    if not result["cases"] and not result["failed"]:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    records = measure(args, selected, "roofline", TIMEOUT)
+    result = assemble(records, describe(None, args.threads or default_threads(), started))
+    if not result["cases"] and not result["failed"] and result["unsupported"]:
         missing = result["unsupported"][0]
         raise ValueError(
             f"`gradient` {', '.join(args.gradient)} serves none of the cases asked for; "

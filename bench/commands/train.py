@@ -161,16 +161,16 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
     import torch
     from tqdm import tqdm
 
-    from bench.build import Unsupported, build, build_rollout
+    from bench import training as trainings
+    from bench.build import Unsupported
     from bench.environment import default_threads, keep_freed_memory
     from bench.gap import gaps
-    from bench.measure import evaluation, peak_rss_bytes
+    from bench.measure import peak_rss_bytes
     from bench.plugins import shown
     from bench.pretraining import Pretraining
     from bench.recipes import training_config
     from bench.records import finite
     from jfbcore import _validate
-    from jfbcore.train import Training
 
     keep_freed_memory()
     threads = default_threads() if args.threads is None else args.threads
@@ -185,20 +185,19 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
         recipe=args.recipe,
     )
     try:
-        policy = build(case, args.seed)
-        rollout = build_rollout(case, policy)
+        training = trainings.prepare(
+            case,
+            args.seed,
+            config,
+            checkpoint=args.checkpoint,
+            identity=f"{case.id}, seed {args.seed}",
+        )
     except Unsupported as unsupported:
         asked, problem = (shown(str(getattr(case, f))) for f in (unsupported.field, "problem"))
         raise ValueError(
             f"`{unsupported.field}` {asked} cannot serve {problem}: {unsupported.reason}"
         ) from unsupported
-    training = Training(
-        policy,
-        config,
-        checkpoint=args.checkpoint,
-        identity=f"{case.id}, seed {args.seed}",
-        rollout=rollout,
-    )
+    policy = training.policy
     if args.resume and args.checkpoint.exists():
         training.load(args.checkpoint)
     pretraining = Pretraining.begin(case, training)
@@ -244,7 +243,7 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
             "limit or --steps makes a shorter schedule",
             file=sys.stderr,
         )
-    found = evaluation(policy, result.curve[-1], gap)
+    found = trainings.evaluation(policy, result.curve[-1], gap)
     if found["tolerance_reached"] is False:
         print(
             f"inner tolerance missed: after training the residual is up to "

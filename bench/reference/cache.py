@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ class Reference:
             methods += (self if own else other).method.split("+")
         while rows and rows[-1][0] is None:
             rows.pop()  # nothing is known of it, and nobody looks for it
-        chosen = dict(zip(_ROWS, map(tuple, zip(*rows, strict=True)), strict=True))
+        chosen: dict[str, Any] = dict(zip(_ROWS, map(tuple, zip(*rows, strict=True)), strict=True))
         method = "+".join(dict.fromkeys(methods))
         labels = (self.label, other.label) if "+" in method else (
             self.label if method == self.method else other.label,

@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.identity import stem
+from bench.records import read_records
 from bench.reference.cache import (
     StaleReference,
     load_reference,
@@ -66,19 +69,24 @@ def improve(flights: Flights, directory: Path) -> int:
     return len(beaten)
 
 
+def _records(directory: Path) -> Iterator[dict[str, Any]]:
+    """The valid records of every run directory in or below `directory`."""
+    for folder in sorted({directory, *(path for path in directory.rglob("*") if path.is_dir())}):
+        if folder.name != "records":
+            yield from read_records(folder)
+
+
 def recorded_flights(directory: Path) -> Iterator[Flights]:
     """Of every training record under `directory` that holds the costs of single states, and of
     every checkpoint there."""
-    for path in sorted(directory.rglob("*.json")):
-        content = json.loads(path.read_text())
-        case = content.get("case") if isinstance(content, dict) else None
-        costs = (content.get("final") or {}).get("state_costs") if isinstance(case, dict) else None
+    for record in _records(directory):
+        case, costs = record["case"], (record.get("final") or {}).get("state_costs")
         if costs and case["problem"] in PROBLEMS and case.get("variant", "default") == "default":
             problem = PROBLEMS[case["problem"]](n_agents=case["n_agents"])
             # Another grid is another problem.
             if case["n_steps"] == problem.n_steps:
                 known = [math.nan if cost is None else cost for cost in costs]
-                yield Flights(problem=problem, source=path.stem, costs=known)
+                yield Flights(problem=problem, source=stem(record), costs=known)
     for path in sorted(directory.rglob("*.pt")):
         yield _flown(path)
 

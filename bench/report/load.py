@@ -46,10 +46,12 @@ def load_run(directory: Path) -> Run:
     verify = _read_object(directory / "verify.json")
     tables = (_read_object(directory / name) for name in TABLE_FILES)
     roofline = _read_roofline(directory / "roofline.json")
-    records = tuple(read_records(directory))
+    valid = tuple(read_records(directory))
+    # Those of other probes are what claims rest on, no cases of a sweep.
+    records = tuple(record for record in valid if not record.get("probe"))
     # a directory that holds a profile only has no environment file
     environment = _read_object(directory / "environment.json") or roofline.get("environment") or {}
-    if left_out := sum(1 for _ in entries(directory)) - len(records):
+    if left_out := sum(1 for _ in entries(directory)) - len(valid):
         limit = f"{directory.resolve().name}: {left_out} records are not valid and left out."
         environment = environment | {"limits": [*(environment.get("limits") or ()), limit]}
     return Run(

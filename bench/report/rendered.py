@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -37,22 +38,16 @@ def _page(out: Path, folder: Path) -> Path:
     from bench.report import write_report
 
     own = out / folder.name
-    if not (folder / "data").is_dir():
+    if not (folder / "verify.json").is_file():
         return write_report([folder], own)
-    # The claims' figures are drawn from their tables, beside a copy of what they illustrate.
+    # The claims are judged again from their records, with the figures.
+    from bench.verify import judge
+
     own.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.json"):
+    for path in (*folder.glob("*.json"), *folder.glob("*.jsonl")):
         shutil.copy(path, own)
-    _draw_claims(folder / "data", own)
+    judge(json.loads((own / "verify.json").read_text())["scope"] == "quick", own)
     return write_report([own], own)
-
-
-def _draw_claims(data: Path, out: Path) -> None:
-    import pandas as pd
-
-    from bench.verify.figures import draw
-
-    draw({path.stem: pd.read_csv(path) for path in sorted(data.glob("*.csv"))}, out)
 
 
 def _index(pages: Iterable[Path], out: Path) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from bench.build import DTYPES
 from bench.case import Case
 from bench.measure import Step, measure_time, summarise
 from bench.roofline.clock import PartClock, clock_parts
 from bench.roofline.counts import OperatorCounter, Tally
 from bench.roofline.parts import OPTIMISER, PARTS, labelled
-from bench.roofline.rates import MachineRates, copy_rate, product_rate
+from bench.roofline.rates import MachineRates, copy_rate, machine_rates, product_rate
 from jfbcore.train import TrainingConfig
 
 #: passes that time the parts; the one with the median total is kept
@@ -37,11 +38,12 @@ class Update:
         self._optimizer.step()
 
 
-def profile_case(case: Case, rates: MachineRates, *, repeats: int, seed: int = 0) -> dict[str, Any]:
-    """One case's entry of roofline.json; raises Unsupported.
+def profile_case(case: Case, *, repeats: int, seed: int = 0) -> dict[str, Any]:
+    """What is measured of one case and of the machine beside it; raises Unsupported.
 
     Time, parts and counts are three passes, so that none disturbs another.
     """
+    rates = machine_rates(case.device, DTYPES[case.dtype])
     step = Step(case, seed)
     timing = measure_time(step, repeats=repeats)
     step()
@@ -60,12 +62,6 @@ def profile_case(case: Case, rates: MachineRates, *, repeats: int, seed: int = 0
     }
     total = counter.total
     mean_bytes = total.bytes // max(total.calls, 1)
-    own = {
-        "product_flops_per_second": product_rate(counter.products.values(), case.device),
-        "operator_bytes": mean_bytes,
-        "copy_bytes_per_second": copy_rate(mean_bytes // 2, case.device),
-    }
-    floors = floor_seconds(total, rates, own)
     inner = step.last.inner.summary() if step.last is not None else None
     step.clear()
     return {
@@ -74,14 +70,25 @@ def profile_case(case: Case, rates: MachineRates, *, repeats: int, seed: int = 0
         "step_seconds": summarise(timing.step),
         "iterations": None if inner is None else inner["iterations"],
         "counts": asdict(total),
-        "own_rates": own,
-        "floor_seconds": floors,
-        "bound": bound(floors),
-        "ratio": {name: seconds["step"] / value for name, value in floors.items() if value > 0},
+        "own_rates": {
+            "product_flops_per_second": product_rate(counter.products.values(), case.device),
+            "operator_bytes": mean_bytes,
+            "copy_bytes_per_second": copy_rate(mean_bytes // 2, case.device),
+        },
         "clocked_seconds": clock.seconds,
         "parts": _parts(clock, counter, seconds),
         "operators": _operators(counter),
+        "rates": asdict(rates),
     }
+
+
+def with_floors(profile: dict[str, Any], rates: MachineRates) -> dict[str, Any]:
+    """A case's entry of roofline.json: its profile, and the floors beneath it at `rates`."""
+    entry = {name: value for name, value in profile.items() if name != "rates"}
+    floors = floor_seconds(Tally(**entry["counts"]), rates, entry["own_rates"])
+    step = entry["seconds"]["step"]
+    ratio = {name: step / value for name, value in floors.items() if value > 0}
+    return entry | {"floor_seconds": floors, "bound": bound(floors), "ratio": ratio}
 
 
 def count(step: Step, update: Update) -> OperatorCounter:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from bench.build import DTYPES, Unsupported
-from bench.case import REPEATS, Case
-from bench.environment import describe
-from bench.failures import words_of
-from bench.registry import default_batch, default_steps
-from bench.roofline.case import profile_case
+from bench.grid import grid
+from bench.jobs import Job
+from bench.probes.roofline import Roofline
+from bench.roofline.case import with_floors
 from bench.roofline.parts import PARTS
-from bench.roofline.rates import machine_rates
+from bench.roofline.rates import MachineRates, best
 
 SCHEMA_VERSION = 1
 #: sizes profiled where none are asked for
@@ -34,64 +27,49 @@ CONVENTIONS = (
     "Roofline floor: FLOPs at the faster of the product rates on a large square and on the step's "
     "own shapes, or bytes at the faster of the copy rates on a large tensor and at the size of a "
     "mean operator, whichever takes longer. Launch floor: kernels times the seconds of one "
-    "operator on one element. Rates are the best of many repeats, taken in the same call.",
+    "operator on one element. Rates are the best of many repeats beside each of the cases.",
 )
 
 
-def cases(
+def jobs(
     problems: Sequence[str] | None,
     sizes: Sequence[int] | None,
     gradients: Sequence[str],
     *,
-    batch_size: int | None = None,
-    n_steps: int | None = None,
-    device: str = "cpu",
-) -> list[Case]:
-    """Every combination; None takes all problems, each problem's sizes, its batch, its steps."""
-    return [
-        Case(
-            problem=problem,
-            n_agents=n_agents,
-            gradient=gradient,
-            batch_size=default_batch(problem) if batch_size is None else batch_size,
-            n_steps=default_steps(problem) if n_steps is None else n_steps,
-            device=device,
-        )
-        for problem in problems or DEFAULT_SIZES
-        for n_agents in sizes or DEFAULT_SIZES.get(problem, (1,))
-        for gradient in gradients
-    ]
-
-
-def profile(selected: Sequence[Case], *, repeats: int = REPEATS) -> dict[str, Any]:
-    """The content of roofline.json. A case that is not supported, or fails, is listed with its
-    reason; the others stay.
+    repeats: int,
+    **settings: Any,
+) -> list[Job]:
+    """Every combination; None takes all problems, each problem's sizes. `settings`: as for a grid,
+    and further fields of every case.
     """
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    found: list[dict[str, Any]] = []
-    unsupported: list[dict[str, str]] = []
-    failed: list[dict[str, str]] = []
-    with tqdm(total=1 + len(selected), unit="case", file=sys.stderr) as bar:
-        bar.set_postfix_str("rates of this machine")
-        rates = machine_rates(selected[0].device, DTYPES[selected[0].dtype])
-        bar.update()
-        for case in selected:
-            bar.set_postfix_str(case.id)
-            try:
-                found.append(profile_case(case, rates, repeats=repeats))
-            except Unsupported as reason:
-                unsupported.append({"id": case.id, "reason": reason.reason})
-            except (RuntimeError, MemoryError) as error:
-                # Out of memory above all, on the host or the device.
-                failed.append({"id": case.id, "reason": words_of(error)})
-            bar.update()
+    found = (
+        grid([problem], agents=sizes or DEFAULT_SIZES.get(problem, (1,)), gradients=gradients,
+             **settings)
+        for problem in problems or DEFAULT_SIZES
+    )  # fmt: skip
+    return [Job(case=case, probe=Roofline(repeats=repeats)) for part in found for case in part]
+
+
+def assemble(
+    records: Sequence[Mapping[str, Any] | None], environment: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of roofline.json. A case that is not supported, or failed, is listed with its
+    reason; one without a record is not.
+    """
+    measured = [record for record in records if record is not None]
+    profiles = [record["profile"] for record in measured if record["profile"] is not None]
+    rates = best([MachineRates(**profile["rates"]) for profile in profiles]) if profiles else None
+    refused: dict[str, list[dict[str, str]]] = {"unsupported": [], "failed": []}
+    for record in measured:
+        if record["profile"] is None:
+            kind = "unsupported" if record["status"] == "unsupported" else "failed"
+            refused[kind].append({"id": record["case"]["id"], "reason": record["reason"]})
     return {
         "schema_version": SCHEMA_VERSION,
-        "environment": describe(None, torch.get_num_threads(), started),
+        "environment": dict(environment),
         "conventions": list(CONVENTIONS),
         "part_names": dict(PARTS),
-        "rates": asdict(rates),
-        "cases": found,
-        "unsupported": unsupported,
-        "failed": failed,
+        "rates": rates and asdict(rates),
+        "cases": [with_floors(profile, rates) for profile in profiles] if rates else [],
+        **refused,
     }

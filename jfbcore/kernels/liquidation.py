@@ -29,27 +29,36 @@ class LiquidationHamiltonian(Hamiltonian):
         self.plain_step_size = 0.25 / self._sum
 
     def control_part(self, u: Tensor) -> Tensor:
-        return torch.linalg.vecdot(self._p - self.problem.impact_of(u), u)
+        """The part of H that depends on the control: (batch, m) -> (batch,)."""
+        value: Tensor = torch.linalg.vecdot(self._p - self.problem.impact_of(u), u)
+        return value
 
     def constant_part(self) -> Tensor:
+        """The part of H that does not depend on the control, (batch,)."""
         return -self.problem.risk(self._z)
 
     def grad(self, u: Tensor) -> Tensor:
+        """Gradient of H in the control: (batch, m) -> (batch, m)."""
         return torch.sub(self._p, self.problem.impact_of(u), alpha=2.0)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        """Hessian of H in the control, at `u`, times `v`: (batch, m), (batch, m) -> (batch, m)."""
         return -2.0 * self.problem.impact_of(v)
 
     def curvature_scaling(self, u: Tensor) -> Tensor:
+        """Positive scaling of the gradient, (batch, m) or (batch, 1), without a graph."""
         # The inverse mean of the Hessian's two eigenvalues, the same everywhere.
         return u.new_full((u.shape[0], 1), 1.0 / (self._difference + self._sum))
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
+        """(-Hessian)^(-1) r, (batch, m), with the Hessian at `u` detached."""
         mean = r.mean(1, keepdim=True)
         return (r - mean) * (0.5 / self._difference) + mean * (0.5 / self._sum)
 
     def control_coefficient(self) -> Tensor:
+        """c = (df/du)^T p, (batch, m)."""
         return -self._p
 
     def closed_form(self) -> Tensor:
+        """The maximiser, (batch, m), without a graph."""
         return self.newton_direction(self._p, self._p.detach())

@@ -59,31 +59,39 @@ class RotorQuadrotorHamiltonian(Hamiltonian):
         self.plain_step_size = 0.5 / (self._effort + 4.0 * self._supply)
 
     def dynamics(self, u: Tensor) -> Tensor:
+        """f(t, z, u) at this Hamiltonian's own t and z: (batch, m) -> (batch, n)."""
         return self.problem.rate(self._z, u, *self._air)
 
     def control_part(self, u: Tensor) -> Tensor:
+        """The part of H that depends on the control: (batch, m) -> (batch,)."""
         w, total = self.problem.rotor_speed(u), self._total(u)
         push = torch.linalg.vecdot(self.squared * w + self.linear, w)
         cost = self._effort * torch.linalg.vecdot(u, u) + self._supply * total.square().sum(1)
-        return -push - 0.5 * cost
+        value: Tensor = -push - 0.5 * cost
+        return value
 
     def constant_part(self) -> Tensor:
+        """The part of H that does not depend on the control, (batch,)."""
         problem, no_control = self.problem, torch.zeros_like(self.squared)
         drift = problem.dynamics(self._t, self._z, no_control)
         cost = problem.running_cost(self._t, self._z, no_control)
         # At zero commands every rotor turns at 1: what that pushes is in the other part.
         pushed = self.squared.sum(1) + self.linear.sum(1)
-        return pushed - torch.linalg.vecdot(self._p, drift) - cost
+        value: Tensor = pushed - torch.linalg.vecdot(self._p, drift) - cost
+        return value
 
     def grad(self, u: Tensor) -> Tensor:
+        """Gradient of H in the control: (batch, m) -> (batch, m)."""
         q = torch.tanh(u / self.problem.speed_range)
         slope = torch.addcmul(self._push(q), self._push(q), q.square(), value=-1.0)
         return -slope - self._effort * u - self._shared(u)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        """Hessian of H in the control, at `u`, times `v`: (batch, m), (batch, m) -> (batch, m)."""
         return -self._curvature(u) * v - self._shared(v)
 
     def curvature_scaling(self, u: Tensor) -> Tensor:
+        """Positive scaling of the gradient, (batch, m) or (batch, 1), without a graph."""
         # With k_i the curvature without the supply's, D_i = 1 / (k_i + 2 supply) gives -D Hessian
         # eigenvalues between k / (k + 2 supply) and (k + 4 supply) / (k + 2 supply), because the
         # supply's matrix lies between 0 and 4: a contraction wherever k is positive.
@@ -91,6 +99,7 @@ class RotorQuadrotorHamiltonian(Hamiltonian):
             return (self._positive_curvature(u) + 2.0 * self._supply).reciprocal()
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
+        """(-Hessian)^(-1) r, (batch, m), with the Hessian at `u` detached."""
         with torch.no_grad():
             inverse = self._positive_curvature(u).reciprocal()
             # Sherman-Morrison, agent by agent: diag(k) + supply 1 1^T

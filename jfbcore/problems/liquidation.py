@@ -85,14 +85,17 @@ class Liquidation(Problem):
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = u' E u + risk_aversion x' S x: -> (batch,) [million dollars a day]."""
         self.check(z=z, u=u)
-        return torch.linalg.vecdot(u, self.impact_of(u)) + self.risk(z)
+        cost: Tensor = torch.linalg.vecdot(u, self.impact_of(u)) + self.risk(z)
+        return cost
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G = final_rate x' E x: (batch, m) -> (batch,) [million dollars]."""
         self.check(z=z)
-        return self.final_rate * torch.linalg.vecdot(z, self.impact_of(z))
+        cost: Tensor = self.final_rate * torch.linalg.vecdot(z, self.impact_of(z))
+        return cost
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
+        """H(t, z, p, .) with all that does not depend on the control computed: see the class."""
         self.check(z=z, p=p)
         return LiquidationHamiltonian(self, t, z, p)
 
@@ -116,7 +119,8 @@ class Liquidation(Problem):
         """risk_aversion x' S x, (batch,) [million dollars a day]."""
         if self.covariance is not None:
             matrix = torch.tensor(self.covariance, dtype=z.dtype, device=z.device)
-            return self.risk_aversion * torch.linalg.vecdot(z, z @ matrix)
+            risk: Tensor = self.risk_aversion * torch.linalg.vecdot(z, z @ matrix)
+            return risk
         own = (1.0 - self.correlation) * torch.linalg.vecdot(z, z)
         shared = self.correlation * z.sum(1).square()
         return self.risk_aversion * self.volatility**2 * (own + shared)

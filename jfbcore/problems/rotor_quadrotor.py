@@ -157,7 +157,7 @@ class RotorQuadrotor(Problem):
         """L, (batch,): effort and supply as a mean over agents, and the interaction cost."""
         self.check(z=z, u=u)
         total = u.view(u.shape[0], self.n_agents, ROTORS).sum(-1)
-        cost = self.effort_weight * torch.linalg.vecdot(u, u)
+        cost: Tensor = self.effort_weight * torch.linalg.vecdot(u, u)
         cost = (cost + self.supply_weight * torch.linalg.vecdot(total, total)) * 0.5 / self.n_agents
         if self.interaction_weight == 0 or self.n_agents == 1:
             return cost
@@ -177,6 +177,7 @@ class RotorQuadrotor(Problem):
         return miss.sum(1) * (0.25 * self.terminal_weight / self.n_agents)
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
+        """H(t, z, p, .) with all that does not depend on the control computed: see the class."""
         self.check(z=z, p=p)
         return RotorQuadrotorHamiltonian(self, t, z, p)
 
@@ -186,7 +187,8 @@ class RotorQuadrotor(Problem):
         c_2, c_1 = curvature_constants(self.speed_range)
         h = RotorQuadrotorHamiltonian(self, 0.0, z, p)
         bent = c_2 * h.squared.abs() + c_1 * h.linear.abs()
-        return 1.0 - bent.amax(1) * self.n_agents / self.effort_weight
+        margin: Tensor = 1.0 - bent.amax(1) * self.n_agents / self.effort_weight
+        return margin
 
     def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:
         """0.1 N(0, 1) on positions and angles, zero velocities and rates: (batch, 12 N)."""

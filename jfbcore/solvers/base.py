@@ -153,7 +153,8 @@ class IterativeSolver(Solver):
 
     def position(self, state: State) -> Tensor | None:
         """The control (batch, m): no step helps where it moves by rounding alone."""
-        return state.control
+        control: Tensor | None = state.control
+        return control
 
     def result(self, run: Run) -> Solution:
         """What a run of the loop has found."""

@@ -11,15 +11,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.ab.cases import TIMED_CASES
-from bench.ab.compare import Settings, TimeComparison, Verdict, judge, tree_pairs
-from bench.ab.gate import compare_times, outcome_of, time_table
-from bench.ab.process import TimedTree
-from bench.ab.statistics import Interval, ratio_interval
-from bench.ab.tree import open_tree
 from bench.case import Case
 from bench.cli import main
-from bench.gate import GateError, Outcome
+from bench.gate.outcome import GateError, Outcome
+from bench.gate.process import TimedTree
+from bench.gate.statistics import Interval, ratio_interval
+from bench.gate.time import (
+    TIMED_CASES,
+    Settings,
+    TimeComparison,
+    Verdict,
+    compare_times,
+    judge,
+    outcome_of,
+    time_table,
+    tree_pairs,
+)
+from bench.gate.trees import open_tree
 from tests.bench.fake_trees import make_repository, make_tree, run_git, write_case
 
 CASE = Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
@@ -298,7 +306,7 @@ def repository(tmp_path, monkeypatch):
     """A repository of two revisions, taken for this one."""
     folder = tmp_path / "repository"
     commits = make_repository(folder, ["100", "200"], "{}")
-    monkeypatch.setattr("bench.ab.tree.ROOT", folder)
+    monkeypatch.setattr("bench.gate.trees.ROOT", folder)
     return folder, commits
 
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from bench.blame import blame, blame_table, commits_of
 from bench.case import Case
 from bench.cli import main
-from bench.gate import compare, summarise
+from bench.gate.blame import blame, blame_table, commits_of
+from bench.gate.counts import compare, summarise
 from bench.records import empty_record, write_json
 from tests.bench.fake_trees import make_repository
 
@@ -116,7 +116,7 @@ def test_the_verb_names_the_commit_in_a_repository(tmp_path, capsys, monkeypatch
     record = empty_record(CASE, 0) | {"status": "ok", "versions": {"torch": "1"}}
     folder = tmp_path / "repository"
     commits = make_repository(folder, ["100", "100", "crash", "108", "108"], json.dumps(record))
-    monkeypatch.setattr("bench.ab.tree.ROOT", folder)
+    monkeypatch.setattr("bench.gate.trees.ROOT", folder)
     assert commits_of(f"{commits[1]}..HEAD") == commits[1:]
     baseline, run = tmp_path / "baseline.json", tmp_path / "run"
     write_json(baseline, BASELINE)

@@ -18,10 +18,10 @@ from bench.case import (
     VARIANTS,
     Case,
 )
-from bench.measure import training_config
 from bench.presets import MAIN_GRADIENTS, PRESETS, TIMEOUTS, select
 from bench.recipes import RECOMMENDED
 from bench.registry import has_inner_problem
+from bench.training import config as training_config
 from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
 from jfbcore.solvers import SOLVERS

@@ -13,7 +13,8 @@ from bench import build, device, measure, worker
 from bench.case import Case
 from bench.failures import line_about_memory
 from bench.fill_predictions import fill_predictions
-from bench.predict import fit, predicted_record
+from bench.predict import fit, fit_on_cpu, predicted_by
+from bench.probes.probe import Hooks
 from bench.records import empty_record, explain_nulls, read_record, record_path, write_json
 from tests.bench.helpers import run_cli, stale_reasons, unexplained_nulls
 from tests.test_nvml import FIRST, Driver
@@ -64,7 +65,7 @@ def steps(monkeypatch) -> list[str]:
 def filled(case: Case, **changes) -> dict:
     record = empty_record(case, 0) | {"threads": 1, "machine": {"cpu": "a", "gpu": "b"}}
     record["git"] = {"commit": "c", "dirty": False}
-    worker.fill(record, case, 0, **({"context": lambda: (7, None)} | changes))
+    worker.fill(record, case, 0, Hooks(**({"context": lambda: (7, None)} | changes)))
     assert unexplained_nulls(record) == set()
     assert stale_reasons(record) == set()
     return record
@@ -265,7 +266,7 @@ class TestFill:
         assert [path.read_bytes() for path in left] == before
         for path, case in zip(served, (MEMORY, bigger), strict=True):
             record = read_record(path)
-            assert record["predicted"] == predicted_record(case)
+            assert record["predicted"] == predicted_by(fit_on_cpu(case), case)
             assert not any(name.startswith("predicted") for name in record["null_reasons"])
             assert "saved_tensor_bytes" in record["null_reasons"]
             assert unexplained_nulls(record) == stale_reasons(record) == set()

@@ -17,7 +17,7 @@ from bench.diagnostics import (
     policy_gradient,
     relative_variance,
 )
-from bench.trace import Trace, watching
+from bench.trace import along_rollout, gradients, watching
 from jfbcore.jfb import JFB
 from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS
@@ -138,11 +138,16 @@ def test_gradients_of_minibatches_are_those_of_each_alone(name, estimator):
         )
 
 
+def measure(policy, states, size: int) -> dict[str, float]:
+    """A row of a trace."""
+    return gradients(policy, Implicit(DenseLU()), states, size) | along_rollout(policy, states)
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_trace_agrees_with_dense_quantities(name):
     policy = make_policy(name)
     states = policy.problem.sample_initial_states(4, generator(5))
-    row = Trace(Implicit(DenseLU()), states, minibatch_size=2).measure(policy)
+    row = measure(policy, states, 2)
     a = policy_gradient(policy, states)
     b = policy_gradient(policy, states, Implicit(DenseLU()))
     cosine = (a @ b / (a.norm() * b.norm())).clamp(-1.0, 1.0)
@@ -199,7 +204,7 @@ def test_angle_and_length_agree_with_dense_gradients(name):
     """The trace's angle between JFB and the true gradient, to 1e-6 degrees and relatively."""
     policy = make_policy(name, "plain")
     states = policy.problem.sample_initial_states(4, generator(5))
-    row = Trace(Implicit(DenseLU()), states, minibatch_size=4).measure(policy)
+    row = measure(policy, states, 4)
     z = states[:1]
     p = policy.value_network.costate(0.0, z)
     alpha = policy.problem.hamiltonian(0.0, z, p).plain_step_size
@@ -217,8 +222,8 @@ def test_angle_and_length_agree_with_dense_gradients(name):
 def test_a_trace_that_looks_at_some_time_steps_only():
     policy = make_policy("quadrotor")
     states = policy.problem.sample_initial_states(2, generator(5))
-    whole = Trace(Implicit(DenseLU()), states, minibatch_size=1).measure(policy)
-    first = Trace(Implicit(DenseLU()), states, minibatch_size=1, map_every=5).measure(policy)
+    whole = along_rollout(policy, states)
+    first = along_rollout(policy, states, every=5)
     # Five time steps: only the first is left, and the rest of the row does not notice.
     bound = policy.fixed_point_map.bind(policy(0.0, states).hamiltonian)
     control = policy(0.0, states).control.detach()

@@ -10,7 +10,8 @@ import pytest
 
 from bench.case import Case
 from bench.cli import main
-from bench.gate import Outcome, compare, summarise, table
+from bench.gate.counts import compare, summarise, table
+from bench.gate.outcome import Outcome
 from bench.measure import Step, measure_memory
 from bench.predict import QUANTITIES, fit
 from bench.presets import PRESETS
@@ -245,6 +246,6 @@ def test_a_git_that_hangs_is_no_regression(monkeypatch, capsys):
     def hang(command, **_):
         raise subprocess.TimeoutExpired(command, 60.0)
 
-    monkeypatch.setattr("bench.ab.tree.subprocess.run", hang)
+    monkeypatch.setattr("bench.gate.trees.subprocess.run", hang)
     assert main(["gate", "--base", "HEAD"]) == Outcome.ERROR
     assert "git rev-parse has not answered" in capsys.readouterr().err

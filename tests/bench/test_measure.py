@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -379,3 +380,15 @@ def test_diagnostics_of_a_checkpointed_case_are_checkpointed_too():
         peaks.append(live.peak_bytes)
     assert found[1] == found[0]
     assert peaks[1] < 0.5 * peaks[0]
+
+
+@pytest.mark.parametrize("disturbed", [True, False])
+def test_a_record_says_how_much_of_its_time_the_processor_worked(monkeypatch, disturbed):
+    """With a clock of processor time that runs at half speed, and at that of the wall clock."""
+    speed = 0.5 if disturbed else 1.0
+    monkeypatch.setattr(measure.time, "process_time", lambda: speed * time.perf_counter())
+    case = Case(problem="bicycle", n_agents=1, gradient="jfb", batch_size=2, n_steps=2)
+    record = empty_record(case, 0)
+    worker.fill(record, case, 0)
+    assert record["step_seconds"]["cpu_share"] == pytest.approx(speed, abs=0.02)
+    assert record["disturbed"] is disturbed

@@ -17,7 +17,8 @@ from bench.build import build
 from bench.case import Case
 from bench.environment import ROOT
 from bench.grid import grid
-from bench.records import finished, read_records, record_path, write_json
+from bench.jobs import Job
+from bench.records import read_records, record_path, write_json
 from bench.worker import fill
 from jfbcore.jfb import JFB
 from jfbcore.maps import ScaledMap
@@ -118,10 +119,10 @@ class TestFiles:
         record = {"schema_version": 1, "status": "ok", "case": case.to_dict(0)}
         record["plugins"] = case.from_outside
         write_json(record_path(tmp_path, case, 0), record)
-        assert finished(tmp_path, case, 0) == record
+        assert Job(case=case).finished(tmp_path) == record
         record["plugins"]["problem"]["sha256"] = "0" * 64
         write_json(record_path(tmp_path, case, 0), record)
-        assert finished(tmp_path, case, 0) is None
+        assert Job(case=case).finished(tmp_path) is None
 
     def test_two_files_of_one_name_are_not_mixed_up(self, di, tmp_path):
         (tmp_path / "other").mkdir()

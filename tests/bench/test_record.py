@@ -17,7 +17,7 @@ import pytest
 from bench import records as store
 from bench.case import Case
 from bench.environment import ROOT, variables
-from bench.gate import QUANTITIES
+from bench.gate.counts import QUANTITIES
 from bench.measure import measure_time
 from bench.record import COLUMNS, FIELDS, SCHEMA_VERSION, STATUSES, parts
 from bench.record_schema import README, SCHEMA_FILE, faults, json_schema, schema_text, with_table

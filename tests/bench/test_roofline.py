@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import runner
 from bench.case import Case
 from bench.measure import Step
 from bench.report.build import write_report
+from bench.roofline import case as case_module
 from bench.roofline import rates, run
 from bench.roofline.case import Update, bound, count, floor_seconds
 from bench.roofline.clock import clock_parts, graph_nodes
@@ -259,19 +261,39 @@ def test_rates_by_hand(monkeypatch):
 
 
 def test_default_cases_are_the_papers():
-    found = [(case.problem, case.n_agents) for case in run.cases(None, None, ["jfb"])]
-    assert found == [
+    jobs = run.jobs(None, None, ["jfb"], repeats=3)
+    assert [(job.case.problem, job.case.n_agents) for job in jobs] == [
         ("quadrotor", 1),
         ("quadrotor", 20),
         ("quadrotor", 100),
         ("bicycle", 20),
         ("consumption", 100),
     ]
-    case = run.cases(["bicycle"], None, ["jfb", "direct"])[1]
+    case = run.jobs(["bicycle"], None, ["jfb", "direct"], repeats=3)[1].case
     assert (case.batch_size, case.n_steps, case.gradient) == (100, 60, "direct")
 
 
-@pytest.mark.usefixtures("quick_rates")
+def test_the_rates_of_all_are_the_best_of_each():
+    other = replace(MADE_UP, square_flops_per_second=1.0, operator_seconds=0.1)
+    assert rates.best([MADE_UP, other]) == replace(MADE_UP, operator_seconds=0.1)
+
+
+@pytest.fixture
+def in_process(monkeypatch, quick_rates):
+    """Jobs measured in this process, where the rates are quick."""
+    from bench.records import write_json
+    from bench.worker import fill
+
+    def run_one(order, *_):
+        record = order.job.new_record() | {"threads": order.threads}
+        fill(record, order.case, order.seed, probe=order.job.probe)
+        write_json(order.job.path(order.settings.out), record)
+        return record
+
+    monkeypatch.setattr(runner, "_run_one", run_one)
+
+
+@pytest.mark.usefixtures("in_process")
 class TestVerb:
     def test_answer_and_files(self, capsys, tmp_path):
         code, out, _ = run_cli(
@@ -296,7 +318,7 @@ class TestVerb:
         for entry in written["cases"]:
             self.check(entry)
         tables = {path.name for path in (tmp_path / "new").iterdir()}
-        assert tables == {"roofline.json", "roofline.csv", "roofline-parts.csv"}
+        assert tables >= {"roofline.json", "roofline.csv", "roofline-parts.csv", "records"}
         self.check_tables(tmp_path / "new", written)
 
     @staticmethod
@@ -355,30 +377,30 @@ class TestVerb:
             assert text in last
 
     def test_what_fails_is_listed_and_the_rest_kept(self, capsys, tmp_path, monkeypatch):
-        profile_case = run.profile_case
+        profile_case = case_module.profile_case
 
         def fail(case, *arguments, **named):
             if case.problem == "bicycle":
                 raise torch.OutOfMemoryError("made-up 9 GiB asked\nand more words")
             return profile_case(case, *arguments, **named)
 
-        monkeypatch.setattr(run, "profile_case", fail)
+        monkeypatch.setattr(case_module, "profile_case", fail)
         both = ("--problem", "consumption", "bicycle", *TINY, "--out", tmp_path)
         code, out, _ = run_cli(capsys, "roofline", *both)
         assert code == 0
         answer = json.loads(out.splitlines()[-1])
         assert len(answer["cases"]) == 1
         (failed,) = answer["failed"]
-        assert failed["reason"] == "OutOfMemoryError: made-up 9 GiB asked"
+        assert failed["reason"] == "made-up 9 GiB asked"
         assert json.loads((tmp_path / "roofline.json").read_text())["failed"] == [failed]
         page = write_report([tmp_path], tmp_path).read_text(encoding="utf-8")
         assert "Failed: bicycle-n2" in page
-        code, out, _ = run_cli(capsys, "roofline", *both[:1], *both[2:])
+        code, out, _ = run_cli(capsys, "roofline", "--problem", "bicycle", *TINY)
         assert code == 1
         assert json.loads(out.splitlines()[-1])["cases"] == []
 
     def test_a_folder_that_cannot_be_made_stops_it_first(self, capsys, tmp_path, monkeypatch):
-        monkeypatch.setattr(run, "profile", lambda *_, **__: pytest.fail("measured all the same"))
+        monkeypatch.setattr(runner, "_run_one", lambda *_: pytest.fail("measured all the same"))
         (tmp_path / "file").write_text("")
         code, out, err = run_cli(capsys, "roofline", *TINY, "--out", tmp_path / "file" / "folder")
         assert (code, out) == (2, "")

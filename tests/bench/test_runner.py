@@ -22,7 +22,8 @@ import torch
 from bench import environment, runner, worker, workers
 from bench.case import Case
 from bench.environment import ROOT, git_revision, processor
-from bench.jobs import Job, RunSettings
+from bench.jobs import Job, Order, RunSettings
+from bench.probes.probe import Hooks
 from bench.records import (
     STATUSES,
     CorruptRecord,
@@ -67,6 +68,10 @@ EXPECTED = {
 def settings(out: Path, **changes: object) -> RunSettings:
     usual = {"preset": "smoke", "timeout": 100.0, "threads": 1}
     return RunSettings(out=out, **(usual | changes))  # type: ignore[arg-type]
+
+
+def order(case: Case, how: RunSettings, seed: int = 0) -> Order:
+    return Order(Job(case=case, seed=seed), how, 1, {})
 
 
 def record_of(out: Path, case: Case, seed: int = 0) -> dict:
@@ -505,8 +510,10 @@ class TestOutcomes:
         assert "0.05 s" in record["reason"]
         assert unexplained_nulls(record) == set()
         assert stale_reasons(record) == set()
-        assert [w.returncode for w in ended] == [-signal.SIGKILL]
-        assert not psutil.pid_exists(ended[0].pid)
+        # Tried once more before it is recorded.
+        assert record["reason"].endswith(", twice")
+        assert [w.returncode for w in ended] == [-signal.SIGKILL] * 2
+        assert not any(psutil.pid_exists(w.pid) for w in ended)
 
     @pytest.mark.skipif(
         torch.version.cuda is not None, reason="torch with CUDA maps more than the limit itself"
@@ -529,13 +536,13 @@ class TestOutcomes:
 
     def test_what_took_too_long_is_predicted(self, tmp_path, monkeypatch):
         """By the same model that `bench predict` has, in a worker of its own."""
-        from bench.predict import predicted_record
+        from bench.predict import fit_on_cpu, predicted_by
 
         original, calls = workers.wait, []
 
         def wait(process, *arguments):
             calls.append(process.pid)
-            if len(calls) == 1:
+            if len(calls) <= 2:
                 workers.kill(process)
                 return "timeout after 1 s"
             return original(process, *arguments)
@@ -543,7 +550,7 @@ class TestOutcomes:
         monkeypatch.setattr(workers, "wait", wait)
         assert run_cases([FIXED], 1, settings(tmp_path)) == {"timeout": 1}
         record = record_of(tmp_path, FIXED)
-        assert record["predicted"] == predicted_record(FIXED)
+        assert record["predicted"] == predicted_by(fit_on_cpu(FIXED), FIXED)
         assert min(record["predicted"].values()) >= 0
         assert unexplained_nulls(record) == stale_reasons(record) == set()
 
@@ -609,7 +616,8 @@ class TestOutcomes:
                 measure, name, lambda *a, own=own, name=name: calls.append(name) or own(*a)
             )
         case = replace(OK, train_steps=2)
-        worker.fill(empty_record(case, 0), case, 0, measured=lambda: calls.append("measured"))
+        hooks = Hooks(measured=lambda: calls.append("measured"))
+        worker.fill(empty_record(case, 0), case, 0, hooks)
         assert calls[:2] == ["measure_time", "measured"]
         assert len(calls) == 6
 
@@ -648,7 +656,7 @@ class TestTimeLimit:
         assert "not measured" not in capsys.readouterr().err
 
 
-def run_made_up(job: Job, *_: object) -> dict:
+def run_made_up(job: Order, *_: object) -> dict:
     return made_up(job.case)
 
 

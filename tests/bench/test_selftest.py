@@ -9,21 +9,21 @@ from dataclasses import replace
 
 import pytest
 
-from bench.ab.compare import Settings, TimeComparison, Verdict
-from bench.ab.statistics import Interval
 from bench.cli import main
 from bench.environment import ROOT
-from bench.gate import QUANTITIES, summarise
+from bench.gate.counts import QUANTITIES, summarise
+from bench.gate.injections import DETERMINISTIC, INJECTIONS, Edit, Injection
+from bench.gate.results import FILE, Row, at_least, at_most, text_table, write_results
+from bench.gate.selftest import case_ids, deterministic_rows, injected_copy, time_rows
+from bench.gate.statistics import Interval
+from bench.gate.time import Settings, TimeComparison, Verdict
+from bench.gate.trees import measure_cases
 from bench.measure import Step, measure_memory
 from bench.presets import PRESETS
 from bench.records import empty_record, read_records, write_json
 from bench.report.build import write_report
 from bench.report.load import TABLE_FILES, load_run
 from bench.report.tables import generic_table
-from bench.selftest.injections import DETERMINISTIC, INJECTIONS, Edit, Injection
-from bench.selftest.results import FILE, Row, at_least, at_most, text_table, write_results
-from bench.selftest.run import case_ids, deterministic_rows, injected_copy, time_rows
-from bench.subset import measure_cases
 
 ROW = Row(
     name="retain", what="kept", gate="deterministic", runs=1, caught=1, asked="exit 1", met=True,
@@ -96,7 +96,7 @@ def test_rows_of_the_deterministic_gate(caught, tmp_path, monkeypatch):
             write_json(out / "records" / f"{name}.json", record)
         return summarise(read_records(out))
 
-    monkeypatch.setattr("bench.selftest.run.measure_cases", measure)
+    monkeypatch.setattr("bench.gate.selftest.measure_cases", measure)
     same, missing, retain = deterministic_rows(tmp_path, [RETAIN])
     assert (same.met, same.caught, same.moved) == (True, 0, "exit 0")
     assert (missing.met, missing.moved) == (True, "exit 3")
@@ -172,7 +172,7 @@ def test_the_verb_exits_0_only_if_everything_asked_is_met(
     verdict, code, tmp_path, capsys, monkeypatch
 ):
     """From made-up measurements to exit code, table and files: slowdowns caught, or missed."""
-    monkeypatch.setattr("bench.selftest.run.deterministic_rows", lambda folder: [ROW])
+    monkeypatch.setattr("bench.gate.selftest.deterministic_rows", lambda folder: [ROW])
 
     def compare_times(open_pair, cases, settings):
         # A/A is asked about once a round, first; the loop and the sleeps after it.
@@ -180,7 +180,7 @@ def test_the_verb_exits_0_only_if_everything_asked_is_met(
         return [comparison(Verdict.SAME if len(asked) in (1, 5) else verdict)]
 
     asked = []
-    monkeypatch.setattr("bench.selftest.run.compare_times", compare_times)
+    monkeypatch.setattr("bench.gate.selftest.compare_times", compare_times)
     arguments = ["gate", "--self-test", "--comparisons", "2", "--out", str(tmp_path)]
     assert main(arguments) == code
     written = json.loads((tmp_path / FILE).read_text())

@@ -17,7 +17,8 @@ import pytest
 from bench import build_ahead as building
 from bench import runner, workers
 from bench.environment import ROOT
-from bench.jobs import Job
+from bench.jobs import Order
+from bench.probes.build import Build
 from bench.records import read_record, record_path
 from bench.runner import run_cases
 from bench.workers import Pool, Worker
@@ -26,6 +27,7 @@ from tests.bench.test_runner import (
     DIRECT,
     FIXED,
     OK,
+    order,
     orphans,
     settings,
     wait_for,
@@ -74,15 +76,21 @@ class TestSpareWorkers:
 
     def test_on_few_cores_none_imports_beside_a_measurement(self, tmp_path, watched, monkeypatch):
         monkeypatch.setattr(workers, "usable_cores", lambda: 4)
-        assert run_cases([FIXED, DIRECT], 1, settings(tmp_path, spare=2)) == {"ok": 2}
+        assert run_cases([OK, DIRECT], 1, settings(tmp_path, spare=2)) == {"ok": 2}
         assert [count for _, count in watched] == [1, 1]
 
+    def test_one_imports_beside_a_job_that_is_not_timed(self, tmp_path, watched, monkeypatch):
+        """On few cores too: there are no seconds to disturb."""
+        monkeypatch.setattr(workers, "usable_cores", lambda: 2)
+        assert run_cases([FIXED, DIRECT, OK], 1, settings(tmp_path)) == {"ok": 3}
+        assert [count for _, count in watched] == [2, 1, 1]
+
     def test_sweeps_on_the_cpu_have_none_unless_asked(self, tmp_path, watched, many_cores):
-        assert run_cases([FIXED, DIRECT], 1, settings(tmp_path)) == {"ok": 2}
+        assert run_cases([OK, DIRECT], 1, settings(tmp_path)) == {"ok": 2}
         assert [count for _, count in watched] == [1, 1]
 
     def test_one_that_has_died_is_not_given_a_case(self, tmp_path, many_cores):
-        pool = Pool(tmp_path, 1, spare=2, needed=4)
+        pool = Pool(tmp_path, 1, spare=2, timed=[True] * 4)
         try:
             pool.fill()
             first, second = pool._ready
@@ -99,7 +107,7 @@ class TestSpareWorkers:
 
     def test_what_a_killed_sweep_left_of_them_is_removed(self, tmp_path):
         (tmp_path / ".waiting-x.log").write_text("")
-        Pool(tmp_path, 1, spare=2, needed=1)
+        Pool(tmp_path, 1, spare=2, timed=[True])
         assert list(tmp_path.iterdir()) == []
 
     def test_one_that_is_not_needed_ends_by_itself(self, tmp_path):
@@ -122,7 +130,7 @@ class TestSpareWorkers:
             "for name in ('is_available', 'device_count', 'init', '_lazy_init', 'mem_get_info',\n"
             "             'current_device', 'get_device_properties', 'synchronize'):\n"
             "    setattr(torch.cuda, name, note(name))\n"
-            "from bench import build, measure, worker\n"
+            "from bench import build, measure, training, worker\n"
             "print(touched)\n"
         )
         found = subprocess.run(
@@ -165,17 +173,15 @@ class TestSpareWorkers:
 
 
 class TestBuildPhase:
-    def jobs(self, out: Path, *cases, **changes) -> list[Job]:
-        return [
-            Job(case, seed, settings(out, **changes), 1, {}) for case in cases for seed in (0, 1)
-        ]
+    def jobs(self, out: Path, *cases, **changes) -> list[Order]:
+        return [order(case, settings(out, **changes), seed) for case in cases for seed in (0, 1)]
 
     def test_a_worker_that_builds_writes_no_record(self, tmp_path):
         """Here of a case without a compiler, which takes the same way."""
         worker = Worker(tmp_path, 1)
         try:
-            job = Job(OK, 0, settings(tmp_path), 1, {})
-            ended = worker.run(job.order(tmp_path / "r.json", build=True), tmp_path / "log", 60)
+            message = order(OK, settings(tmp_path)).message(None, Build())
+            ended = worker.run(message, tmp_path / "log", 60)
         finally:
             worker.close()
         assert (ended.outcome, ended.code) == ("exited", 0)
@@ -189,7 +195,8 @@ class TestBuildPhase:
         class Quick(Worker):
             def send(self, order):
                 alive.append(running(tmp_path))
-                orders.append((order["case"]["n_steps"], order["case"]["seed"], order["build"]))
+                case, probe = order["case"], order["probe"]
+                orders.append((case["n_steps"], case["seed"], probe["name"]))
                 self.process.kill()
                 self.process.wait()
                 self.process.returncode = 0
@@ -197,7 +204,7 @@ class TestBuildPhase:
         monkeypatch.setattr(building, "Worker", Quick)
         compiled = [replace(COMPILED, n_steps=n) for n in (3, 4, 5)]
         building.build_ahead(self.jobs(tmp_path, FIXED, *compiled), tmp_path, 2)
-        assert orders == [(3, 0, True), (4, 0, True), (5, 0, True)]
+        assert orders == [(n, 0, "build") for n in (3, 4, 5)]
         assert max(alive) <= 2
         assert list(tmp_path.iterdir()) == []
 
@@ -245,6 +252,40 @@ class TestBuildPhase:
         assert run_cases([case], 1, settings(tmp_path / "cold", timeout=600.0)) == {"ok": 1}
         cold = read_record(record_path(tmp_path / "cold", case, 0))["compile_seconds"]
         assert first < cold
+
+
+class TestTimeout:
+    SLEEP = (sys.executable, "-c", "import sys, time; sys.stdin.readline(); time.sleep(1.0)")
+
+    @pytest.mark.parametrize(
+        ("waited", "expected"), [(0.0, "timeout after 0.3 s"), (9.0, "exited")]
+    )
+    def test_waiting_for_a_processor_does_not_count(self, monkeypatch, waited, expected):
+        monkeypatch.setattr(workers, "kept_off", lambda pid: waited)
+        process = subprocess.Popen(
+            self.SLEEP, stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert workers.wait(process, "go\n", 0.3) == expected
+        assert process.returncode == (0 if expected == "exited" else -signal.SIGKILL)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the account of Linux")
+    def test_two_busy_processes_on_one_core_wait_for_each_other(self):
+        """Half of the time each, as far as the rest of the machine lets them."""
+        core = min(os.sched_getaffinity(0))
+        program = (
+            f"import os, time; os.sched_setaffinity(0, {{{core}}})\n"
+            "end = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+        )
+        both = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+        try:
+            assert wait_for(lambda: all(workers.kept_off(one.pid) > 0.2 for one in both))
+        finally:
+            for one in both:
+                one.kill()
+                one.wait()
+
+    def test_a_process_that_is_gone_has_not_waited(self):
+        assert workers.kept_off(2**22 + 1) == 0.0
 
 
 class TestTimeLimit:

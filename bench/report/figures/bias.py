@@ -13,7 +13,7 @@ _MARKERS = {"plain": "o", "scaled": "s", "newton": "^"}
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8D1A", "#4B6584")
 #: errors and norms below are drawn here: rounding
 _LEAST = 1e-12
-_STARTS = {"cold": "", "warm": (4, 1.5)}
+_STARTS: dict[str, tuple[float, ...] | str] = {"cold": "", "warm": (4, 1.5)}
 
 
 def bias_figures(cases: pd.DataFrame) -> list[Drawing]:

@@ -1,0 +1,137 @@
+"""The options that say how jobs are run, the same for every verb that measures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.arguments import LARGEST_SPACE, LONGEST, at_most, integer, number
+
+if TYPE_CHECKING:
+    from bench.jobs import Job, RunSettings
+
+#: seconds a job may take where nobody says
+TIMEOUT = 900.0
+
+
+def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
+    """Add them; `out` says in words where the records go unless told otherwise."""
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: {out}")
+    parser.add_argument(
+        "--timeout",
+        type=number,
+        metavar="S",
+        help="seconds per job, those in which it waits for a processor not counted; one that took "
+        "longer is tried once more",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=number,
+        metavar="S",
+        help="start no job after S seconds, end 10 s later at most; see --resume (local only)",
+    )
+    parser.add_argument("--resume", action="store_true", help="measure only what is missing")
+    parser.add_argument(
+        "--part",
+        default="1/1",
+        metavar="I/N",
+        help="measure the I-th of N shares of the jobs; N processes with the same --out share them",
+    )
+    parser.add_argument(
+        "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, else 1"
+    )
+    parser.add_argument(
+        "--memory-limit", type=number, metavar="GIB", help="address space of a job, in GiB"
+    )
+    parser.add_argument(
+        "--jobs",
+        default="local",
+        help="where jobs run: local, or slurm (one cluster job each, see --slurm)",
+    )
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of a job on Slurm: partition, account, qos, memory, constraint, gres, exclusive "
+        "(yes or no; default: where timed), throttle, setup (a shell command before Python)",
+    )
+
+
+def run_settings(
+    args: argparse.Namespace, preset: str, timeout: float, **others: Any
+) -> RunSettings:
+    """What the options say; `preset` names the run and its folder, `timeout` is the usual one.
+
+    Raises ValueError in one line where an option makes no sense.
+    """
+    from bench import places
+    from bench.jobs import RunSettings
+    from bench.slurm import SlurmOptions
+    from jfbcore import _validate
+
+    _validate.one_of("jobs", args.jobs, ("local", "slurm"))
+    seconds = timeout if args.timeout is None else args.timeout
+    limit = args.memory_limit
+    if limit is not None:
+        _validate.positive("memory-limit", limit)
+        limit = int(at_most("memory-limit", limit, _largest_space(), "GiB") * 2**30)
+    if args.time_limit is not None:
+        _validate.non_negative("time_limit", args.time_limit)
+        if args.jobs != "local":
+            raise ValueError(
+                f"`time-limit` is for a local run, got {args.time_limit:g} with jobs {args.jobs}"
+            )
+    if args.slurm and args.jobs == "local":
+        raise ValueError(f"`slurm` {args.slurm[0]} needs jobs slurm, got jobs {args.jobs}")
+    found: dict[str, Any] = {
+        "out": (args.out or places.runs(preset)).resolve(),
+        "preset": preset,
+        "timeout": at_most("timeout", _validate.positive("timeout", seconds), LONGEST, "s"),
+        "resume": args.resume,
+        "threads": None
+        if args.threads is None
+        else _validate.positive_int("threads", args.threads),
+        "memory_limit": limit,
+        "jobs": args.jobs,
+        "time_limit": args.time_limit,
+        "part": _part(args.part),
+        "slurm": SlurmOptions.parse(args.slurm),
+    }
+    return RunSettings(**(found | others))
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"`part` must be I/N with 1 <= I <= N, got {text!r}")
+    return int(index), int(count)
+
+
+def _largest_space() -> float:
+    """GiB of address space that a job may be limited to: no more than this process is."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    return LARGEST_SPACE if hard == resource.RLIM_INFINITY else min(LARGEST_SPACE, hard / 2**30)
+
+
+def measure(
+    args: argparse.Namespace, jobs: Sequence[Job], name: str, timeout: float
+) -> list[dict[str, Any] | None]:
+    """Run the jobs as the options say, in a temporary folder unless one is given; their records,
+    None for a job that was not measured.
+    """
+    from bench.runner import run_jobs
+
+    if args.out is None and (args.jobs != "local" or args.resume):
+        raise ValueError("`out` must be given where records are kept: with --jobs and --resume")
+    with contextlib.ExitStack() as stack:
+        out = args.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        settings = run_settings(args, name, timeout, out=out.resolve())
+        run_jobs(jobs, settings)
+        return [job.finished(out) for job in jobs]

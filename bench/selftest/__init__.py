@@ -1,1 +1,0 @@
-"""The proof of the gate: known regressions injected into a copy of the source, and detected."""

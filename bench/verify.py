@@ -1,0 +1,193 @@
+"""The claims, measured by the runner, judged from its records, written out for readers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.claims import discover
+from bench.claims.claim import NOT, NOT_MEASURED, PARTLY, REPRODUCED, Judgement, Tables
+from bench.claims.tables import Record, by_job, record_of, tables
+from bench.jobs import Job, RunSettings
+from bench.records import read_records, write_json
+from bench.runner import earlier_environment, run_jobs
+
+SCHEMA_VERSION = 4
+#: what a quick check says in place of a verdict, which takes longer runs and more seeds
+QUICK_WORDS = dict.fromkeys((PARTLY, NOT), "inconsistent, too short to judge")
+QUICK_WORDS[REPRODUCED] = "consistent"
+#: jobs named in the limits where some are missing
+_NAMED = 12
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`claims`: the seven rows. `beyond`: what the papers leave open. `missing`: jobs not done.
+
+    `failed`: jobs that crashed or ran out of time or memory, with the reason; removing their record
+    tries them again. `failures`: assertions of the quick check that do not hold, one line each.
+    """
+
+    claims: list[dict[str, Any]]
+    beyond: list[dict[str, Any]]
+    missing: list[str]
+    failed: dict[str, str]
+    failures: list[str]
+
+
+def jobs(quick: bool) -> list[Job]:
+    """Every job of every claim once, seed 0 of everything before any other seed."""
+    found = {job: None for claim in discover() for job in claim.jobs(quick)}
+    return sorted(found, key=lambda job: job.seed)
+
+
+def verify(quick: bool, settings: RunSettings) -> Outcome:
+    """Measure what is missing and judge what is there, whichever that is.
+
+    A quick check without `resume` begins anew: it is a test of the code as it is now.
+    """
+    wanted = jobs(quick)
+    if quick and not settings.resume:
+        _begin_anew(settings.out, {job.path(settings.out).name for job in wanted})
+    run_jobs(wanted, settings)
+    return judge(quick, settings.out)
+
+
+def _begin_anew(out: Path, own: set[str]) -> None:
+    """Remove the records under `out`; ValueError where there are others than the check's `own`."""
+    others = sorted({path.name for path in (out / "records").glob("*.json")} - own)
+    if others:
+        raise ValueError(
+            f"`out` {out} holds other records than those of the quick check "
+            f"({', '.join(others[:3])}, …), which it would remove; give it another folder"
+        )
+    shutil.rmtree(out / "records", ignore_errors=True)
+
+
+def judge(quick: bool, out: Path) -> Outcome:
+    """Verdicts and figures from the records under `out`: verify.json, data/*.csv, figures/*.png."""
+    records = by_job(read_records(out))
+    outcome, data = judge_records(quick, records)
+    figures = _draw(data, out)
+    for row in (*outcome.claims, *outcome.beyond):
+        row["figure"] = row["figure"] if row["figure"] in figures else None
+    _write_tables(data, out)
+    environment = earlier_environment(out / "environment.json")
+    environment["limits"] = _limits(quick, outcome, records)
+    write_json(out / "environment.json", environment)
+    scope = "quick" if quick else "full"
+    write_json(
+        out / "verify.json", {"schema_version": SCHEMA_VERSION, "scope": scope, **asdict(outcome)}
+    )
+    return outcome
+
+
+def judge_records(
+    quick: bool, records: Mapping[str, Record]
+) -> tuple[Outcome, list[tuple[ModuleType, Tables]]]:
+    """The outcome, and each claim with its tables: a pure function of the records."""
+    claims, beyond, failures, data = [], [], [], []
+    for claim in discover():
+        found, absent = tables(claim.jobs(quick), records)
+        data.append((claim, found))
+        row = _row(claim, found, absent, quick)
+        if claim.NUMBER is not None:
+            claims.append(row)
+        elif row["verdict"] != NOT_MEASURED:
+            beyond.append(row)
+        if quick and hasattr(claim, "failures"):
+            failures += claim.failures(found)
+    missing, failed = [], {}
+    for job in jobs(quick):
+        record = record_of(job, records)
+        if record is None:
+            missing.append(job.name)
+        elif record["status"] in ("crashed", "timeout", "out_of_memory"):
+            failed[job.name] = f"{record['status']}: {record['reason']}"
+    if quick:
+        failures += [f"{name}: not measured" for name in missing]
+        failures += [f"{name}: {reason}" for name, reason in failed.items()]
+    return Outcome(claims, beyond, missing, failed, failures), data
+
+
+def _row(claim: ModuleType, data: Tables, absent: Sequence[Job], quick: bool) -> dict[str, Any]:
+    """A row of the page. What the absent jobs would have shown is not known, so that a claim they
+    belong to is not reproduced.
+    """
+    found = claim.judge(data) if claim.TABLE in data else Judgement("no data yet", NOT_MEASURED, "")
+    verdict, findings = found.verdict, found.findings
+    if absent:
+        names = ", ".join(job.name for job in absent)
+        findings = (*findings, f"Not there, and not taken as holding: {names}.")
+        verdict = PARTLY if verdict == REPRODUCED else verdict
+    return {
+        "number": claim.NUMBER,
+        "claim": claim.CLAIM,
+        "value": found.value,
+        "verdict": QUICK_WORDS.get(verdict, verdict) if quick else verdict,
+        "conditions": found.conditions,
+        "figure": f"figures/{claim.FIGURE}.png",
+        "figure_caption": claim.CAPTION,
+        "findings": findings,
+        "tables": found.tables,
+    }
+
+
+def _draw(data: Sequence[tuple[ModuleType, Tables]], out: Path) -> set[str]:
+    """Write the figures of the claims with data; their names below `out`."""
+    import matplotlib as mpl
+
+    from bench.report.figures.canvas import theme
+
+    mpl.use("Agg")
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    drawn = set()
+    with theme():
+        for claim, found in data:
+            if claim.TABLE in found and (figure := claim.figure(found)) is not None:
+                name = f"figures/{claim.FIGURE}.png"
+                figure.savefig(out / name, dpi=130)
+                drawn.add(name)
+    return drawn
+
+
+def _write_tables(data: Sequence[tuple[ModuleType, Tables]], out: Path) -> None:
+    """data/*.csv: the tables that the claims were judged on."""
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    for claim, found in data:
+        for name, table in found.items():
+            stem = "trace" if name == "trace" else f"{claim.FIGURE}-{name}"
+            table.to_csv(out / "data" / f"{stem}.csv", index=False)
+
+
+def _limits(quick: bool, outcome: Outcome, records: Mapping[str, Record]) -> list[str]:
+    found = [
+        f"Scope {'quick' if quick else 'full'}: what is said holds for the runs listed with each "
+        "claim, no further.",
+        "True gradients are implicit ones along the trajectory that the policy flies: where the "
+        "inner tolerance was not reached they take the control applied for a fixed point, which "
+        "it is not.",
+        "Traced runs are short next to a training to the optimum, and clipped and guarded by the "
+        "suite's own rules, the released recipe too.",
+    ]
+    if outcome.missing:
+        named = ", ".join(outcome.missing[:_NAMED])
+        more = f" and {len(outcome.missing) - _NAMED} more" if len(outcome.missing) > _NAMED else ""
+        done = len(records)
+        text = f"Not finished: {done} jobs are done; missing {named}{more}."
+        found.insert(0, text)
+    found += [f"{name}: {reason}." for name, reason in outcome.failed.items()]
+    places = sorted({f"{r['machine']['cpu']}, threads {r['threads']}" for r in records.values()})
+    if len(places) > 1:
+        found.append(
+            f"Measured on several machines or numbers of threads: {'; '.join(places)}. Seconds, "
+            "and the costs reached in them, compare within one of them only."
+        )
+    sources = {record["fingerprint"] for record in records.values()}
+    if len(sources) > 1:
+        found.append(f"Measured in pieces with {len(sources)} states of the measuring code.")
+    return found

@@ -1,1 +1,0 @@
-"""The paper's seven claims, each measured: a number, a figure, a verdict and its conditions."""
