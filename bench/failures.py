@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.case import Case
+from bench.environment import fingerprint
 from bench.records import empty_record
 
 #: how a message tells that memory ran out, in lower case: of the host, of the device, and of the
@@ -53,7 +54,7 @@ def record_of_the_dead(
     case: Case, seed: int, outcome: str, code: int, log_path: Path, oom_kills: int
 ) -> dict[str, Any]:
     """A record in the place of one that its worker could not write."""
-    record = empty_record(case, seed)
+    record = empty_record(case, seed) | {"fingerprint": fingerprint()}
     if outcome != "exited":
         record["status"], record["reason"] = "timeout", outcome
     elif code == -9:
