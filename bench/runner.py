@@ -16,7 +16,14 @@ from typing import Any
 from bench import cluster
 from bench.build_ahead import SHARE, build_ahead
 from bench.case import Case
-from bench.environment import default_threads, describe, git_revision, machine, versions
+from bench.environment import (
+    default_threads,
+    describe,
+    fingerprint,
+    git_revision,
+    machine,
+    versions,
+)
 from bench.failures import fate, oom_kill_count
 from bench.jobs import STEP, Job, Order, RunSettings
 from bench.nvml_check import self_check
@@ -185,6 +192,7 @@ def _run_one(order: Order, pool: Pool | None = None, deadline: float = math.inf)
         record = job.new_record()
         record["status"], record["reason"] = fate(ended.outcome, ended.code, log_path, oom_kills)
         record |= {"threads": threads, "git": git, "versions": versions()}
+        record["fingerprint"] = fingerprint()
         record["machine"] = machine(job.case.device)
         explain_nulls(record, f"status {record['status']}")
     else:

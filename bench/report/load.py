@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.record import UNDISTURBED
 from bench.records import entries, read_records
 
 #: optional result tables that other commands leave in a run directory
@@ -51,13 +52,12 @@ def load_run(directory: Path) -> Run:
     records = tuple(record for record in valid if not record.get("probe"))
     # a directory that holds a profile only has no environment file
     environment = _read_object(directory / "environment.json") or roofline.get("environment") or {}
-    if left_out := sum(1 for _ in entries(directory)) - len(valid):
-        limit = f"{directory.resolve().name}: {left_out} records are not valid and left out."
-        environment = environment | {"limits": [*(environment.get("limits") or ()), limit]}
+    own = _limits(records, sum(1 for _ in entries(directory)) - len(valid))
+    limits = [*(environment.get("limits") or ()), *own]
     return Run(
         name=directory.resolve().name,
         directory=directory,
-        environment=environment,
+        environment=environment | ({"limits": limits} if limits else {}),
         records=records,
         claims=tuple(verify.get("claims") or ()) if verify else (),
         tables=tuple(table for table in tables if table),
@@ -86,6 +86,28 @@ def load_runs(directories: Sequence[Path]) -> list[Run]:
             name, number = f"{run.name} ({number})", number + 1
         named.append(replace(run, name=name))
     return named
+
+
+def _limits(records: Sequence[Mapping[str, Any]], left_out: int) -> list[str]:
+    """What a reader must know of the records of a run, in whole sentences."""
+    found = []
+    if left_out:
+        found.append(f"{left_out} records are not valid and left out.")
+    shares = [(record.get("cpu_share") or {}).values() for record in records]
+    disturbed = sum(any(s is not None and s < UNDISTURBED for s in own) for own in shares)
+    if disturbed:
+        found.append(
+            f"{disturbed} records were disturbed: other load held the processor for more than "
+            f"{1 - UNDISTURBED:.0%} of the seconds measured, which are too many."
+        )
+    unnamed = [record for record in records if record.get("fingerprint") is None]
+    commits = {(record.get("git") or {}).get("commit") for record in unnamed}
+    if len(commits) > 1:
+        found.append(
+            f"{len(unnamed)} records of {len(commits)} commits name no fingerprint of the "
+            "measuring code: they are drawn as if it had been the same."
+        )
+    return found
 
 
 def _read_roofline(path: Path) -> dict[str, Any]:

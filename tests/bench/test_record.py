@@ -356,6 +356,16 @@ class TestGroups:
         frame = frames.case_frame([load.load_run(tmp_path / "run")])
         assert frame["disturbed"].tolist()[:3] == [False, True, True]
         assert frame["disturbed"].isna().tolist() == [False, False, False, True]
+        (limit,) = load.load_run(tmp_path / "run").environment["limits"]
+        assert limit.startswith("2 records were disturbed")
+
+    def test_records_that_do_not_name_the_code_are_said_to_be_taken_for_one(
+        self, letters, tmp_path: Path
+    ) -> None:
+        load = pytest.importorskip("bench.report.load")
+        assert letters(*({"git": {"commit": name, "dirty": False}} for name in "123")) == ["A"] * 3
+        (limit,) = load.load_run(tmp_path / "run").environment["limits"]
+        assert limit.startswith("3 records of 3 commits name no fingerprint")
 
 
 def test_waiting_is_no_processor_time() -> None:

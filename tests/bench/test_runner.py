@@ -24,6 +24,7 @@ from bench.case import Case
 from bench.environment import ROOT, git_revision, processor
 from bench.jobs import Job, Order, RunSettings
 from bench.probes.probe import Hooks
+from bench.record_schema import faults
 from bench.records import (
     STATUSES,
     CorruptRecord,
@@ -194,7 +195,10 @@ class TestRecords:
             *("context_bytes", "max_allocated_bytes", "max_reserved_bytes"),
             *("nvml_device_delta_bytes", "nvml_process_bytes", "nvml_source", "samples"),
         }
-        assert set(record["final"]) == {"loss", "evaluation_cost", "optimality_gap"}
+        assert set(record["final"]) == {
+            *("loss", "evaluation_cost", "optimality_gap", "state_costs", "state_references"),
+        }
+        assert list(faults(record)) == []
 
     @pytest.mark.parametrize("name", CASES)
     def test_every_null_has_a_reason(self, measured, name):
@@ -218,6 +222,10 @@ class TestRecords:
         # torch alone is some 100 MB; nothing this small needs 8 GB
         assert 50e6 < record["peak_rss_bytes"] < 8e9
         assert record["threads"] == 1
+        assert 0 < record["cpu_share"]["step"] <= 1.05
+        assert 0 < record["cpu_share"]["training"] <= 1.05
+        assert record["variables"]["OMP_NUM_THREADS"] == "1"
+        assert record["fingerprint"] == environment.fingerprint()
         assert record["machine"] == {"cpu": processor(), "gpu": None}
         assert record["versions"]["torch"] == metadata.version("torch")
         assert record["git"]["commit"] == git_revision()["commit"]
@@ -290,6 +298,8 @@ class TestRecords:
         ratios = [2 * a / b for a, b in zip(again.curve[-1].costs, before, strict=True)]
         assert found[-1] == pytest.approx(sum(ratios) / len(ratios) - 1, rel=1e-9)
         assert record["evaluation"]["reference_states"] == len(before) == 64
+        assert record["final"]["state_costs"] == pytest.approx(again.curve[-1].costs, rel=1e-9)
+        assert record["final"]["state_references"] == [cost / 2 for cost in before]
         assert not any("optimality_gap" in name for name in record["null_reasons"])
 
     def test_threads_are_those_torch_uses(self, tmp_path):
