@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SMOKE := reports/runs/smoke
 
-.PHONY: help venv bench gpu test test-all lint format clean
+.PHONY: help venv bench report gpu test test-all lint format clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
+	@echo "make report  render the published runs into $(HTML)/index.html"
 	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
 	@echo "make test    run the tests but for the slow ones"
 	@echo "make test-all  run all tests: what is compiled, too"
@@ -27,6 +28,11 @@ $(STAMP): pyproject.toml constraints.txt
 bench: $(STAMP)
 	$(BIN)/python -m bench run --preset smoke --out $(SMOKE) --resume
 	$(BIN)/python -m bench report $(SMOKE)
+
+# The pages of the runs kept under reports/, which hold records only.
+HTML := reports/html
+report: $(STAMP)
+	$(BIN)/python -m bench.report.rendered --out $(HTML)
 
 # On a machine with a GPU: eight minutes, resumable; whatever torch is there serves.
 GPU := reports/runs/gpu-headline
@@ -48,6 +54,7 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/interrogate --quiet jfbcore baselines
 
 format: $(STAMP)
 	$(BIN)/python -m ruff check --fix .

@@ -23,7 +23,7 @@ class ConicBackend(abc.ABC):
         """None, or the reason why this backend cannot run here."""
         for module in self.modules():
             if importlib.util.find_spec(module) is None:
-                return f"{module} is not installed; pip install jfbbench[baselines]"
+                return f"{module} is not installed; pip install 'jfbbench[baselines]'"
         return None
 
     @abc.abstractmethod
@@ -67,10 +67,12 @@ class Diffcp(ConicBackend):
         _validate.positive_int("iterations", self.iterations)
 
     def modules(self) -> tuple[str, ...]:
+        """The packages it needs."""
         return ("cvxpy", "cvxpylayers", "diffcp", self.solver.lower())
 
     def layer(self, program: Any, parameters: list[Any], variable: Any) -> Any:
-        from cvxpylayers.torch import CvxpyLayer as Layer
+        """A CVXPYLayers module on DIFFCP from values of `parameters` to the optimal `variable`."""
+        from cvxpylayers.torch.cvxpylayer import CvxpyLayer as Layer
 
         arguments: dict[str, Any] = {"solve_method": self.solver}
         if self.solver == "SCS":
@@ -80,12 +82,13 @@ class Diffcp(ConicBackend):
         return Layer(program, parameters, [variable], solver_args=arguments)
 
     def solve(self, layer: Any, parameters: list[Tensor]) -> Tensor:
+        """The optimum of each sample, (batch, m) in float64, on the CPU."""
         arguments: dict[str, Any] = {"n_jobs_forward": self.jobs}
         if _tracked(parameters):
             # solve_only_batch would hand this on to the conic solver, which does not know it.
             arguments["n_jobs_backward"] = self.jobs
         # Clarabel's last iterate comes back whatever its status; the residual tells its worth.
-        (answer,) = layer(*parameters, solver_args=arguments)
+        answer: Tensor = layer(*parameters, solver_args=arguments)[0]
         return answer
 
 
@@ -109,16 +112,19 @@ class Moreau(ConicBackend):
             raise TypeError(f"`warm_start` must be True or False, got {self.warm_start!r}")
 
     def modules(self) -> tuple[str, ...]:
+        """The packages it needs."""
         return ("cvxpy", "cvxpylayers", "moreau")
 
     def device(self, wanted: torch.device) -> torch.device:
+        """`wanted` where Moreau was built for it, else the CPU."""
         import moreau
 
         supported = wanted.type == "cuda" and moreau.device_available("cuda")
         return wanted if supported else torch.device("cpu")
 
     def layer(self, program: Any, parameters: list[Any], variable: Any) -> Any:
-        from cvxpylayers.torch import CvxpyLayer as Layer
+        """A CVXPYLayers module on Moreau from values of `parameters` to the optimal `variable`."""
+        from cvxpylayers.torch.cvxpylayer import CvxpyLayer as Layer
 
         # The settings of the interior-point method go in a dictionary of their own: CVXPYLayers
         # drops the names of others without a word.
@@ -133,10 +139,11 @@ class Moreau(ConicBackend):
         return Layer(program, parameters, [variable], solver="MOREAU", solver_args=arguments)
 
     def solve(self, layer: Any, parameters: list[Tensor]) -> Tensor:
+        """The optimum of each sample, (batch, m) in float64, the batch solved at once."""
         layer.to(parameters[0].device)
         # It asks for gradients of its own inputs, whether or not those given want any.
         with torch.set_grad_enabled(_tracked(parameters)):
-            (answer,) = layer(*parameters, warm_start=self.warm_start)
+            answer: Tensor = layer(*parameters, warm_start=self.warm_start)[0]
         return answer
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from baselines.conic_backends import ConicBackend, Diffcp
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
-from jfbcore.problems import Consumption, Hamiltonian, Problem, Quadrotor
+from jfbcore.problems import Consumption, Hamiltonian, Liquidation, Problem, Quadrotor
 from jfbcore.solvers import Solution, Solver
 
 
@@ -64,9 +64,10 @@ class CvxpyLayer(GradientEstimator):
             raise TypeError(f"`backend` must be a ConicBackend object, got {self.backend!r}")
 
     def supports(self, problem: Problem) -> str | None:
+        """None, or the reason why it cannot serve `problem`."""
         if (reason := self.backend.missing()) is not None:
             return reason
-        if isinstance(problem, Quadrotor):
+        if isinstance(problem, (Quadrotor, Liquidation)):
             return None
         if isinstance(problem, Consumption):
             if problem.eta == 1.0:
@@ -77,9 +78,12 @@ class CvxpyLayer(GradientEstimator):
             )
         if problem.name == "bicycle":
             return "the bicycle Hamiltonian is not concave in the steering angle"
+        if problem.name == "rotor-quadrotor":
+            return "the dynamics of rotor-quadrotor are not affine in the control: H has no program"
         return f"no convex formulation of {problem.name} is registered"
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        """The optimum of the conic program, attached to z and p by the layer."""
         hamiltonian = fixed_point_map.hamiltonian
         formulation = self._formulation(hamiltonian)
         device = self.backend.device(initial.device)
@@ -99,7 +103,7 @@ class CvxpyLayer(GradientEstimator):
         problem = hamiltonian.problem
         known = self._formulations.get(problem)
         if known is None:
-            build = _quadrotor if isinstance(problem, Quadrotor) else _consumption
+            build = _BUILDERS[type(problem)]
             # The layer owns its cp.Problem: sharing one between layers is not safe.
             known = self._formulations.setdefault(problem, build(problem, self.backend))
         return known
@@ -147,9 +151,25 @@ def _consumption(problem: Any, backend: ConicBackend) -> _Formulation:
         return (_coefficient(hamiltonian) / hamiltonian.discount * unit**gamma,)
 
     def control(hamiltonian: Any, answer: Tensor) -> Tensor:
-        return hamiltonian.habits + unit * answer
+        control: Tensor = hamiltonian.habits + unit * answer
+        return control
 
     return _Formulation(layer, parameters, control)
+
+
+def _liquidation(problem: Any, backend: ConicBackend) -> _Formulation:
+    """min c.u + u' E u over selling rates, a quadratic program without constraints."""
+    import cvxpy as cp
+
+    rate, slope = cp.Variable(problem.control_dim), cp.Parameter(problem.control_dim)
+    own = (1.0 - problem.cross_impact) * problem.impact
+    shared = problem.cross_impact * problem.impact
+    cost = slope @ rate + own * cp.sum_squares(rate) + shared * cp.square(cp.sum(rate))
+    layer = backend.layer(cp.Problem(cp.Minimize(cost)), [slope], rate)
+    return _Formulation(layer, lambda h: (_coefficient(h),), lambda h, answer: answer)
+
+
+_BUILDERS = {Quadrotor: _quadrotor, Consumption: _consumption, Liquidation: _liquidation}
 
 
 def _coefficient(hamiltonian: Hamiltonian) -> Tensor:

@@ -84,6 +84,7 @@ class DirectPolicy(Policy):
         return {"problem": self.problem, **self._arguments}
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
+        """The network's control (batch, m) at time `t` and states `z` (batch, n)."""
         rows = z.shape[0] * self._served
         # One time for all samples or one for each; a sample's agents share it.
         time = time_tensor(t, z).reshape(-1, 1, 1)

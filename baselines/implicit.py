@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ class Implicit(GradientEstimator):
             )
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        """The solver's control, whose derivative is one linear solve on the way back."""
         solution = solver.solve(fixed_point_map, initial)
         if not torch.is_grad_enabled():
             return solution
@@ -52,12 +54,14 @@ class Implicit(GradientEstimator):
         control = _ImplicitControl.apply(
             u, gradient, image, interior, fixed_point_map, self.linear_solver
         )
-        return Solution(control, solution.residual, solution.iterations, solution.tolerance)
+        return replace(solution, control=control)
 
     def supports_pull_back(self, solver: Solver) -> str | None:
+        """None, or the reason why the linear solver takes no fixed number of steps."""
         return self.linear_solver.supports_repeat()
 
     def reattach(self, fixed_point_map: BoundMap, solver: Solver, kept: Tensor) -> Tensor:
+        """One application of the map to `kept` (batch, m)."""
         return fixed_point_map(kept)
 
     def pull_back(
@@ -69,6 +73,7 @@ class Implicit(GradientEstimator):
         kept: Tensor,
         control_bar: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        """(z_bar, p_bar), (batch, n) each, by the linear solver's fixed number of steps."""
         bound = bind(z, p)
         _, step, _ = _parts(bound, kept)
         interior = bound.hamiltonian.interior(step)
@@ -78,7 +83,9 @@ class Implicit(GradientEstimator):
             gradient, _, image = _parts(bind(z, p), kept)
             return (gradient,) if on_bounds is None else (gradient, image)
 
-        return pull_back(formula, z, p)((x,) if on_bounds is None else (x, on_bounds))
+        back = pull_back(formula, z, p)
+        z_bar, p_bar = back((x,) if on_bounds is None else (x, on_bounds))
+        return z_bar, p_bar
 
 
 def _parts(fixed_point_map: BoundMap, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,7 +105,7 @@ class _ImplicitControl(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         u: Tensor,
         gradient: Tensor,
         image: Tensor,
@@ -112,7 +119,7 @@ class _ImplicitControl(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, v: Tensor):
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         u, interior = ctx.saved_tensors
         x, on_bounds = _transposed(ctx.fixed_point_map, ctx.linear_solver.solve, u, interior, v)
         return None, x, on_bounds, None, None, None

@@ -47,18 +47,22 @@ class ConjugateGradient(IterativeLinearSolver):
         _validate.positive_int("untested_steps", self.untested_steps)
 
     def supports_repeat(self) -> str | None:
+        """None: any number of steps can be taken untested."""
         return None
 
     def limit(self, system: System) -> int:
+        """Steps to take at most."""
         return self.max_iterations
 
     def init(self, system: System) -> SearchState:
+        """The state before the first step."""
         b, z = system.b, system.preconditioner(system.b)
         product = _dot(b, z)
         usable = torch.ones_like(product, dtype=torch.bool)
         return SearchState(torch.zeros_like(b), b, z, product, usable)
 
     def step(self, system: System, state: SearchState, evaluated: Tensor) -> SearchState:
+        """The state after one step."""
         x, r, p, rz, usable = state
         ap = system.operator(p)
         curvature = _dot(p, ap)
@@ -71,13 +75,16 @@ class ConjugateGradient(IterativeLinearSolver):
         return SearchState(x, r, p, rz_next, usable)
 
     def terminate(self, system: System, state: SearchState, evaluated: Tensor) -> Tensor:
+        """The relative residual (batch, 1); zero where no step helps any more."""
         return evaluated * state.usable
 
     def answer(self, state: SearchState, residual: Tensor) -> Tensor:
+        """The control or solution (batch, m) to return."""
         # A residual that is not finite makes the solution NaN.
         return torch.add(state.solution, state.residual, alpha=0.0)
 
     def repeat(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        """The solution (batch, m) after a fixed number of steps, none of them tested."""
         system = System.of(operator, preconditioner, b)
         steps = min(self.untested_steps, self.max_iterations)
         state = take(self, system, self.init(system), steps)
@@ -114,9 +121,11 @@ class GMRES(IterativeLinearSolver):
         _validate.positive_int("max_iterations", self.max_iterations)
 
     def limit(self, system: System) -> int:
+        """Steps to take at most: no more than the dimension."""
         return min(self.max_iterations, system.b.shape[-1])
 
     def init(self, system: System) -> KrylovState:
+        """The state before the first step."""
         b, steps = system.b, self.limit(system)
         r = system.preconditioner(b)
         beta = torch.linalg.vector_norm(r, dim=-1)
@@ -128,9 +137,11 @@ class GMRES(IterativeLinearSolver):
         return KrylovState(basis, hessenberg, target, target[:, :0], (beta / size).unsqueeze(-1))
 
     def evaluate(self, system: System, state: KrylovState) -> Tensor:
+        """The relative residual that the recurrence carries, (batch, 1)."""
         return state.residual
 
     def step(self, system: System, state: KrylovState, evaluated: Tensor) -> KrylovState:
+        """The state after one step."""
         basis, hessenberg, target, *_ = state
         j, rounding = basis.shape[1] - 1, torch.finfo(basis.dtype).eps
         w = system.preconditioner(system.operator(basis[:, j]))
@@ -156,13 +167,16 @@ class GMRES(IterativeLinearSolver):
         return KrylovState(basis, hessenberg, target, weights, (misfit / size).unsqueeze(-1))
 
     def terminate(self, system: System, state: KrylovState, evaluated: Tensor) -> Tensor:
+        """The relative residual (batch, 1) of the least-squares problem."""
         return evaluated
 
     def answer(self, state: KrylovState, residual: Tensor) -> Tensor:
+        """The solution (batch, m) of least residual in the Krylov space."""
         taken = state.weights.shape[1]
         solution = (state.weights.transpose(1, 2) @ state.basis[:, :taken]).squeeze(1)
         return torch.add(solution, residual, alpha=0.0)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a, b).unsqueeze(-1)
+    product: Tensor = torch.linalg.vecdot(a, b).unsqueeze(-1)
+    return product

@@ -48,10 +48,12 @@ class DenseLU(LinearSolver):
     """
 
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        """x (batch, m) of A x = b, by the LU factors of the assembled matrix."""
         identity = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device)
         columns = torch.func.vmap(lambda column: operator(column.expand_as(b)))(identity)
         solution, _ = torch.linalg.solve_ex(columns.permute(1, 2, 0), b.unsqueeze(-1))
-        return solution.squeeze(-1)
+        x: Tensor = solution.squeeze(-1)
+        return x
 
 
 class System(NamedTuple):
@@ -64,13 +66,15 @@ class System(NamedTuple):
 
     @classmethod
     def of(cls, operator: Operator, preconditioner: Operator, b: Tensor) -> System:
+        """The system A x = b with the size of `b` (batch, m), from which residuals are relative."""
         # The clamp makes the relative residual of 0 = A 0 zero and not undefined.
         size = torch.linalg.vector_norm(b, dim=-1, keepdim=True)
         return cls(operator, preconditioner, b, size.clamp_min(torch.finfo(b.dtype).tiny))
 
     def relative(self, r: Tensor) -> Tensor:
         """|r| / |b| of each sample, (batch, 1)."""
-        return torch.linalg.vector_norm(r, dim=-1, keepdim=True) / self.size
+        length: Tensor = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
+        return length / self.size
 
 
 class IterativeLinearSolver(LinearSolver):
@@ -104,9 +108,14 @@ class IterativeLinearSolver(LinearSolver):
         """The solution (batch, m), given what `terminate` said of `state`."""
 
     def pending(self, state: State) -> Tensor | None:
+        """None: one step completes every iteration."""
+        return None
+
+    def position(self, state: State) -> Tensor | None:
         return None
 
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        """x (batch, m) of A x = b, to the tolerance or the limit."""
         system = System.of(operator, preconditioner, b)
         return iterate(self, system, self.init(system), self.limit(system)).point
 
@@ -139,14 +148,17 @@ class Neumann(IterativeLinearSolver):
         _validate.positive("tolerance", self.tolerance)
 
     def limit(self, system: System) -> int:
+        """Terms to add to the first."""
         return self.terms - 1
 
     def init(self, system: System) -> SeriesState:
+        """The state before the first step."""
         x = system.preconditioner(system.b)
         none = torch.full_like(x[:, :1], torch.nan)
         return SeriesState(x, system.b - system.operator(x), x, none)
 
     def step(self, system: System, state: SeriesState, evaluated: Tensor) -> SeriesState:
+        """The state after one step."""
         x, r, best, best_residual = state
         best_residual = torch.fmin(best_residual, evaluated)
         best = torch.where(best_residual == evaluated, x, best)
@@ -154,9 +166,11 @@ class Neumann(IterativeLinearSolver):
         return SeriesState(x, system.b - system.operator(x), best, best_residual)
 
     def terminate(self, system: System, state: SeriesState, evaluated: Tensor) -> Tensor:
+        """The least relative residual of the sums so far, (batch, 1)."""
         return torch.fmin(state.best_residual, evaluated)
 
     def answer(self, state: SeriesState, residual: Tensor) -> Tensor:
+        """The partial sum (batch, m) of the least residual."""
         x = torch.where(residual == state.best_residual, state.best, state.solution)
         return torch.add(x, residual, alpha=0.0)
 
@@ -184,6 +198,7 @@ class Watched(LinearSolver):
         )
 
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
+        """What `solver` returns, its relative residual noted in `residuals`."""
         x = self.solver.solve(operator, preconditioner, b)
         left, size = (torch.linalg.vector_norm(v, dim=-1) for v in (b - operator(x), b))
         self.residuals.append(torch.where(size > 0, left / size, left))

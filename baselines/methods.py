@@ -87,12 +87,15 @@ class EstimatorMethod(Method):
 
     @property
     def estimator(self) -> GradientEstimator:
+        """The gradient estimator."""
         return self.gradient
 
     def supports(self, problem: Problem) -> str | None:
+        """None, or the reason why it cannot serve `problem`."""
         return self.gradient.supports(problem)
 
     def supports_solver(self, solver: Solver) -> str | None:
+        """None, or the reason why this gradient cannot work with `solver`."""
         return self.gradient.supports_solver(solver)
 
     def build(
@@ -106,6 +109,7 @@ class EstimatorMethod(Method):
         depth: int | None = None,
         generator: torch.Generator | None = None,
     ) -> HamiltonianPolicy:
+        """A policy of a value network that differentiates by this estimator."""
         return HamiltonianPolicy(
             problem,
             network.for_problem(problem, width=width, depth=depth, generator=generator),
@@ -115,6 +119,7 @@ class EstimatorMethod(Method):
         )
 
     def describe(self) -> str:
+        """The estimator's first line and its settings, after what is learnt before."""
         trains = first_line(self.gradient) + settings_of(self.gradient)
         if self.supervision is None:
             return trains
@@ -127,6 +132,7 @@ class UnrolledNetworkMethod(Method):
     """Unrolling with the value network evaluated anew in every inner iteration."""
 
     def supports_solver(self, solver: Solver) -> str | None:
+        """None, or the reason why this gradient cannot work with `solver`."""
         return needs_iterations("unrolled-network", solver)
 
     def build(
@@ -140,6 +146,7 @@ class UnrolledNetworkMethod(Method):
         depth: int | None = None,
         generator: torch.Generator | None = None,
     ) -> UnrolledNetworkPolicy:
+        """A policy that evaluates the network in every iteration; ValueError without iterations."""
         if (reason := self.supports_solver(solver)) is not None:
             raise ValueError(reason)
         policy = EstimatorMethod(Unrolled()).build(
@@ -177,6 +184,7 @@ class PolicyMethod(Method):
         depth: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Policy:
+        """The policy, built with those of the arguments that its constructor takes."""
         offered: dict[str, Any] = {
             "network": network,
             "width": width,
@@ -192,6 +200,7 @@ class PolicyMethod(Method):
             return self.policy(problem, **given)
 
     def describe(self) -> str:
+        """The policy's first line."""
         return first_line(self.policy)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,6 +78,7 @@ class Reversible(GradientEstimator):
             _validate.positive_int("inversions", self.inversions, "None never recomputes")
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        """The control of the relaxed iteration, which backward inverts step by step."""
         relaxed = self.relaxed(solver)
         run = self._solve(fixed_point_map, relaxed, initial.detach())
         solution = relaxed.result(run)
@@ -99,6 +100,7 @@ class Reversible(GradientEstimator):
         return replace(solution, control=control)
 
     def supports_solver(self, solver: Solver) -> str | None:
+        """None, or the reason why this gradient cannot work with `solver`."""
         if isinstance(solver, Picard):
             return None
         return (
@@ -141,12 +143,14 @@ class Relaxed(IterativeSolver):
     relaxation: float
 
     def init(self, fixed_point_map: BoundMap, control: Tensor) -> RelaxedState:
+        """The state before the first step: both sequences start at `control` (batch, m)."""
         start = control.to(_STATE)
         return RelaxedState(control, start, start)
 
     def step(
         self, fixed_point_map: BoundMap, state: RelaxedState, evaluated: Tensor
     ) -> RelaxedState:
+        """The state after one reversible step."""
         image = fixed_point_map.step(state.control, evaluated)
         last = (1.0 - self.relaxation) * state.previous + self.relaxation * image.to(_STATE)
         return RelaxedState(last.to(image.dtype), state.last, last)
@@ -169,7 +173,7 @@ class _ReversibleControl(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, z: Tensor, p: Tensor, previous: Tensor, last: Tensor, initial: Tensor, run: _Run
+        ctx: Any, z: Tensor, p: Tensor, previous: Tensor, last: Tensor, initial: Tensor, run: _Run
     ) -> Tensor:
         ctx.save_for_backward(z, p, previous, last, initial)
         ctx.run = run
@@ -177,7 +181,7 @@ class _ReversibleControl(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, v: Tensor):
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         z, p, previous, last, initial = ctx.saved_tensors
         run = ctx.run
         estimator, beta, scale = run.estimator, run.estimator.relaxation, last

@@ -13,7 +13,7 @@ from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
 from jfbcore.problems import Problem
 from jfbcore.solvers import Anderson, Picard, Solution, Solver
-from jfbcore.solvers.iterate import within
+from jfbcore.solvers.stopping import within
 
 _SOLVER_NAMES = {Picard: "fixed_point_iter", Anderson: "anderson"}
 #: its Anderson applies the map twice before it has anything to return
@@ -44,11 +44,13 @@ class TorchDEQ(GradientEstimator):
         _validate.positive_int("backward_iterations", self.backward_iterations)
 
     def supports(self, problem: Problem) -> str | None:
+        """None, or the reason why it cannot serve `problem`."""
         if importlib.util.find_spec("torchdeq") is None:
-            return "torchdeq is not installed; pip install jfbbench[baselines]"
+            return "torchdeq is not installed; pip install 'jfbbench[baselines]'"
         return None
 
     def supports_solver(self, solver: Solver) -> str | None:
+        """None, or the reason why this gradient cannot work with `solver`."""
         name = type(solver).__name__
         if type(solver) not in _SOLVER_NAMES:
             return f"torchdeq has no {name} solver; use picard or anderson"
@@ -60,6 +62,7 @@ class TorchDEQ(GradientEstimator):
         return None
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        """torchdeq's own solution, its derivative attached in its train mode."""
         u, residual, iterations = self._solve(fixed_point_map, solver, initial)
         if not torch.is_grad_enabled():
             return solver.solution(u, residual, iterations)
@@ -101,7 +104,7 @@ class TorchDEQ(GradientEstimator):
     def _layer(self, solver: Solver, tolerance: float, iterations: int) -> torch.nn.Module:
         from torchdeq import get_deq
 
-        return get_deq(
+        layer: torch.nn.Module = get_deq(
             core="indexing",
             ift=self.mode == "implicit",
             hook_ift=False,
@@ -123,6 +126,7 @@ class TorchDEQ(GradientEstimator):
             eval_factor=1.0,
             eval_f_max_iter=iterations,
         )
+        return layer
 
 
 class _Counted:

@@ -42,6 +42,7 @@ class Unrolled(GradientEstimator):
     """
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        """The solution with the graph of every iteration."""
         if not torch.is_grad_enabled():
             return solver.solve(fixed_point_map, initial)
         assert isinstance(solver, IterativeSolver)
@@ -49,11 +50,13 @@ class Unrolled(GradientEstimator):
         return solver.result(track(solver, fixed_point_map, state, solver.max_iterations))
 
     def supports_solver(self, solver: Solver) -> str | None:
+        """None, or the reason why this gradient cannot work with `solver`."""
         return needs_iterations("unrolled", solver)
 
     tracks_from_start: ClassVar[bool] = True
 
     def supports_pull_back(self, solver: Solver) -> str | None:
+        """None, or the reason why the derivative needs the graph of the solve."""
         if solver.tolerance is not None or solver.max_iterations > LONGEST_PULL_BACK:
             return (
                 f"pulling back through every iteration needs a fixed number of at most "
@@ -62,12 +65,15 @@ class Unrolled(GradientEstimator):
         return solver.supports_repeat()
 
     def kept(self, initial: Tensor, solved: Tensor) -> Tensor:
+        """Where the solve starts, (batch, m): the derivative follows it from there."""
         return initial
 
     def reattach(self, fixed_point_map: BoundMap, solver: Solver, kept: Tensor) -> Tensor:
+        """All iterations again from `kept` (batch, m), with a graph."""
         assert isinstance(solver, IterativeSolver)
         state = solver.init_untested(fixed_point_map, kept)
-        return take(solver, fixed_point_map, state, solver.max_iterations).control
+        control: Tensor = take(solver, fixed_point_map, state, solver.max_iterations).control
+        return control
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class UnrolledCheckpoint(GradientEstimator):
             _validate.positive_int("segment", self.segment)
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        """The solution with the graph of every iteration, recomputed by segments in backward."""
         if not torch.is_grad_enabled():
             return solver.solve(fixed_point_map, initial)
         assert isinstance(solver, IterativeSolver)
@@ -98,4 +105,5 @@ class UnrolledCheckpoint(GradientEstimator):
         return self.segment or math.isqrt(max_iterations - 1) + 1
 
     def supports_solver(self, solver: Solver) -> str | None:
+        """None, or the reason why this gradient cannot work with `solver`."""
         return needs_iterations("unrolled-checkpoint", solver)

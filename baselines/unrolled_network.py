@@ -32,9 +32,16 @@ class UnrolledNetworkPolicy(Policy):
         self.problem = policy.problem
         self.policy = policy
 
+    def supports_compiled_rollout(self) -> str | None:
+        if self.policy.solver.tolerance is None:
+            return None
+        return "unrolled-network asks the host when to stop; give it an exact number of iterations"
+
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
+        """The control, with the costate evaluated again in every tracked iteration."""
         if not torch.is_grad_enabled():
-            return self.policy(t, z, warm_start)
+            decision: Decision = self.policy(t, z, warm_start)
+            return decision
         solver = self.policy.solver
         assert isinstance(solver, IterativeSolver)
         initial = self.problem.initial_control(t, z) if warm_start is None else warm_start

@@ -13,7 +13,7 @@ from baselines import ConjugateGradient, DenseLU, Implicit, build_policy
 from bench import registry
 from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
-from jfbcore.extras.compiled_rollout import CompiledRollout, compiled_rollout_reason
+from jfbcore.extras.compiled_rollout import CompiledRollout
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.maps import FixedPointMap, PlainMap
 from jfbcore.policy import Policy
@@ -29,7 +29,7 @@ NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
     "indexed": IndexedValueNetwork,
 }
 #: problems whose Hamiltonian is concave in the control
-_CONCAVE = ("quadrotor", "consumption")
+_CONCAVE = ("quadrotor", "consumption", "liquidation")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -94,7 +94,7 @@ def build_rollout(case: Case, policy: Policy) -> Callable[..., Rollout]:
         return rollout
     if not case.compile:
         return functools.partial(rollout, segment=case.segment)
-    if (reason := compiled_rollout_reason(policy)) is not None:
+    if (reason := policy.supports_compiled_rollout()) is not None:
         raise Unsupported(reason, "compile")
     if case.segment is not None:
         raise Unsupported("a compiled rollout has no graph to keep in segments", "segment")

@@ -7,21 +7,21 @@ import os
 import sys
 import warnings
 
+import jfbcore
 from bench.arguments import Parser
+from bench.packages import DISTRIBUTION, NAMES, check_names, extra_of
 
 #: modules of bench.commands, in the order of the help
 VERBS = (
-    *("list", "check", "run", "train", "report", "reference", "verify", "gate", "predict"),
-    "roofline",
+    *("list", "check", "run", "train", "report", "reference", "verify", "gate"),
+    *("predict", "roofline", "validate", "export", "compare", "release", "where"),
 )
 
 
 #: verbs whose exit code is a verdict, and theirs where the reader left before there was one: what
 #: a shell reports of a process that SIGPIPE has ended
-_JUDGES = ("check", "gate", "verify", "reference")
+_JUDGES = ("check", "compare", "gate", "reference", "release", "validate", "verify")
 _BROKEN_PIPE = 128 + 13
-#: modules that are missing by a fault of this project
-_OWN = ("bench", "baselines", "jfbcore")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m bench",
         description="Benchmark of implicit-layer gradients in optimal control.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"{DISTRIBUTION} {jfbcore.__version__}"
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
@@ -42,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         code = None
         try:
+            check_names()
             code = args.run(args)
             sys.stdout.flush()
             return code
@@ -49,11 +53,12 @@ def main(argv: list[str] | None = None) -> int:
             print(f"bench {args.verb}: error: {error}", file=sys.stderr)
             return 2
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] in _OWN:
+            if error.name is None or error.name.partition(".")[0] in NAMES:
                 raise
+            missing = error.name.partition(".")[0]
             print(
-                f"bench {args.verb}: error: needs {error.name}, which is not installed; "
-                "pip install jfbbench[dev]",
+                f"bench {args.verb}: error: needs {missing}, which is not installed; "
+                f"pip install '{DISTRIBUTION}[{extra_of(missing)}]'",
                 file=sys.stderr,
             )
             return 2

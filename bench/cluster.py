@@ -1,65 +1,259 @@
-"""The jobs of a sweep on a cluster, through submitit."""
+"""A sweep on Slurm: arrays of tasks are submitted, watched in the queue and collected.
+
+OUT/jobs/<token> holds one array: `orders.pickle`, what its tasks measure, `array.json`, what it is,
+and what the tasks leave. A sweep that dies leaves these folders, and the next one with --resume
+takes their tasks over. The folders are the user's alone (0700, their files 0600), because reading a
+pickle runs what it says.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
+import os
+import pickle
+import secrets
+import shutil
+import socket
+import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bench import slurm
 from bench.jobs import Job, RunSettings
-from bench.records import empty_record, explain_nulls, finished, record_path, write_json
+from bench.records import read_record, record_path, write_json
+
+#: seconds between two looks at the queue
+POLL = 3.0
+#: looks for which a task that is over may still have a record on its way, through a network's disk
+_LOOKS = 3
+
+
+@dataclass
+class _Array:
+    """One array of tasks: its folder, its name in the queue, the records' names of its tasks."""
+
+    folder: Path
+    name: str
+    stems: list[str]
+
+    def finished(self) -> set[int]:
+        """The tasks whose record is there."""
+        names = os.listdir(self.folder)
+        return {int(n[:-5]) for n in names if n.endswith(".json") and n[:-5].isdigit()}
 
 
 def outcomes(
     todo: list[Job], settings: RunSettings, run_one: Callable[..., dict[str, Any]]
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Submit every job; their names and what waits for their records, in order."""
+    """The name and the record of every job, as they come; lost jobs are said and left out.
+
+    Raises ValueError where Slurm takes no job.
+    """
     try:
-        import submitit
-    except ImportError as error:
-        raise ValueError(
-            f"`jobs` {settings.jobs} needs submitit; pip install jfbbench[cluster]"
-        ) from error
-    try:
-        executor = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=settings.jobs)
-    except RuntimeError as error:
-        raise ValueError(f"`jobs` {settings.jobs} cannot be used here: {error}") from error
-    # Minutes; the timeouts of the case and of its prediction act first.
-    executor.update_parameters(
-        timeout_min=2 * int(settings.timeout / 60) + 5,
-        gpus_per_node=_gpus(todo),
-        cpus_per_task=max((job.threads for job in todo), default=1),
-    )
-    with executor.batch():
-        submitted = [(job, executor.submit(run_one, job)) for job in todo]
-    for job, running in submitted:
-        yield job.case.id, functools.partial(collect, running, job)
+        sweep = _Sweep(settings, run_one)
+        sweep.adopt(todo)
+        sweep.plan(todo)
+        yield from sweep.results()
+    except slurm.SlurmError as error:
+        raise ValueError(f"`jobs` slurm: {error}") from error
 
 
-def collect(running: Any, job: Job) -> dict[str, Any]:
-    """Wait for a submitted job. One that the cluster ended or lost becomes a record of its own."""
-    try:
-        return running.result()
-    except Exception as error:  # whatever submitit and the cluster have to say
-        path = record_path(job.settings.out, job.case, job.seed)
-        # before it was lost
-        if found := finished(job.settings.out, job.case, job.seed):
-            return found
-        record = empty_record(job.case, job.seed) | {"threads": job.threads, "git": job.git}
-        record["status"] = "crashed"
-        record["reason"] = f"the {job.settings.jobs} job failed: {_cause(error)}"
-        explain_nulls(record, "status crashed")
-        write_json(path, record)
+class _Sweep:
+    def __init__(self, settings: RunSettings, run_one: Callable[..., dict[str, Any]]) -> None:
+        self.settings, self.run_one = settings, run_one
+        self.folder = settings.out / "jobs"
+        self.waiting: dict[tuple[str, int], int] = {}  # by array and task: looks since it was over
+        self.arrays: dict[str, _Array] = {}
+        self.chunks: deque[list[Job]] = deque()
+        self.said: set[str] = set()
+
+    def adopt(self, todo: list[Job]) -> None:
+        """Take over the tasks of sweeps that died: those done, and those that are in the queue."""
+        left = [a for path in sorted(self.folder.glob("*/array.json")) if (a := _read(path))]
+        if not left:
+            return
+        states = slurm.states([array.name for array in left])
+        wanted = {_stem(job) for job in todo}
+        for array in left:
+            done = array.finished()
+            for task, stem in enumerate(array.stems):
+                state = states.get((array.name, task))
+                if stem in wanted and (task in done or (state and state.state in slurm.ALIVE)):
+                    self.waiting[array.name, task] = 0
+                    self.arrays[array.name] = array
+                    wanted.discard(stem)
+            if array.name not in self.arrays:
+                shutil.rmtree(array.folder)
+        if self.waiting:
+            _say(f"{len(self.waiting)} jobs of an earlier sweep are taken over")
+
+    def plan(self, todo: list[Job]) -> None:
+        """Arrays of what is left, of jobs that ask for the same."""
+        taken = {self.arrays[name].stems[task] for name, task in self.waiting}
+        groups: dict[tuple[object, ...], list[Job]] = {}
+        for job in todo:
+            if _stem(job) not in taken:
+                groups.setdefault((job.case.device, job.threads, job.case.timed), []).append(job)
+        most = slurm.most_tasks()
+        for jobs in groups.values():
+            self.chunks += [jobs[i : i + most] for i in range(0, len(jobs), most)]
+
+    def results(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Submit what Slurm takes, and collect, until nothing is left."""
+        try:
+            while self.chunks or self.waiting:
+                self._submit()
+                for name, task in self._over():
+                    array = self.arrays[name]
+                    record = self._collect(array, task)
+                    del self.waiting[name, task]
+                    yield array.stems[task], functools.partial(dict, record)
+                self._tidy()
+                if self.waiting:
+                    time.sleep(POLL)
+        finally:
+            self._tidy()
+            if names := {name for name, _ in self.waiting}:
+                _say(
+                    f"{len(self.waiting)} jobs stay in the queue: go on with --resume, or end them "
+                    f"with scancel --name={','.join(sorted(names))}"
+                )
+
+    def _submit(self) -> None:
+        """Submit arrays until one is refused. That one waits for those in the queue, if any."""
+        while self.chunks:
+            jobs = self.chunks[0]
+            try:
+                array = self._submit_array(jobs)
+            except slurm.SlurmError as error:
+                if "limit" in str(error).lower() and len(jobs) > 1:
+                    half = len(jobs) // 2
+                    self.chunks[0] = jobs[:half]
+                    self.chunks.insert(1, jobs[half:])
+                    continue
+                if not self.waiting:
+                    raise
+                _say(f"{error}; trying again when others have ended", self.said)
+                return
+            self.chunks.popleft()
+            self.arrays[array.name] = array
+            self.waiting |= dict.fromkeys(((array.name, t) for t in range(len(jobs))), 0)
+
+    def _submit_array(self, jobs: list[Job]) -> _Array:
+        token = secrets.token_hex(4)
+        # The host that submits is in the name: a queue is read by people, too.
+        array = _Array(
+            self.folder / token,
+            f"jfbbench-{socket.gethostname().partition('.')[0]}-{token}",
+            [_stem(job) for job in jobs],
+        )
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        array.folder.mkdir(mode=0o700)
+        try:
+            _write_private(array.folder / "orders.pickle", pickle.dumps((self.run_one, jobs)))
+            content = {"name": array.name, "stems": array.stems}
+            # Before it is submitted: the name finds the jobs of a sweep that dies in between.
+            _write_private(array.folder / "array.json", json.dumps(content).encode())
+            case, options = jobs[0].case, self.settings.slurm
+            # Minutes; the timeouts of the case and of its prediction act first.
+            minutes = 2 * int(self.settings.timeout / 60) + 5
+            flags = options.flags(timed=case.timed, cuda=case.device == "cuda")
+            flags += [f"--time={minutes}", f"--cpus-per-task={jobs[0].threads}"]
+            slurm.submit(array.folder, array.name, len(jobs), flags, options)
+        except BaseException:
+            shutil.rmtree(array.folder)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+            raise
+        return array
+
+    def _over(self) -> list[tuple[str, int]]:
+        """The tasks with a record; those that will never have one are dropped, with a word."""
+        names = sorted({name for name, _ in self.waiting})
+        if not names:
+            return []
+        try:
+            states = slurm.states(names)
+        except slurm.SlurmError as error:
+            _say(f"{error}; asking again", self.said)
+            return []
+        # After the queue was asked: what is over by then has its record, unless a disk is late.
+        done = {(name, task) for name in names for task in self.arrays[name].finished()}
+        for key in [key for key in self.waiting if key not in done]:
+            name, task = key
+            found = states.get(key, slurm.State("gone from the queue", ""))
+            if found.state == "PENDING" and found.reason in slurm.NEVER:
+                slurm.cancel(name, [task])
+                self._lose(key, f"can never start ({found.reason}) and was cancelled")
+            elif found.state in slurm.ALIVE:
+                if found.state == "PENDING" and found.reason.startswith(("JobHeld", "Partition")):
+                    _say(f"{name} waits: {found.reason}", self.said)
+                self.waiting[key] = 0
+            elif self.waiting[key] < _LOOKS:
+                self.waiting[key] += 1
+            else:
+                self._lose(key, f"left no record: {found.state.lower()}{self._last_line(key)}")
+        return [key for key in self.waiting if key in done]
+
+    def _lose(self, key: tuple[str, int], why: str) -> None:
+        name, task = key
+        del self.waiting[key]
+        _say(f"{self.arrays[name].stems[task]} {why}; --resume measures it")
+
+    def _last_line(self, key: tuple[str, int]) -> str:
+        name, task = key
+        try:
+            text = (self.arrays[name].folder / f"{task}.log").read_text(errors="replace")
+        except OSError:
+            return ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return f" ({lines[-1]})" if lines else ""
+
+    def _collect(self, array: _Array, task: int) -> dict[str, Any]:
+        """Move a task's record and its logs to the sweep's."""
+        record = read_record(array.folder / f"{task}.json")
+        write_json(self.settings.out / "records" / f"{array.stems[task]}.json", record)
+        for log in (array.folder / str(task) / "logs").glob("*.log"):
+            target = self.settings.out / "logs" / log.name
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(log, target)
         return record
 
+    def _tidy(self) -> None:
+        """Remove the folders of arrays that nothing is waited for."""
+        for name in self.arrays.keys() - {name for name, _ in self.waiting}:
+            shutil.rmtree(self.arrays.pop(name).folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
-def _cause(error: Exception) -> str:
-    """The line that says why; after a job's traceback submitit says where its logs are."""
-    text = str(error).split("\n-----")
-    traces = [part for part in text if "Traceback" in part] or text
-    lines = [line.strip() for line in traces[-1].splitlines() if line.strip(" -")]
-    return lines[-1] if lines else repr(error)
+
+def _stem(job: Job) -> str:
+    return record_path(job.settings.out, job.case, job.seed).stem
 
 
-def _gpus(todo: list[Job]) -> int:
-    return int(any(job.case.device == "cuda" for job in todo))
+def _read(path: Path) -> _Array | None:
+    """The array of an array.json; None where a sweep died while it wrote it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return _Array(path.parent, content["name"], content["stems"])
+    except (ValueError, KeyError):
+        return None
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
+def _say(text: str, said: set[str] | None = None) -> None:
+    """On stderr; with `said`, once."""
+    if said is None or text not in said:
+        print(f"slurm: {text}", file=sys.stderr)
+    if said is not None:
+        said.add(text)

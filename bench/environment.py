@@ -90,6 +90,26 @@ def fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
+#: environment variables that decide how fast or how exactly a worker computes
+_VARIABLES = (
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC"),
+    *("GOMP_SPINCOUNT", "GOMP_CPU_AFFINITY", "KMP_BLOCKTIME", "KMP_AFFINITY", "MKL_NUM_THREADS"),
+    *("MKL_CBWR", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_CONF", "GLIBC_TUNABLES"),
+    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING"),
+    *("CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "TORCH_LOGS"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_COMPILE_DISABLE"),
+)
+
+
+def variables() -> dict[str, str]:
+    """Those of the variables that decide speed or rounding which are set; libraries that are
+    loaded before all others by their file's name."""
+    found = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    if preloaded := os.environ.get("LD_PRELOAD", "").replace(":", " ").split():
+        found["LD_PRELOAD"] = " ".join(Path(place).name for place in preloaded)
+    return found
+
+
 def usable_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -161,6 +181,7 @@ def describe(preset: str | None, threads: int, started: str) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "gpu": _gpu(),
         "python": sys.version.split()[0],
+        "fingerprint": fingerprint(),
         "versions": versions(),
         "git": git_revision(),
         "preset": preset,

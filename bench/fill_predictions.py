@@ -16,7 +16,7 @@ from bench import predict
 from bench.build import Unsupported
 from bench.case import Case
 from bench.predict import MemoryModel, predicted_by
-from bench.records import CorruptRecord, finite, read_record, write_json
+from bench.records import CorruptRecord, entries, finite, write_json
 
 
 def fill_predictions(
@@ -30,14 +30,14 @@ def fill_predictions(
     """
     from tqdm import tqdm
 
-    paths = sorted((directory / "records").glob("*.json"))
-    if not paths:
+    there = list(entries(directory))
+    if not there:
         raise ValueError(f"`fill` {directory} holds no records")
     models: dict[Case, MemoryModel | None] = {}
     counts = {"filled": 0, "left": 0}
-    for path in tqdm(paths, unit="record"):
+    for entry in tqdm(there, unit="record"):
         try:
-            record = read_record(path)
+            record = entry.read()
             case = Case.from_dict(record["case"])
         except (ValueError, TypeError) as error:
             warnings.warn(str(error), CorruptRecord, stacklevel=2)
@@ -50,7 +50,7 @@ def fill_predictions(
             model = models[kind]
         counts["left" if model is None else "filled"] += 1
         if model is not None:
-            _fill(path, record, finite(predicted_by(model, case)))
+            _fill(directory, record, finite(predicted_by(model, case)))
     return counts
 
 
@@ -83,7 +83,7 @@ def _model(kind: Case, fit: Callable[[Case], MemoryModel]) -> MemoryModel | None
         return None
 
 
-def _fill(path: Path, record: dict[str, Any], predicted: dict[str, Any]) -> None:
+def _fill(directory: Path, record: dict[str, Any], predicted: dict[str, Any]) -> None:
     reasons = {
         name: why
         for name, why in record.get("null_reasons", {}).items()
@@ -96,4 +96,5 @@ def _fill(path: Path, record: dict[str, Any], predicted: dict[str, Any]) -> None
     }
     changed = record | {"predicted": predicted, "null_reasons": reasons}
     if changed != record:
-        write_json(path, changed)
+        name = f"{record['case']['id']}-s{record['case']['seed']}.json"
+        write_json(directory / "records" / name, changed)

@@ -11,10 +11,11 @@ import enum
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.record import FIELDS, Gate
 from bench.records import write_json
 
 SCHEMA_VERSION = 1
@@ -36,19 +37,15 @@ class GateError(Exception):
     """The gate could not do its work: a process of its own crashed or hangs."""
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """One gated number: where it is in a record and how far it may move for the worse.
+@dataclass(frozen=True, kw_only=True)
+class Quantity(Gate):
+    """One gated number: where it is in a record, and how far it may move for the worse.
 
-    `relative` and `absolute` add up; both 0 is exact, in both directions: fewer bytes than the
-    baseline are an improvement to be written down with --update, not a regression.
+    Fewer bytes than the baseline are an improvement to be written down with --update, no
+    regression.
     """
 
-    name: str
     path: tuple[str, ...]
-    relative: float = 0.0
-    absolute: float = 0.0
-    larger_is_worse: bool = True
 
     def read(self, record: dict[str, Any]) -> float | None:
         value: Any = record
@@ -63,14 +60,10 @@ class Quantity:
         return not change <= self.absolute + self.relative * abs(base)
 
 
-QUANTITIES = (
-    Quantity("peak live bytes", ("peak_live_tensor_bytes",)),
-    Quantity("saved bytes", ("saved_tensor_bytes",)),
-    # Half an iteration on average: an iterate that lands on the tolerance rounds either way.
-    Quantity("mean iterations", ("iterations", "mean"), relative=0.02, absolute=0.25),
-    # An order of magnitude: the last residual before stopping is anywhere below the tolerance.
-    Quantity("residual", ("residual", "max"), relative=9.0, absolute=1e-7),
-    Quantity("gradient cosine", ("gradient_cosine",), absolute=1e-4, larger_is_worse=False),
+QUANTITIES = tuple(
+    Quantity(path=tuple(field.path.split(".")), **asdict(field.gate))
+    for field in FIELDS
+    if field.gate is not None
 )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.case import Case
+from bench.slurm import SlurmOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,8 @@ class RunSettings:
     `spare`: worker processes of a local sweep that are started ahead and wait for their case while
     another is measured; None takes 2 where a case is on CUDA, else 0. There are none on machines
     of 4 cores and fewer, where importing would disturb what is timed. `build_ahead`: how many
-    processes at a time build compiled cases before any is measured; 0 builds none ahead.
+    processes at a time build compiled cases before any is measured; 0 builds none ahead. `slurm`:
+    what a sweep on Slurm asks of it.
     """
 
     out: Path
@@ -34,6 +36,7 @@ class RunSettings:
     notes: tuple[str, ...] = ()
     spare: int | None = None
     build_ahead: int = 0
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
 
 class Job(NamedTuple):

@@ -31,7 +31,7 @@ from jfbcore.train import Evaluation, TrainingConfig
 #: untimed repeats of a step before the timed ones
 WARM_UP = 2
 #: evaluations of a run whose time to target is read off its curve
-_TARGET_EVALUATIONS = 30
+_TARGET_EVALUATIONS = 100
 #: seconds after which fewer repeats than `REPEATS` have to do; recorded with the result
 TIME_BUDGET = 120.0
 #: offset between the seed of the parameters and that of the minibatch
@@ -88,15 +88,22 @@ class Step:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each timed repeat, whole and by part; `first`: of the first step of all."""
+    """Seconds of each timed repeat, whole and by part; `first`: of the first step of all;
+    `processor`: what of each repeat the process had a processor for, of all threads together."""
 
     forward: list[float]
     backward: list[float]
     first: float
+    processor: list[float]
 
     @property
     def step(self) -> list[float]:
         return [a + b for a, b in zip(self.forward, self.backward, strict=True)]
+
+    @property
+    def cpu_share(self) -> float:
+        """Processor seconds per second: less than one where other load held the processor."""
+        return sum(self.processor) / sum(self.step)
 
 
 def summarise(seconds: list[float]) -> dict[str, float | int]:
@@ -117,6 +124,7 @@ def measure_time(
     """Time `repeats` steps after a warm-up; at least 3 when the budget runs out before."""
     forward: list[float] = []
     backward: list[float] = []
+    processor: list[float] = []
     first: float | None = None
     began = time.perf_counter()
     for i in range(-warm_up, repeats):
@@ -125,6 +133,7 @@ def measure_time(
             continue
         step.clear()
         step.synchronise()
+        before = time.process_time()
         t0 = time.perf_counter()
         cost = step.forward()
         step.synchronise()
@@ -136,8 +145,9 @@ def measure_time(
         if i >= 0:
             forward.append(t1 - t0)
             backward.append(t2 - t1)
+            processor.append(time.process_time() - before)
     assert first is not None
-    return Timing(forward, backward, first)
+    return Timing(forward, backward, first, processor)
 
 
 def measure_memory(step: Step) -> dict[str, Any]:
@@ -218,12 +228,8 @@ def linear_residual(step: Step) -> dict[str, float] | None:
     if not isinstance(gradient, Implicit):
         return None
     watched = Watched(gradient.linear_solver)
-    policy_gradient(
-        step.policy,
-        step.states,
-        replace(gradient, linear_solver=watched),
-        segment=step.case.segment,
-    )
+    estimator = replace(gradient, linear_solver=watched)
+    policy_gradient(step.policy, step.states, estimator, segment=step.case.segment)
     step.clear()
     found = torch.stack(watched.residuals)
     return {"mean": found.mean().item(), "max": found.max().item()}

@@ -35,7 +35,30 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "warm_start": True,
         "coarsening": ((0.3, 4), (0.5, 2)),
     },
+    # On the scaled map, where JFB is biased; Newton's method finds the control for gradients that
+    # do not follow the iteration.
+    "rotor-quadrotor": {
+        "optimizer": "muon",
+        "learning_rate": 1e-2,
+        "warm_start": True,
+        "coarsening": ((0.3, 4), (0.6, 2)),
+    },
+    "liquidation": {
+        "optimizer": "muon",
+        "learning_rate": 1e-2,
+        "warm_start": True,
+    },
 }
+#: per problem, from a number of agents on: whole training steps of a recommended run (those on a
+#: coarser grid count for less), and the seconds in which jfb takes them on one core. Measured once
+#: (`reports/recipes.md`), the same for every method.
+LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
+    "quadrotor": {1: (600, 300.0), 6: (900, 300.0), 20: (1300, 400.0), 100: (850, 600.0)},
+    "bicycle": {1: (3000, 200.0), 20: (4800, 600.0)},
+    "consumption": {1: (280, 60.0), 100: (770, 120.0)},
+}
+#: the length of a run on any other problem
+_DEFAULT_LENGTH = (1000, 200.0)
 #: what the released code of arXiv 2602.00921 trains with, for every problem
 RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau", "plateau_patience": 100}
 #: its weights of the HJB penalties, on bicycles only
@@ -46,7 +69,7 @@ RELEASED_TOLERANCE = 0.1
 #: gradients that do not follow the solver's own iteration, and may have any solver
 _ANY_SOLVER = ("jfb", "implicit", "supervised", "pretrained")
 #: the network of several identical agents; a problem that is not here has a dense one
-_SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed"}
+_SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed", "rotor-quadrotor": "shared"}
 #: agents' states in a minibatch of a shared network
 _SHARED_STATES = 200
 #: runs of fewer steps stay on the case's own grid and costs; so do cases on a coarser grid
@@ -66,6 +89,8 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
         return settings | RELEASED_INNER if has_inner_problem(gradient) else settings
     if problem == "quadrotor" and gradient.split("-")[0] in _ANY_SOLVER:
         settings |= {"map": "newton", "solver": "newton"}
+    if problem == "rotor-quadrotor" and gradient.split("-")[0] in _ANY_SOLVER:
+        settings |= {"solver": "newton"}
     if problem in _SHARED_NETWORKS and n_agents > 1:
         batch = min(settings["batch_size"], max(8, _SHARED_STATES // n_agents))
         settings |= {"network": _SHARED_NETWORKS[problem], "batch_size": batch}
@@ -80,6 +105,19 @@ def has_value_network(gradient: str) -> bool:
     return method(gradient).estimator is not None
 
 
+def run_length(case: Case, time_limit: float) -> float:
+    """Whole training steps of the recommended recipe within `time_limit` seconds.
+
+    `LENGTHS` alone decides, from the problem, its size and the limit, so that every method has the
+    same schedule at the same step on every machine. A limit that leaves time for the whole recipe
+    changes nothing: its stages stay where they are, and what is not used is not spent. A shorter
+    one shortens the schedule in proportion. A method too slow for its steps is cut off.
+    """
+    sizes = LENGTHS.get(case.problem, {1: _DEFAULT_LENGTH})
+    whole, seconds = sizes[max((size for size in sizes if size <= case.n_agents), default=1)]
+    return whole * min(1.0, time_limit / seconds)
+
+
 def training_config(
     case: Case,
     *,
@@ -90,18 +128,23 @@ def training_config(
     schedule: str | None = None,
     recipe: str = "recommended",
 ) -> TrainingConfig:
-    """The optimiser settings of `recipe` for `case`, for `steps` steps or `time_limit` seconds.
+    """The optimiser settings of `recipe` for `case`: `steps`, at most `time_limit` seconds of them.
 
-    Clipping and the guard are on in the released recipe too.
+    With a time limit alone `run_length` says how long the recommended recipe is; the released one
+    has no schedule that would have to know. Clipping and the guard are on there too.
     """
     # Here, so that listing cases does not import torch.
     from jfbcore.train import TrainingConfig
 
     settings = RELEASED if recipe == "released" else RECOMMENDED.get(case.problem, {})
+    length = None
+    if steps is None and time_limit is not None and recipe != "released":
+        length = run_length(case, time_limit)
     if recipe == "released" and case.problem == "bicycle" and has_value_network(case.gradient):
         settings = settings | RELEASED_PENALTIES
     config = TrainingConfig(
         steps=steps,
+        full_steps=length,
         time_limit=time_limit,
         batch_size=case.batch_size,
         seed=seed,

@@ -1,48 +1,54 @@
-"""Records on disk: one JSON object per case and seed, written atomically."""
+"""Records on disk: one JSON object per case and seed, written atomically.
+
+While a sweep runs there is one file each, DIR/records/CASE-sSEED.json. `pack` makes one file of
+lines of them, DIR/records.jsonl; a file beside it is the later record of its case and seed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
+import functools
 import json
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from bench.case import Case
+from bench.record import SCHEMA_VERSION, STATUSES, Field, parts
+from bench.record_schema import faults
 
-SCHEMA_VERSION = 1
-STATUSES = (
-    "ok",
-    "unsupported",
-    "out_of_memory",
-    "timeout",
-    "diverged",
-    "crashed",
-)
+__all__ = ["SCHEMA_VERSION", "STATUSES"]
+
+#: the file of lines
+PACKED = "records.jsonl"
 #: what is known of a case that did not fit, see `bench.predict`
-PREDICTED_FIELDS = ("peak_live_tensor_bytes", "saved_tensor_bytes", "model_error")
-_CUDA_FIELDS = (
-    "context_bytes",
-    "max_allocated_bytes",
-    "max_reserved_bytes",
-    "nvml_device_delta_bytes",
-    "nvml_process_bytes",
-    "nvml_source",
-    "samples",
-)
-#: what the final costs rest on: held-out states, those with a reference, the inner solves there
-_EVALUATION_FIELDS = (
-    *("states", "reference_states"),
-    *("iterations", "residual", "tolerance_reached"),
+PREDICTED_FIELDS = tuple(field.name for field in parts("predicted"))
+#: parts of a record that are objects from the start; the others are null until they are measured
+_OBJECTS = (
+    *("cuda", "predicted", "pretraining_seconds", "final", "evaluation", "machine"),
+    *("cpu_share", "git"),
 )
 
 
 class CorruptRecord(UserWarning):
     """A record file that could not be used."""
+
+
+class RecordError(ValueError):
+    """Text that is no valid record: `place` says where it is, `faults` what is wrong, a line each.
+
+    The message names the first fault and how many there are besides.
+    """
+
+    def __init__(self, place: str, faults: Sequence[str]) -> None:
+        self.place, self.faults = place, tuple(faults)
+        more = f" (and {len(faults) - 1} more: see `bench validate`)" if len(faults) > 1 else ""
+        super().__init__(f"{place}: {faults[0]}{more}")
 
 
 def empty_record(case: Case, seed: int) -> dict[str, Any]:
@@ -51,42 +57,19 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
     null_reasons = {} if plugins else {"plugins": "problem, method, map and solver are built in"}
     if case.device == "cpu":
         null_reasons["machine.gpu"] = "a CPU case"
-    return {
+    return {field.name: _unknown(field) for field in parts()} | {
         "schema_version": SCHEMA_VERSION,
         "case": case.to_dict(seed),
         "plugins": plugins,
-        "status": None,
-        "reason": None,
-        "step_seconds": None,
-        "forward_seconds": None,
-        "backward_seconds": None,
-        "compile_seconds": None,
-        "iterations": None,
-        "residual": None,
-        "tolerance_reached": None,
-        "gradient_cosine": None,
-        "gradient_error": None,
-        "control_error": None,
-        "bias": None,
-        "linear_residual": None,
-        "reversible_drift": None,
-        "peak_live_tensor_bytes": None,
-        "saved_tensor_bytes": None,
-        "peak_rss_bytes": None,
-        "cuda": dict.fromkeys(_CUDA_FIELDS),
-        "predicted": dict.fromkeys(PREDICTED_FIELDS),
-        "curve": None,
-        "interventions": None,
-        "pretraining_seconds": {"references": None, "fit": None},
-        "final": {"loss": None, "evaluation_cost": None, "optimality_gap": None},
-        "evaluation": dict.fromkeys(_EVALUATION_FIELDS),
-        "machine": {"cpu": None, "gpu": None},
-        "threads": None,
+        "variables": {},
         "null_reasons": null_reasons,
         "versions": {},
-        "git": {"commit": None, "dirty": None},
-        "fingerprint": None,
     }
+
+
+def _unknown(field: Field) -> dict[str, None] | None:
+    inner = parts(field.path)
+    return {part.name: None for part in inner} if field.path in _OBJECTS else None
 
 
 def explain_nulls(record: dict[str, Any], default: str) -> None:
@@ -155,40 +138,161 @@ def finite(value: Any) -> Any:
     return value
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """One record; ValueError naming the file when it is not a whole record of this schema."""
+class Entry(NamedTuple):
+    """Where a record is: its file and, in a file of lines, the line and its text."""
+
+    path: Path
+    line: int | None = None
+    text: bytes = b""
+
+    def content(self) -> Any:
+        """What the text says; raises RecordError where it is no JSON."""
+        try:
+            text = self.path.read_bytes() if self.line is None else self.text
+            return json.loads(text.decode("utf-8"))
+        except OSError as error:
+            raise RecordError(self.place, [f"cannot be read: {error.strerror}"]) from error
+        except (ValueError, RecursionError) as error:
+            raise RecordError(self.place, [f"not JSON: {error}"]) from error
+
+    def read(self) -> dict[str, Any]:
+        """The record; raises RecordError where it is no valid one."""
+        record = self.content()
+        if found := list(faults(record)):
+            raise RecordError(self.place, found)
+        return record
+
+    @property
+    def place(self) -> str:
+        return str(self.path) if self.line is None else f"{self.path}:{self.line}"
+
+
+def entries(source: Path) -> Iterator[Entry]:
+    """Where the records of `source` are: a run directory, a folder of records, a file of one or of
+    lines. A line that a file of the same case and seed supersedes is left out.
+
+    Raises OSError where a file of lines cannot be read.
+    """
+    if not source.is_dir():
+        yield from _lines(source) if source.suffix == ".jsonl" else [Entry(source)]
+        return
+    packed = source / PACKED
+    paths = sorted((source if source.name == "records" else source / "records").glob("*.json"))
+    later = {path.stem for path in paths}
+    for entry in _lines(packed) if packed.exists() else ():
+        if not (later and _stem(entry) in later):
+            yield entry
+    yield from map(Entry, paths)
+
+
+def _lines(path: Path) -> Iterator[Entry]:
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if line.strip():
+            yield Entry(path, number, line)
+
+
+def _stem(entry: Entry) -> str | None:
+    """What the file of the record would be called; None where that cannot be told."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a whole record ({error})") from error
-    if not isinstance(record, dict) or not isinstance(record.get("case"), dict):
-        raise ValueError(f"{path}: not a record")
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema version {record.get('schema_version')!r}, need {SCHEMA_VERSION}"
-        )
-    if record.get("status") not in STATUSES or not {"id", "seed"} <= set(record["case"]):
-        raise ValueError(f"{path}: no known status, or a case without id or seed")
-    return record
+        case = entry.content()["case"]
+        return f"{case['id']}-s{case['seed']}"
+    except (RecordError, TypeError, KeyError):
+        return None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One record; RecordError, a ValueError naming file and field, when it is no valid one."""
+    return Entry(path).read()
+
+
+def read_records(directory: Path) -> Iterator[dict[str, Any]]:
+    """The valid records of a run directory; of one that is not, a warning names file and field."""
+    for entry in entries(directory):
+        try:
+            yield entry.read()
+        except RecordError as error:
+            warnings.warn(str(error), CorruptRecord, stacklevel=2)
 
 
 def finished(out: Path, case: Case, seed: int) -> dict[str, Any] | None:
     """The record that is there of exactly this case and seed."""
     path = record_path(out, case, seed)
-    if not path.exists():
-        return None
-    try:
-        record = read_record(path)
-    except ValueError as error:
-        print(f"warning: {error}; measuring it again", file=sys.stderr)
-        return None
-    return record if case.is_case_of(record, seed) else None
-
-
-def read_records(directory: Path) -> Iterator[dict[str, Any]]:
-    """The records under DIR/records; a corrupt one is warned about and left out."""
-    for path in sorted((directory / "records").glob("*.json")):
+    if path.exists():
         try:
-            yield read_record(path)
-        except ValueError as error:
-            warnings.warn(str(error), CorruptRecord, stacklevel=2)
+            record: dict[str, Any] | None = read_record(path)
+        except RecordError as error:
+            print(f"warning: {error}; measuring it again", file=sys.stderr)
+            return None
+    else:
+        record = _packed(out).get(path.stem)
+    return record if record is not None and case.is_case_of(record, seed) else None
+
+
+def is_there(out: Path, case: Case, seed: int) -> bool:
+    """Whether there is a record of this case and seed, or what is left of one."""
+    path = record_path(out, case, seed)
+    return path.exists() or path.stem in _packed(out)
+
+
+def _packed(out: Path) -> dict[str, dict[str, Any]]:
+    """The valid records of the file of lines, by the names of their own files."""
+    path = out / PACKED
+    if not path.exists():
+        return {}
+    found = path.stat()
+    return _index(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@functools.lru_cache(maxsize=1)
+def _index(path: Path, stamp: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """As long as the file is the same: a sweep asks for every case of its own."""
+    found = {}
+    for entry in _lines(path):
+        with contextlib.suppress(RecordError):
+            record = entry.read()
+            found[f"{record['case']['id']}-s{record['case']['seed']}"] = record
+    return found
+
+
+def pack(directory: Path) -> int:
+    """Keep the records of a finished run in one file of lines; how many it holds.
+
+    Files that are no valid records stay where they are, with a warning. Ended at any moment, it
+    leaves every record in one of the two places. Raises ValueError while a sweep writes into the
+    folder, and where a line of an earlier file is no valid record.
+    """
+    with claim(directory):
+        lines, packed = [], []
+        for entry in entries(directory):
+            try:
+                record = entry.read()
+            except RecordError as error:
+                if entry.line is not None:
+                    raise
+                warnings.warn(f"{error}; it stays where it is", CorruptRecord, stacklevel=2)
+                continue
+            text = json.dumps(finite(record), separators=(",", ":"), allow_nan=False)
+            lines.append((record["case"]["id"], record["case"]["seed"], text))
+            packed += [entry.path] if entry.line is None else []
+        with _whole(directory / PACKED) as file:
+            file.writelines(f"{text}\n" for *_, text in sorted(lines))
+        for path in packed:
+            path.unlink()
+    return len(lines)
+
+
+@contextlib.contextmanager
+def claim(out: Path) -> Iterator[IO[str]]:
+    """Hold the folder for one process alone; released by the system however that ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "records").mkdir(exist_ok=True)
+        lock = open(out / ".lock", "w")  # noqa: SIM115 - held by the with below
+    except OSError as error:
+        raise ValueError(f"`out` {out} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"`out` {out} is in use by another sweep") from error
+        yield lock

@@ -21,9 +21,21 @@ if TYPE_CHECKING:
     from jfbcore.problems import Problem
     from jfbcore.solvers import Solver
 
-#: discretisation of each problem in arXiv 2602.00921, kept here so that listing needs no torch
-DEFAULT_STEPS = {"quadrotor": 160, "bicycle": 60, "consumption": 100}
-DEFAULT_BATCH = {"quadrotor": 50, "bicycle": 100, "consumption": 128}
+#: time steps and minibatch size of each problem, kept here so that listing needs no torch
+DEFAULT_STEPS = {
+    "quadrotor": 160,
+    "bicycle": 60,
+    "consumption": 100,
+    "rotor-quadrotor": 80,
+    "liquidation": 50,
+}
+DEFAULT_BATCH = {
+    "quadrotor": 50,
+    "bicycle": 100,
+    "consumption": 128,
+    "rotor-quadrotor": 50,
+    "liquidation": 64,
+}
 #: minibatch size of a problem from outside
 OTHER_BATCH = 50
 PROBLEM_NAMES = tuple(DEFAULT_STEPS)

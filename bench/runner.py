@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bench import cluster
 from bench.build_ahead import SHARE, build_ahead
@@ -23,9 +22,11 @@ from bench.jobs import Job, RunSettings
 from bench.nvml_check import self_check
 from bench.records import (
     PREDICTED_FIELDS,
+    Entry,
+    claim,
     explain_nulls,
     finished,
-    read_record,
+    is_there,
     record_path,
     write_json,
 )
@@ -51,10 +52,10 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
     from tqdm import tqdm
 
     jobs = [(case, seed) for case in cases for seed in range(seeds)]
-    with _claim(settings.out):
+    with claim(settings.out):
         # The state of the code that each record kept is of.
         done = {job: r.get("git") for job in jobs if (r := finished(settings.out, *job))}
-        there = [job for job in jobs if record_path(settings.out, *job).exists()]
+        there = [job for job in jobs if is_there(settings.out, *job)]
         if there and not settings.resume:
             raise ValueError(
                 f"`out` {settings.out} already holds {len(there)} of these records; continue with "
@@ -85,7 +86,8 @@ def run_cases(cases: list[Case], seeds: int, settings: RunSettings) -> dict[str,
                 counts[status] = counts.get(status, 0) + 1
                 bar.update()
     if left := len(jobs) - len(done) - sum(counts.values()):
-        print(f"time limit: {left} cases not measured; continue with --resume", file=sys.stderr)
+        why = "time limit" if settings.jobs == "local" else settings.jobs
+        print(f"{why}: {left} cases not measured; continue with --resume", file=sys.stderr)
     return counts
 
 
@@ -171,7 +173,7 @@ def _run_one(job: Job, pool: Pool | None = None, deadline: float = math.inf) -> 
         allowed = min(settings.timeout, max(0.0, deadline - time.monotonic()))
         outcome, code, sampled = worker.run(job.order(found_path), log_path, allowed, uuid)
     try:
-        record = read_record(found_path)
+        record = Entry(found_path).content()
     except ValueError:
         if outcome != "exited" and allowed < settings.timeout:
             log_path.unlink()
@@ -244,20 +246,3 @@ def _gpu_uuid() -> str:
     import torch
 
     return str(torch.cuda.get_device_properties(0).uuid)
-
-
-@contextlib.contextmanager
-def _claim(out: Path) -> Iterator[IO[str]]:
-    """Hold the folder for this sweep alone; released by the system however the sweep ends."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "records").mkdir(exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115 - held by the with below
-    except OSError as error:
-        raise ValueError(f"`out` {out} cannot be written: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"`out` {out} is in use by another sweep") from error
-        yield lock

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import device
 from bench.case import Case
-from bench.environment import fingerprint, keep_freed_memory, machine, versions
+from bench.environment import fingerprint, keep_freed_memory, machine, variables, versions
 from bench.failures import ran_out, words_of
 from bench.plugins import shown, without_folders
 from bench.records import empty_record, explain_nulls, finite, write_json
@@ -73,7 +73,7 @@ def main() -> None:
     record["threads"] = torch.get_num_threads()
     record["machine"] = machine(case.device)
     record["versions"], record["git"] = versions(), order["git"]
-    record["fingerprint"] = fingerprint()
+    record["fingerprint"], record["variables"] = fingerprint(), variables()
     fill(
         record,
         case,
@@ -159,11 +159,12 @@ def _measure(
         record["step_seconds"] = measure.summarise(timing.step)
         record["forward_seconds"] = measure.summarise(timing.forward)["median"]
         record["backward_seconds"] = measure.summarise(timing.backward)["median"]
+        record["cpu_share"]["step"] = timing.cpu_share
         if case.compile:
             record["compile_seconds"] = timing.first - record["step_seconds"]["median"]
     else:
-        for name in ("step_seconds", "forward_seconds", "backward_seconds", "compile_seconds"):
-            reasons[name] = "a memory-only case"
+        times = ("step_seconds", "forward_seconds", "backward_seconds", "compile_seconds")
+        reasons |= dict.fromkeys((*times, "cpu_share.step"), "a memory-only case")
         # An eager step on a GPU allocates the first time what it always does; a compiled one also
         # what compiling and capturing take.
         for _ in range(1 if case.device == "cpu" else measure.WARM_UP * case.compile):
@@ -208,7 +209,7 @@ def _measure(
     elif case.train_steps or case.recipe is not None:
         _train(record, case, seed, step)
     else:
-        for name in ("curve", "interventions", "bias"):
+        for name in ("curve", "interventions", "bias", "cpu_share.training"):
             reasons[name] = "a case without training"
         for part in ("final", "evaluation", "pretraining_seconds"):
             for name in record[part]:
@@ -254,7 +255,10 @@ def _train(record: dict[str, Any], case: Case, seed: int, step: Step) -> None:
         reasons["bias"] = reason
     training = Training(policy, config, rollout=rollout, callback=bias)
     pretraining = Pretraining.begin(case, training)
+    began, had = time.perf_counter(), time.process_time()
     result = training.run()
+    share = (time.process_time() - had) / (time.perf_counter() - began)
+    record["cpu_share"]["training"] = share
     if bias is not None:
         bias.take(policy, result.steps)
         record["bias"] = bias.rows or None
@@ -276,11 +280,15 @@ def _train(record: dict[str, Any], case: Case, seed: int, step: Step) -> None:
         for point in result.curve
     ]
     last = record["curve"][-1]
-    record["final"] = {name: last[name] for name in record["final"]}
+    record["final"] |= {name: last[name] for name in record["final"] if name in last}
+    record["final"]["state_costs"] = list(result.curve[-1].costs)
+    record["final"]["state_references"] = references = gap.best(result.curve[-1].costs)
+    if references is not None and None in references:
+        reasons["final.state_references"] = "no reference for this state"
     record["evaluation"] = evaluation = measure.evaluation(policy, result.curve[-1], gap)
     if gap.reason is not None:
         names = ("final.optimality_gap", "curve.optimality_gap", "evaluation.reference_states")
-        reasons |= dict.fromkeys(names, gap.reason)
+        reasons |= dict.fromkeys((*names, "final.state_references"), gap.reason)
     for name in ("iterations", "residual", "tolerance_reached"):
         if evaluation[name] is None and name in reasons:
             reasons[f"evaluation.{name}"] = reasons[name]

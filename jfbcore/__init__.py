@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from jfbcore.jfb import JFB, GradientEstimator
     from jfbcore.maps import FixedPointMap, NewtonMap, PlainMap, ScaledMap
     from jfbcore.policy import HamiltonianPolicy, Policy
-    from jfbcore.problems import Bicycle, Consumption, Hamiltonian, Problem, Quadrotor
+    from jfbcore.problems import (
+        Bicycle,
+        Consumption,
+        Hamiltonian,
+        Liquidation,
+        Problem,
+        Quadrotor,
+        RotorQuadrotor,
+    )
     from jfbcore.rollout import Rollout, rollout
     from jfbcore.solvers import Anderson, ClosedForm, Newton, Picard, Solution, Solver, Status
     from jfbcore.train import Training
@@ -39,7 +47,15 @@ _HOMES = {
     "jfb": ("JFB", "GradientEstimator"),
     "maps": ("FixedPointMap", "NewtonMap", "PlainMap", "ScaledMap"),
     "policy": ("HamiltonianPolicy", "Policy"),
-    "problems": ("Bicycle", "Consumption", "Hamiltonian", "Problem", "Quadrotor"),
+    "problems": (
+        "Bicycle",
+        "Consumption",
+        "Hamiltonian",
+        "Liquidation",
+        "Problem",
+        "Quadrotor",
+        "RotorQuadrotor",
+    ),
     "rollout": ("Rollout", "rollout"),
     "solvers": ("Anderson", "ClosedForm", "Newton", "Picard", "Solution", "Solver", "Status"),
     "train": ("Training",),
@@ -48,10 +64,11 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "JFB", "Anderson", "Bicycle", "ClosedForm", "Consumption", "Evaluation", "FixedPointMap",
-    "GradientEstimator", "GuardSettings", "Hamiltonian", "HamiltonianPolicy", "IndexedValueNetwork",
-    "Newton", "NewtonMap", "Picard", "PlainMap", "Policy", "Problem", "Quadrotor", "Rollout",
-    "ScaledMap", "SharedValueNetwork", "Solution", "Solver", "Status", "Training", "TrainingConfig",
-    "TrainingResult", "ValueNetwork", "__version__", "held_out_states", "load", "rollout", "save",
+    "GradientEstimator", "GuardSettings", "Hamiltonian", "HamiltonianPolicy",
+    "IndexedValueNetwork", "Liquidation", "Newton", "NewtonMap", "Picard", "PlainMap", "Policy",
+    "Problem", "Quadrotor", "Rollout", "RotorQuadrotor", "ScaledMap", "SharedValueNetwork",
+    "Solution", "Solver", "Status", "Training", "TrainingConfig", "TrainingResult",
+    "ValueNetwork", "__version__", "held_out_states", "load", "rollout", "save",
 ]  # fmt: skip
 
 

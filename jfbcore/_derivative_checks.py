@@ -51,6 +51,7 @@ class Report:
     def compare(
         self, name: str, value: Tensor, expected: Tensor, where: str, what: str, how: str = ""
     ) -> None:
+        """Raise ValueError unless `value` is `expected` up to rounding of its dtype."""
         size = max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
         error = (value - expected).abs().max().item() / size
         if not error <= TOLERANCE[expected.dtype]:
@@ -60,6 +61,7 @@ class Report:
             )
 
     def shape(self, name: str, value: object, shape: tuple[int, ...], meaning: str) -> None:
+        """Raise ValueError unless `value` is a tensor of `shape`."""
         if not isinstance(value, Tensor):
             raise ValueError(f"`{self.name}.{name}` must return a tensor {meaning}, got {value!r}")
         if tuple(value.shape) != shape:
@@ -69,11 +71,13 @@ class Report:
             )
 
     def finite(self, name: str, value: Tensor, where: str) -> None:
+        """Raise ValueError where an entry of `value` is not finite."""
         if not bool(value.isfinite().all()):
             wrong = value[~value.isfinite()][0].item()
             raise ValueError(f"`{self.name}.{name}` is not finite{where}: got {wrong}")
 
     def call(self, name: str, method: Callable[..., Any], *arguments: Any) -> Any:
+        """What `method` returns; raises ValueError, with the problem's name, where it raises."""
         try:
             return method(*arguments)
         except Exception as error:
@@ -84,6 +88,7 @@ class Report:
             ) from error
 
     def noise(self, like: Tensor) -> Tensor:
+        """Normal numbers in the shape of `like`, from the report's own generator."""
         return torch.randn(like.shape, generator=self.random, dtype=torch.float64).to(like)
 
 
@@ -97,8 +102,9 @@ def check_derivatives(report: Report, problem: Problem, point: Point) -> Tensor:
         ("terminal_cost", lambda z, u: problem.terminal_cost(z)),
     ):
         alone = report.call(name, formula, z[:1], u[:1])
+        together = report.call(name, formula, z, u)
         what = "its value for one sample alone; samples must not mix"
-        report.compare(name, formula(z, u)[:1], alone, str(point), what)
+        report.compare(name, together[:1], alone, str(point), what)
     slopes = report.call("dynamics` or `running_cost", derived.grad, u)
     report.finite("dynamics` or `running_cost", slopes, f" in its derivative {point}")
     _differences(report, point, derived, slopes)
@@ -112,7 +118,8 @@ def check_derivatives(report: Report, problem: Problem, point: Point) -> Tensor:
         along = (weights * problem.dynamics(t, z, u)).sum()
         return along + problem.running_cost(t, z, u).sum()
 
-    return (gradient(both, u) != 0).any(0) | (slopes != 0).any(0)
+    used: Tensor = (gradient(both, u) != 0).any(0) | (slopes != 0).any(0)
+    return used
 
 
 def _override(

@@ -22,7 +22,8 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Differentiable once more, in `x` and in what `function` closes over, where grad mode is on.
     """
     if plain_formula_required():
-        return torch.func.grad(lambda x: function(x).sum())(x)
+        slope: Tensor = torch.func.grad(lambda x: function(x).sum())(x)
+        return slope
     tracked = torch.is_grad_enabled()
     with _recording(tracked):
         at = x if tracked and x.requires_grad else x.detach().requires_grad_()
@@ -36,7 +37,8 @@ def hessian_product(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) 
     """
     # The Hessian is symmetric: its transpose serves, and asks for reverse mode only.
     if plain_formula_required():
-        return torch.func.vjp(lambda x: gradient(function, x), x)[1](v)[0]
+        product: Tensor = torch.func.vjp(lambda x: gradient(function, x), x)[1](v)[0]
+        return product
     tracked = torch.is_grad_enabled()
     with _recording(tracked):
         at = x if tracked and x.requires_grad else x.detach().requires_grad_()

@@ -53,7 +53,9 @@ def extreme_eigenvalues(product: Callable[[Tensor], Tensor], start: Tensor) -> T
             image = image - ((space @ image.unsqueeze(2)).mT @ space).squeeze(1)
         vector = image
     finite = matrix.isfinite().all(2, True).all(1, True)
-    return torch.linalg.eigvalsh(torch.where(finite, matrix, torch.eye(steps).to(matrix)))
+    matrix = torch.where(finite, matrix, torch.eye(steps).to(matrix))
+    values: Tensor = torch.linalg.eigvalsh(matrix)
+    return values
 
 
 def without_pattern(like: Tensor) -> Tensor:

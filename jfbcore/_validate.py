@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 
 
@@ -81,7 +81,7 @@ def instance(name: str, value: object, kind: type, example: str) -> None:
         )
 
 
-def one_of(name: str, value: object, allowed) -> None:
+def one_of(name: str, value: object, allowed: Collection[object]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"`{name}` must be one of {', '.join(map(str, allowed))}, got {value!r}")

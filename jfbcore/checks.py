@@ -93,7 +93,9 @@ class _Check:
 
         def draw(seed: int) -> Tensor:
             generator = torch.Generator().manual_seed(seed)
-            return self.report.call(name, problem.sample_initial_states, BATCH, generator)
+            states = self.report.call(name, problem.sample_initial_states, BATCH, generator)
+            assert isinstance(states, Tensor)
+            return states
 
         first, again, other = draw(0), draw(0), draw(1)
         self.report.shape(name, first, (BATCH, self.n), "(batch, state_dim)")

@@ -149,14 +149,17 @@ class DerivedHamiltonian(Hamiltonian):
         return self._z.new_zeros(self._z.shape[0])
 
     def value(self, u: Tensor) -> Tensor:
+        """H(t, z, p, u), all of which is `control_part` here: (batch, m) -> (batch,)."""
         return self.control_part(u)
 
     def grad(self, u: Tensor) -> Tensor:
+        """Gradient of H in the control: (batch, m) -> (batch, m)."""
         if _in_inference_mode():
             return _outside_inference_mode(lambda h, u: h.grad(u), self, u)
         return gradient(self.control_part, u)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        """Hessian of H in the control, at `u`, times `v`, (batch, m)."""
         if _in_inference_mode():
             return _outside_inference_mode(lambda h, u, v: h.hvp(u, v), self, u, v)
         return hessian_product(self.control_part, u, v)
@@ -175,6 +178,7 @@ class DerivedHamiltonian(Hamiltonian):
             return 0.5 / usable(values.abs().amax(1, True))
 
     def curvature_scaling(self, u: Tensor) -> Tensor:
+        """Positive scaling of the gradient, (batch, m), shortened until H does not fall."""
         u = u.detach()
         with torch.no_grad():
             frozen = self._frozen()
@@ -182,6 +186,7 @@ class DerivedHamiltonian(Hamiltonian):
             return scaling * frozen._longest_share(u, scaling * frozen.grad(u))
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
+        """(-Hessian)^(-1) r, (batch, m), with the eigenvalues' absolute values."""
         u = u.detach()
         if self.problem.control_dim > MOST_DENSE:
             with torch.no_grad():
@@ -192,7 +197,8 @@ class DerivedHamiltonian(Hamiltonian):
             # A direction of negative curvature is followed as one of positive curvature would be.
             floor = 1e-3 * usable(values.abs().amax(1, True))
             inverse = (vectors / values.abs().maximum(floor).unsqueeze(1)) @ vectors.mT
-        return (inverse @ r.unsqueeze(-1)).squeeze(-1)
+        direction: Tensor = (inverse @ r.unsqueeze(-1)).squeeze(-1)
+        return direction
 
     def _frozen(self) -> DerivedHamiltonian:
         """The same function, without the graph that leads to z and p."""
@@ -214,7 +220,8 @@ class DerivedHamiltonian(Hamiltonian):
         largest = usable(values.abs().amax(1, True))
         # The inverse mean of the extreme eigenvalues contracts fastest; the share of the largest
         # keeps the map a contraction where the smallest is close to zero or below.
-        return diagonal * 2.0 / (largest + values[:, :1].maximum(0.1 * largest))
+        scaling: Tensor = diagonal * 2.0 / (largest + values[:, :1].maximum(0.1 * largest))
+        return scaling
 
     def _curvature(self, u: Tensor) -> Tensor:
         """-Hessian, (batch, m, m). Rows that are not finite become the identity: the gradient

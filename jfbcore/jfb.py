@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -67,7 +67,9 @@ class GradientEstimator(abc.ABC):
     ) -> tuple[Tensor, Tensor]:
         """(z_bar, p_bar), (batch, n) each: the derivative of the control, transposed, times
         `control_bar` (batch, m). `bind` makes the map for a state and a costate."""
-        return pull_back(lambda z, p: self.reattach(bind(z, p), solver, kept), z, p)(control_bar)
+        back = pull_back(lambda z, p: self.reattach(bind(z, p), solver, kept), z, p)
+        z_bar, p_bar = back(control_bar)
+        return z_bar, p_bar
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,19 @@ class JFB(GradientEstimator):
         _validate.positive_int("tracked", self.tracked, "for the exact gradient use `Implicit()`")
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
+        """The solver's control with `tracked` applications of the map on top."""
         found = solver.solve(fixed_point_map, initial)
         if not torch.is_grad_enabled():
             return found
         control = self.reattach(fixed_point_map, solver, found.control)
-        return Solution(control, found.residual, found.iterations, found.tolerance)
+        return replace(found, control=control)
 
     def supports_pull_back(self, solver: Solver) -> str | None:
+        """None: the applications are repeated from the control that was kept."""
         return None
 
     def reattach(self, fixed_point_map: BoundMap, solver: Solver, kept: Tensor) -> Tensor:
+        """`tracked` applications of the map to `kept` (batch, m), with a graph."""
         # The one place where a derivative is dropped: the solver's result comes without a graph,
         # so its dependence on its inputs, (I - dT/du)^-1 beyond the first `tracked` terms of its
         # series, is not there.

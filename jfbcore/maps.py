@@ -46,6 +46,7 @@ class PlainMap(FixedPointMap):
             _validate.positive("step_size", self.step_size)
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
+        """The gradient `r` (batch, m) times one step size."""
         return r * (hamiltonian.plain_step_size if self.step_size is None else self.step_size)
 
 
@@ -60,6 +61,7 @@ class ScaledMap(FixedPointMap):
             raise ValueError(f"`damping` must be in (0, 1], got {self.damping}")
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
+        """The gradient `r` (batch, m) times the curvature scaling and the damping."""
         step = hamiltonian.curvature_scaling(u) * r
         return step if self.damping == 1.0 else step * self.damping
 
@@ -72,6 +74,7 @@ class NewtonMap(FixedPointMap):
     """
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
+        """Newton's direction for the gradient `r`, (batch, m)."""
         return hamiltonian.newton_direction(u, r)
 
 
@@ -95,12 +98,24 @@ class BoundMap:
         return self.recipe.direction(self.hamiltonian, u, r)
 
     def residual(self, u: Tensor, gradient: Tensor | None = None) -> Tensor:
-        """|grad H(u)|, or |P(u + grad H(u)) - u| where the control is constrained: (batch,)."""
+        """How far `u` is from maximising H, in units of grad H: (batch,).
+
+        |grad H(u)|; where the control is constrained, without the components in which `u` lies on
+        a bound and the gradient points out of the admissible set. This is the projection of the
+        gradient on the directions that are admissible at `u`, zero exactly where the first-order
+        conditions hold. |P(u + grad H) - u| is zero at the same points, but its unit is the
+        control's wherever a gradient is longer than the way to the bound: it is then as small as
+        the control, whatever the error. (Bounds hold one component at a time, see
+        `Hamiltonian.interior`.)
+        """
         if gradient is None:
             gradient = self.hamiltonian.grad(u)
         if self.hamiltonian.constrained:
-            gradient = self.hamiltonian.project(u + gradient) - u
-        return torch.linalg.vector_norm(gradient, dim=-1)
+            # A gradient that is NaN moves the control to NaN, and stays in the residual.
+            stays = self.hamiltonian.project(u + gradient) == u
+            gradient = gradient.masked_fill(stays, 0.0)
+        residual: Tensor = torch.linalg.vector_norm(gradient, dim=-1)
+        return residual
 
 
 #: maps by the name used on the command line

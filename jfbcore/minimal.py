@@ -1,9 +1,8 @@
-"""The whole method on one page: the executable specification that the library is held against.
+"""The method (arXiv 2602.00921) on one page: the specification that the library is held against.
 
-Sign convention: minimise E[integral_0^T L(z, u) dt + G(z(T))] subject to dz/dt = f(z, u). A network
-phi(t, z) learns the value function; the control u maximises H(u) = -<p, f(z, u)> - L(z, u) with the
-costate p = grad_z phi. A fixed-point iteration finds u, and only its last step is differentiated:
-Jacobian-free backpropagation, JFB (arXiv 2602.00921). States are (batch, N, 12), for N quadrotors.
+Minimise E[integral_0^T L(z, u) dt + G(z(T))] subject to dz/dt = f(z, u). A network learns the value
+function phi(t, z); u maximises H(u) = -<p, f(z, u)> - L(z, u) with p = grad_z phi. A fixed-point
+iteration finds u; only its last step is differentiated: Jacobian-free backpropagation, JFB.
 """
 
 import torch
@@ -37,6 +36,8 @@ def initial_states(batch: int, n_agents: int, generator: torch.Generator) -> Ten
 
 
 class ValueNetwork(nn.Module):
+    """phi(t, z) = w.x(y) + |A y|^2 / 2 + b.y, with y = (z, t) and x a residual network."""
+
     def __init__(self, n: int, width: int = 96, depth: int = 3) -> None:
         super().__init__()
         self.opening = nn.Linear(n + 1, width)
@@ -46,9 +47,9 @@ class ValueNetwork(nn.Module):
         self.linear = nn.Parameter(torch.zeros(n + 1))
 
     def forward(self, t: float, z: Tensor) -> Tensor:
-        """phi(t, z) = w.x(y) + |A y|^2 / 2 + b.y, (batch,): y = (z, t), x a residual network."""
+        """phi, (batch,), at one time and states (batch, N, 12)."""
         y = nn.functional.pad(z.flatten(1), (0, 1), value=t)
-        x = (2 * self.opening(y).cosh()).log()  # the derivative of log(2 cosh a) is tanh a
+        x: Tensor = (2 * self.opening(y).cosh()).log()  # the derivative of log(2 cosh a) is tanh a
         for layer in self.layers:
             x = x + (2 * layer(x).cosh()).log() / len(self.layers)
         return x @ self.readout + (y @ self.quadratic.T).square().sum(1) / 2 + y @ self.linear
@@ -65,17 +66,16 @@ def fixed_point_map(c: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return u + D * gradient, gradient.flatten(1).norm(dim=1)
 
 
-def rollout(phi, z: Tensor, n_steps=160, t_final=4.5, tolerance=1e-4, max_iterations=500) -> Tensor:
+def rollout(
+    phi: nn.Module, z: Tensor, n_steps: int, t_final: float, tolerance: float, max_iterations: int
+) -> Tensor:
     """Cost (batch,) of left-endpoint Euler steps from z, differentiable in phi's parameters."""
     h, cost = t_final / n_steps, z.new_zeros(len(z))
     for i in range(n_steps):
-        p = torch.func.grad(lambda z, t: phi(t, z).sum())(z, i * h)
-        u = torch.zeros_like(z[..., :4])
-        # f is affine in u, so c is the same at every u: the iteration evaluates neither f nor phi.
-        _, c = torch.func.vjp(dynamics, z, u)[1](p)
+        p, u = torch.func.grad(lambda z, t: phi(t, z).sum())(z, i * h), torch.zeros_like(z[..., :4])
+        _, c = torch.func.vjp(dynamics, z, u)[1](p)  # f is affine in u: the same c at every u
         for _ in range(max_iterations + 1):
-            # JFB drops one derivative, that of T by its argument: the detached u. What remains in
-            # the end is the graph of T(u*) alone, from c back to z and the parameters.
+            # JFB drops one derivative, that of T by its argument: T(u*) has a graph through c only.
             u, residual = fixed_point_map(c, u.detach())
             if residual.max() <= tolerance:
                 break
@@ -88,7 +88,7 @@ def main(steps: int = 60, batch: int = 50, n_agents: int = 1) -> float:
     generator, phi = torch.manual_seed(0), ValueNetwork(12 * n_agents).double()
     optimizer = torch.optim.Adam(phi.parameters(), lr=1e-2)
     for step in range(steps):
-        cost = rollout(phi, initial_states(batch, n_agents, generator)).mean()
+        cost = rollout(phi, initial_states(batch, n_agents, generator), 160, 4.5, 1e-4, 500).mean()
         print(f"step {step:4d}  cost {cost.item():9.2f}", flush=True)
         optimizer.zero_grad()
         cost.backward()

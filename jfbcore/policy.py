@@ -44,6 +44,10 @@ class Policy(nn.Module, abc.ABC):
         problem's initial control.
         """
 
+    def supports_compiled_rollout(self) -> str | None:
+        """None, or why no compiled rollout can run this policy: what in it asks the host."""
+        return None
+
     def __repr__(self) -> str:
         return one_line(self)
 
@@ -106,7 +110,11 @@ class HamiltonianPolicy(Policy):
         other.training = self.training
         return other
 
+    def supports_compiled_rollout(self) -> str | None:
+        return self.solver.supports_repeat() or self.gradient.supports_pull_back(self.solver)
+
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
+        """The control that maximises H at time `t` and states `z` (batch, n)."""
         p = self.value_network.costate(t, z)
         hamiltonian = self.problem.hamiltonian(t, z, p)
         if warm_start is None:

@@ -14,11 +14,13 @@ from torch import Tensor
 from jfbcore import _validate
 from jfbcore.extras import checkpoints
 from jfbcore.extras.clock import Clock, crossed
+from jfbcore.extras.distributed import World
 from jfbcore.extras.guard import Guard
 from jfbcore.extras.optimizers import build_optimizer
-from jfbcore.extras.results import Evaluation, TrainingResult, headline
+from jfbcore.extras.results import Evaluation as Evaluation
+from jfbcore.extras.results import TrainingResult, headline
 from jfbcore.extras.schedules import Schedules
-from jfbcore.extras.training_config import TrainingConfig
+from jfbcore.extras.training_config import TrainingConfig as TrainingConfig
 from jfbcore.held_out import held_out_states
 from jfbcore.policy import Policy
 from jfbcore.rollout import Rollout, rollout
@@ -46,12 +48,16 @@ class Training:
         _validate.instance("config", config, TrainingConfig, "TrainingConfig(steps=100)")
         self.policy, self.config, self.problem = policy, config, policy.problem
         self.rollout, self.identity = rollout, identity or checkpoints.identity(policy)
-        self.saver = checkpoints.Saver(checkpoint, checkpoint_interval)
+        self.world = World.current()
+        # One process writes for all.
+        self.saver = checkpoints.Saver(None if self.world.rank else checkpoint, checkpoint_interval)
         self.hooks = [hook for hook in (callback, self.saver) if hook is not None]
         self.optimizer = build_optimizer(config.optimizer, policy.parameters())
         self.guard = Guard(config.guard, policy, self.optimizer)
         self.schedules = Schedules(config, self.problem.n_steps)
-        self.clock = Clock(config.steps, config.time_limit, compiling=rollout is not _EAGER)
+        self.clock = Clock(
+            config.steps, config.time_limit, rollout is not _EAGER, full_steps=config.full_steps
+        )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.held_out = held_out_states(self.problem, config.held_out)
         self.minibatch = self._draw() if config.fixed_minibatch else None
@@ -67,7 +73,8 @@ class Training:
             self._train_step()
             if self.problem.device.type == "cuda":
                 torch.cuda.synchronize(self.problem.device)
-            self.clock.count(time.perf_counter() - began)
+            elapsed = self.world.longest(time.perf_counter() - began, self.problem.device)
+            self.clock.count(elapsed, self.schedules.last_n_steps / self.problem.n_steps)
             if self.step == 1:
                 # The first minibatch's loss belongs to the parameters of the first point.
                 self.curve[0] = replace(self.curve[0], loss=self.loss)
@@ -86,7 +93,8 @@ class Training:
 
     def _train_step(self) -> None:
         x = self._draw() if self.minibatch is None else self.minibatch
-        self.schedules.follow(self.fraction_done(), self.guard)
+        share, x = self.world.rows(x).shape[0] / x.shape[0], self.world.rows(x)
+        self.schedules.follow(self.scheduled(), self.guard)
         self.optimizer.zero_grad()
         result = self._rollout(x)
         loss = objective = self._objective(result)
@@ -94,11 +102,12 @@ class Training:
             loss = loss + self.config.hjb_running * result.hjb_penalty.mean()
             loss = loss + self.config.hjb_final * result.terminal_penalty.mean()
         loss.backward()
+        self.world.mean_gradients(self.policy.parameters(), share)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip_norm)
-        self.loss = objective.item()
+        self.loss = self._mean(objective, share)
         # The guard may ask for the loss of other parameters. A graph is not needed for that, but
         # without one the control would be the solver's own, some applications of the map earlier.
-        loss_now = lambda: self._objective(self._rollout(x)).item()  # noqa: E731
+        loss_now = lambda: self._mean(self._objective(self._rollout(x)), share)  # noqa: E731
         reason = self.guard.judge(self.loss, norm.item(), loss_now)
         if reason is None:
             self.guard.accept(self.loss)
@@ -107,11 +116,14 @@ class Training:
             self.guard.reject(self.step, reason)
         self.step += 1
 
+    def _mean(self, objective: Tensor, share: float) -> float:
+        return self.world.mean(objective.item(), share, self.problem.device)
+
     def _draw(self) -> Tensor:
         return self.problem.sample_initial_states(self.config.batch_size, self.generator)
 
     def _rollout(self, x: Tensor) -> Rollout:
-        config, n_steps = self.config, self.schedules.n_steps(self.fraction_done())
+        config, n_steps = self.config, self.schedules.n_steps(self.scheduled())
         penalties = config.hjb_running > 0 or config.hjb_final > 0
         return self.rollout(
             self.policy, x, n_steps=n_steps, warm_start=config.warm_start, penalties=penalties
@@ -132,14 +144,18 @@ class Training:
         """The fraction of the run that is done, in training steps or in seconds."""
         return self.clock.fraction(self.step)
 
+    def scheduled(self) -> float:
+        """The fraction of the schedules that is done: in training steps, where they are given."""
+        return self.clock.scheduled(self.step)
+
     def terminal_multiple(self) -> float:
         """The factor of the terminal cost in the next training step."""
-        return self.schedules.terminal_multiple(self.fraction_done())
+        return self.schedules.terminal_multiple(self.scheduled())
 
     def learning_rate(self) -> float:
         """The learning rate of the next training step: schedule x the guard's caution."""
         caution = self.guard.learning_rate_scale
-        return self.schedules.learning_rate(self.step, self.fraction_done(), self.loss, caution)
+        return self.schedules.learning_rate(self.step, self.scheduled(), self.loss, caution)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint from which `load` continues and `jfbcore.load` reads the policy."""

@@ -39,7 +39,7 @@ from bench.report.series import panels, series_of
 from bench.report.style import DASH, LOOKS, format_bytes, format_seconds, look, short
 from bench.report.summary import summary
 from bench.report.tables import case_table, target_table
-from bench.report.targets import own_rate, target_times, tuned
+from bench.report.targets import crossing_fractions, own_rate, target_times, tuned
 from jfbcore.problems import Consumption
 
 NO_CUDA = "no CUDA device on this made-up machine"
@@ -376,6 +376,12 @@ def test_time_to_target_and_misses() -> None:
     assert time_to_target(curve, 0.01) == np.inf
     assert steps_to_target(curve, 0.05) == 19
     assert steps_to_target(curve, 0.01) == np.inf
+    # A target that is lost again is reached when it is kept.
+    curve = pd.DataFrame({"optimality_gap": [0.9, 0.04, np.nan, 0.3, 0.04, 0.01]})
+    curve["seconds"] = curve["step"] = np.arange(6.0)
+    assert time_to_target(curve, 0.05) == 4.0
+    assert time_to_target(curve[:4], 0.05) == np.inf
+    assert time_to_target(curve, 1.0) == 3.0
     assert median_with_misses(pd.Series([1.0, np.inf, 3.0])) == 3.0
     assert median_with_misses(pd.Series([1.0, np.inf])) == np.inf
 
@@ -396,6 +402,33 @@ def test_a_seed_without_a_curve_is_a_miss(tmp_path: Path) -> None:
     table = target_table(target_times(curve_frame(runs, cases), cases))
     assert table is not None
     assert (table.rows[0][-1].text, table.rows[0][-1].below) == (DASH, "0.0045% to ∞")
+
+
+def test_a_target_that_needs_no_training_is_none(tmp_path: Path) -> None:
+    """The untrained gap of 40 % is less than three times 25 %: nobody has a time to it."""
+    easy = [point for point in synthetic_curve(1.0) if point["optimality_gap"] < 0.4]
+    easy[0] |= {"step": 0}
+    runs = [load_run(write_run(tmp_path / "run", [synthetic_record("jfb", 1, curve=easy)]))]
+    cases = case_frame(runs)
+    times = target_times(curve_frame(runs, cases), cases)
+    (row,) = times.to_dict("records")
+    assert np.isnan(row["target_0.25"])
+    assert row["target_0.1"] < np.inf
+    table = target_table(times)
+    assert table is not None
+    assert "too easy" in [cell.text for cell in table.rows[0]]
+
+
+def test_crossing_fractions_are_shares_of_the_limit(tmp_path: Path) -> None:
+    records = [synthetic_record("jfb", 1, seed=seed, curve=synthetic_curve(1.0)) for seed in (0, 1)]
+    records.append(synthetic_record("jfb", 1, seed=2, curve=synthetic_curve(0.01)))
+    for record in records:
+        record["case"] |= {"train_steps": 0, "recipe": "recommended", "train_seconds": 5.0}
+    runs = [load_run(write_run(tmp_path / "run", records))]
+    cases = case_frame(runs)
+    shares = crossing_fractions(curve_frame(runs, cases), cases, 0.25)
+    # exp(-2) is the first gap below a quarter, after a second of five; one seed misses it.
+    assert [values.tolist() for values in shares.values()] == [[0.2, 0.2]]
 
 
 def test_a_gradient_that_cannot_serve_the_problem_has_no_target(tmp_path: Path) -> None:
@@ -655,11 +688,11 @@ def test_units() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema version 99"),
-        ({"case": None}, "not a record"),
-        ({"status": None}, "no known status"),
-        ({"residual": 3.0}, "its residual"),
-        ({"curve": [1.0]}, "its curve"),
+        ({"schema_version": 99}, "schema_version is 99"),
+        ({"case": None}, "case is null"),
+        ({"status": None}, "status is null"),
+        ({"residual": 3.0}, "residual is 3.0"),
+        ({"curve": [1.0]}, r"curve\[0\] is 1.0"),
     ],
 )
 def test_record_that_is_no_record_is_left_out(
@@ -681,12 +714,7 @@ def arguments(*words: str) -> argparse.Namespace:
 
 def test_command_without_records_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
-    (tmp_path / "records" / "broken.json").write_text("{")
-    with (
-        # the reason is said even though there is no report
-        pytest.warns(CorruptRecord, match=r"broken\.json"),
-        pytest.raises(ValueError, match="no usable records") as caught,
-    ):
+    with pytest.raises(ValueError, match="no records") as caught:
         command.run(arguments(str(tmp_path)))
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="not a directory"):

@@ -30,7 +30,7 @@ _COMPARISONS = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="records to judge")
     parser.add_argument(
-        "--baseline", type=Path, metavar="FILE", help="default: reports/baseline.json"
+        "--baseline", type=Path, metavar="FILE", help="default: the suite's own, see `bench where`"
     )
     parser.add_argument(
         "--update",
@@ -98,8 +98,9 @@ def _check(args: argparse.Namespace) -> None:
 def _self_test(args: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
+    from bench import places
     from bench.ab.compare import Settings
-    from bench.environment import ROOT, describe
+    from bench.environment import describe
     from bench.gate import Outcome
     from bench.records import write_json
     from bench.selftest.results import text_table
@@ -108,7 +109,7 @@ def _self_test(args: argparse.Namespace) -> int:
 
     comparisons = _COMPARISONS if args.comparisons is None else args.comparisons
     _validate.positive_int("comparisons", comparisons)
-    out = args.out or ROOT / "reports" / "runs" / "gate-selftest"
+    out = args.out or places.runs("gate-selftest")
     # First of all: half an hour should not end at a folder that cannot be written.
     started = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(out / "environment.json", describe("gate self-test", 1, started))
@@ -136,11 +137,11 @@ def _time(args: argparse.Namespace) -> int:
 
 
 def _deterministic(args: argparse.Namespace) -> int:
-    from bench.environment import ROOT
+    from bench import places
     from bench.gate import Outcome, compare, summarise, table, write_baseline
     from bench.records import read_records
 
-    path = args.baseline or ROOT / "reports" / "baseline.json"
+    path = args.baseline or places.data("baseline.json")
     # Read first: a bad baseline or range should not cost a measurement.
     baseline = _baseline(path, args.update)
     commits = _commits(args)

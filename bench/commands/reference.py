@@ -15,7 +15,7 @@ from bench.case import PROBLEM_NAMES
 
 HELP = "solve for the optimal cost on the held-out initial states and cache it"
 
-_METHODS = ("ipopt", "transcription", "both", "best-response")
+_METHODS = ("ipopt", "transcription", "both", "best-response", "closed-form")
 _HELD_OUT = 64
 _TIME_LIMIT = 300.0
 #: noise on IPOPT's controls that the transcription starts from, in units of their mean size
@@ -27,7 +27,7 @@ _AGENT_STARTS = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     # Checked in `run`, so that a bad value gives one line and not a usage page.
-    parser.add_argument("--problem", required=True, help=", ".join(PROBLEM_NAMES))
+    parser.add_argument("--problem", help=", ".join(PROBLEM_NAMES))
     parser.add_argument("--agents", type=int, default=1, help="agents, or goods (default 1)")
     parser.add_argument(
         "--states",
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--method",
-        default="ipopt",
-        help="ipopt (default), transcription, both to compare them (the transcription then "
+        help="closed-form (default where the problem knows its optimum), ipopt (default "
+        "elsewhere), transcription, both to compare them (the transcription then "
         "starts from ipopt's controls, disturbed, and ipopt's are kept), or best-response: ipopt "
         "on one bicycle at a time, for more of them than it can take at once",
     )
@@ -56,13 +56,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"seconds ipopt may take per starting point (default {_TIME_LIMIT:g})",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("reports/references"), help="where the cache lives"
+        "--first",
+        type=int,
+        default=0,
+        metavar="STATE",
+        help="go on from this state on, counted from 0; those before stay as they are on file",
+    )
+    parser.add_argument(
+        "--bounds",
+        action="store_true",
+        help="also a lower bound beside each state, where agents can be decoupled",
+    )
+    parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="only list what the files in --out are worth; 1 unless every state converged",
+    )
+    parser.add_argument(
+        "--improve",
+        type=Path,
+        metavar="DIR",
+        help="only replace references that a policy beats: by the costs of single states in the "
+        "training records under DIR, and by IPOPT from the flights of the checkpoints there",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="where the cache lives (default: see `bench where`)"
     )
     parser.add_argument(
         "--write",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="write the cache (default: unless it has solved more states of the same problem)",
+        help="write the cache, by ipopt state by state; the better of what is on file and what is "
+        "found stays (default)",
     )
 
 
@@ -71,17 +96,31 @@ def run(args: argparse.Namespace) -> int:
 
     0 when every state was solved, 1 otherwise. Raises ValueError naming a bad argument.
     """
+    from bench import places
+
+    if args.audit:
+        from bench.reference import audit
+
+        return audit.run(args.out or places.data("references"))
+    args.out = args.out or places.own_references()
+    if args.improve is not None:
+        from bench.reference import improve
+
+        return improve.run(args.improve, args.out)
     _check(args)
     import torch
     from tqdm import tqdm
 
     from bench.records import finite
-    from bench.reference.cache import make_reference, save_reference
+    from bench.reference import closed_form
+    from bench.reference.cache import make_reference
     from bench.reference.solution import Solution
     from jfbcore.held_out import held_out_states
     from jfbcore.problems import PROBLEMS
 
     problem = PROBLEMS[args.problem](n_agents=args.agents, dtype=torch.float64)
+    if args.method is None:
+        args.method = "closed-form" if closed_form.knows_optimum(problem) else "ipopt"
     if args.method == "best-response":
         responses = _best_response(args.time_limit)
         if (reason := responses.supports(problem)) is not None:
@@ -91,20 +130,30 @@ def run(args: argparse.Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=args.out):
             pass
-    states = held_out_states(problem, args.states)
+    states = held_out_states(problem, args.states)[args.first :]
     names = ("ipopt", "transcription") if args.method == "both" else (args.method,)
     references, begin = {}, time.perf_counter()
     solutions: list[Solution] = []
     for name in names:
-        with tqdm(total=args.states, desc=name, unit="state", file=sys.stderr) as bar:
+        with tqdm(total=len(states), desc=name, unit="state", file=sys.stderr) as bar:
             if name == "ipopt":
                 solver = _ipopt(args.starts, args.time_limit)
-                solutions = solver.solve(problem, states, progress=bar.update)
+                for solution in solver.solve_each(problem, states):
+                    if args.bounds:
+                        solution = _bounded(problem, states[len(solutions)], solution, solver)
+                    solutions.append(solution)
+                    if args.write and len(names) == 1:
+                        # State by state: a run that is cut off has lost one.
+                        _keep(problem, make_reference(problem, name, solutions, args.first), args)
+                    bar.update(1)
             elif name == "best-response":
                 solutions = responses.solve(problem, states, progress=bar.update)
+            elif name == "closed-form":
+                solutions = closed_form.solve(problem, states)
+                bar.update(len(solutions))
             else:
                 solutions = _transcribe(problem, states, solutions, args.starts, bar.update)
-        references[name] = make_reference(problem, name, solutions)
+        references[name] = make_reference(problem, name, solutions, args.first)
     seconds = time.perf_counter() - begin
 
     kept = references[names[0]]
@@ -117,10 +166,7 @@ def run(args: argparse.Namespace) -> int:
     if difference is not None:
         print(f"mean of (transcription - ipopt) / |ipopt|: {difference:+.2e}")
     if args.write and costs:
-        if _holds_more(problem, kept, args.out):
-            print(f"{args.out} has more states of this problem solved already; left as it is")
-        else:
-            print(f"written to {save_reference(kept, problem, args.out)}")
+        print(_keep(problem, kept, args))
     line = {
         "problem": args.problem,
         "n_agents": args.agents,
@@ -133,18 +179,24 @@ def run(args: argparse.Namespace) -> int:
         "difference": difference,
     }
     print(json.dumps(finite(line), allow_nan=False))
-    return 0 if len(costs) == args.states else 1
+    return 0 if len(costs) == len(states) else 1
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.problem is None:
+        raise ValueError("`--problem` is required, unless --audit or --improve is asked for")
     for name, allowed in (("problem", PROBLEM_NAMES), ("method", _METHODS)):
         value = getattr(args, name)
-        if value not in allowed:
+        if value not in allowed and not (name == "method" and value is None):
             raise ValueError(f"`--{name}` must be one of {', '.join(allowed)}, got {value!r}")
     if args.agents < 1:
         raise ValueError(f"`--agents` must be >= 1, got {args.agents}")
     if not 1 <= args.states <= _HELD_OUT:
         raise ValueError(f"`--states` must be between 1 and {_HELD_OUT}, got {args.states}")
+    if not 0 <= args.first < args.states:
+        raise ValueError(f"`--first` must be between 0 and {args.states - 1}, got {args.first}")
+    if (args.first or args.bounds) and args.method != "ipopt":
+        raise ValueError(f"`--first` and `--bounds` are for ipopt, got `--method` {args.method}")
     if args.starts is not None and args.starts < 1:
         raise ValueError(f"`--starts` must be >= 1, got {args.starts}")
     if args.starts is not None and args.method == "best-response":
@@ -226,12 +278,25 @@ def _difference(references: dict) -> float | None:
     return optimality_gap([float("nan") if c is None else c for c in ours], references["ipopt"])
 
 
-def _holds_more(problem, reference, directory: Path) -> bool:
-    from bench.reference.cache import StaleReference, load_reference
+def _bounded(problem, state, solution, solver):
+    """`solution` with a lower bound of the cost from `state`, where there is one."""
+    from dataclasses import replace
+
+    from bench.reference.bound import lower_bound
+
+    return replace(solution, lower_bound=lower_bound(problem, state, solution.controls, solver))
+
+
+def _keep(problem, reference, args: argparse.Namespace) -> str:
+    """Put what is better in `reference` on file, and say so."""
+    from bench.reference.cache import StaleReference, load_reference, save_reference
 
     try:
-        cached = load_reference(problem, directory)
+        cached = load_reference(problem, args.out)
     except (StaleReference, ValueError) as error:
         print(f"{error}; replacing it now")
-        return False
-    return cached is not None and len(cached.solved) > len(reference.solved)
+        cached = None
+    better = reference if cached is None else cached.better(reference)
+    if better == cached:
+        return f"{args.out} has nothing worse on file; left as it is"
+    return f"written to {save_reference(better, problem, args.out)}"

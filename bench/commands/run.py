@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_preset(parser)
     add_grid(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: reports/runs/PRESET, or adhoc there"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="default: reports/runs/PRESET, or adhoc there; installed, in ./jfbbench-runs",
     )
     parser.add_argument(
         "--seeds", type=integer, default=1, metavar="N", help="seeds 0..N-1 per case"
@@ -57,16 +60,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
         default="local",
-        help="where cases run: local, or slurm (through submitit, one job per case)",
+        help="where cases run: local, or slurm (one job per case, see --slurm)",
+    )
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of a job on Slurm: partition, account, qos, memory, constraint, gres, exclusive "
+        "(yes or no; default: where timed), throttle, setup (a shell command before Python)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.environment import ROOT
+    from bench import places
     from bench.grid import NAME, TIMEOUT
     from bench.presets import TIMEOUTS
     from bench.runner import RunSettings, run_cases
     from bench.selection import USUAL, cases_of
+    from bench.slurm import SlurmOptions
     from jfbcore import _validate
 
     cases = cases_of(args)
@@ -85,11 +97,13 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"`time-limit` is for a local sweep, got {args.time_limit:g} with jobs {args.jobs}"
             )
+    if args.slurm and args.jobs == "local":
+        raise ValueError(f"`slurm` {args.slurm[0]} needs jobs slurm, got jobs {args.jobs}")
     for name in ("spare", "build_ahead"):
         if (count := getattr(args, name)) is not None:
             _validate.non_negative(name.replace("_", "-"), count)
     settings = RunSettings(
-        out=(args.out or ROOT / "reports" / "runs" / preset).resolve(),
+        out=(args.out or places.runs(preset)).resolve(),
         preset=preset,
         timeout=timeout,
         resume=args.resume,
@@ -100,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         time_limit=args.time_limit,
         spare=args.spare,
         build_ahead=args.build_ahead,
+        slurm=SlurmOptions.parse(args.slurm),
     )
     # The machine that submits to a cluster need not be one that measures.
     if args.jobs == "local" and any(case.device == "cuda" for case in cases):

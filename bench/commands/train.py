@@ -140,6 +140,24 @@ def _case(args: argparse.Namespace) -> Any:
 
 
 def _train(args: argparse.Namespace, case: Any) -> int:
+    """Train on the processes that torchrun started, or on this one."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _train_here(args, case)
+    import torch
+    import torch.distributed as dist
+
+    if case.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if case.device == "cuda" else "gloo")
+    try:
+        return _train_here(args, case)
+    finally:
+        dist.destroy_process_group()
+
+
+def _train_here(args: argparse.Namespace, case: Any) -> int:
     import torch
     from tqdm import tqdm
 
@@ -186,13 +204,21 @@ def _train(args: argparse.Namespace, case: Any) -> int:
     pretraining = Pretraining.begin(case, training)
     # What the recipe made of what was not asked for: map, solver, network and batch.
     print(f"training {case.id}", file=sys.stderr)
-    with tqdm(total=1.0, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:
+    first = training.world.rank == 0
+    with tqdm(
+        total=1.0,
+        file=sys.stderr,
+        disable=not first,
+        bar_format="{l_bar}{bar}| {elapsed} {postfix}",
+    ) as bar:
 
         def progress(fraction: float, line: str) -> None:
             bar.n = min(fraction, 1.0)
             bar.set_postfix_str(line)
 
         result = training.run(progress)
+    if not first:
+        return 0
     if pretraining is not None:
         result = pretraining.counted(result)
     gap = gaps(policy.problem)
@@ -212,6 +238,12 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         print(f"rejected step {intervention.step}: {intervention.reason}", file=sys.stderr)
     if result.status != "ok":
         print(f"{result.status}: {result.reason}", file=sys.stderr)
+    elif training.scheduled() < 1.0:
+        print(
+            f"the time limit came after {training.scheduled():.0%} of the schedule; a shorter "
+            "limit or --steps makes a shorter schedule",
+            file=sys.stderr,
+        )
     found = evaluation(policy, result.curve[-1], gap)
     if found["tolerance_reached"] is False:
         print(
@@ -227,6 +259,7 @@ def _train(args: argparse.Namespace, case: Any) -> int:
         "step_seconds": {"median": result.median_step_seconds},
         "peak_rss_bytes": peak_rss_bytes(),
         "seed": args.seed,
+        "world_size": training.world.size,
         "status": result.status,
         "reason": result.reason,
         "interventions": len(result.interventions),

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from bench.environment import ROOT, default_threads
+    from bench import places
+    from bench.environment import default_threads
     from bench.verify.claim import Claim
     from bench.verify.run import verify
     from bench.verify.scope import full, quick
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(threads)
     # Apart, because the quick scope starts anew: the full one's finished jobs must not go with it.
     name = "verify-quick" if args.quick else "verify"
-    out = args.out or ROOT / "reports" / "runs" / name
+    out = args.out or places.runs(name)
     scope = quick() if args.quick else full()
     outcome = verify(scope, out, time_limit=args.time_limit, part=part)
 

@@ -15,6 +15,7 @@ from bench.presets.smoke import smoke
 from bench.presets.sweep import cpu, gpu
 from bench.presets.targets import targets
 from bench.presets.tracked import gate, quick
+from bench.release.sweep import sweep
 
 __all__ = ["MAIN_GRADIENTS", "PRESETS", "TIMEOUTS", "quick", "select", "smoke"]
 
@@ -29,6 +30,7 @@ PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
     "gpu-headline": gpu_headline,
     "released": released,
     "targets": targets,
+    "sweep": sweep,
 }
 #: seconds one case may take before it is recorded as timed out
 TIMEOUTS = {
@@ -41,6 +43,7 @@ TIMEOUTS = {
     "gpu-headline": 90.0,
     "released": 1800.0,
     "targets": 3600.0,
+    "sweep": 900.0,
 }
 
 

@@ -20,7 +20,7 @@ def parameters(problem: Problem) -> dict[str, Any]:
     problem does not have: its discretisation is the same.
     """
     names = inspect.signature(type(problem).__init__).parameters
-    left_out = {"self", "n_agents", "n_goods", "dtype", "device"}
+    left_out = {"self", "n_agents", "n_goods", "n_assets", "dtype", "device"}
     stored = {name: getattr(problem, name) for name in names if name not in left_out}
     return {name: value for name, value in stored.items() if value is not None}
 
@@ -41,6 +41,7 @@ def one_agent(problem: Problem) -> Problem:
         keywords["epsilon"] = problem.epsilon * goods**-problem.gamma
         for name in keywords.keys() & {"A", "B"}:
             keywords[name] = [[math.fsum(map(math.fsum, keywords[name])) / goods]]
+    keywords.pop("covariance", None)  # of all assets; one has the variance of its volatility
     # Every concrete problem takes `n_agents`; the base class has no constructor of its own size.
     kind: Callable[..., Problem] = type(problem)
     return kind(n_agents=1, dtype=problem.dtype, device=problem.device, **keywords)

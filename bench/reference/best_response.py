@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from bench.reference.agent import one_agent
-from bench.reference.ipopt import Ipopt, Point, Program, Result
+from bench.reference.ipopt import Ipopt
 from bench.reference.nlp import crowd_interaction
+from bench.reference.program import Point, Program, Result
 from bench.reference.solution import Solution, in_double, open_loop_cost
 from bench.reference.starts import Guess
 from jfbcore import _validate

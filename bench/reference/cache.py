@@ -1,4 +1,4 @@
-"""Reference optima on disk: reports/references/<problem>-<n_agents>.json.
+"""Reference optima on disk: <problem>-<n_agents>.json, in a folder that `bench where` names.
 
 A cache is good for one discretisation of one problem only. The file carries a hash of everything
 that defines it, and a file whose hash differs is refused, never silently used.
@@ -13,20 +13,23 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from bench import places
 from bench.reference.agent import parameters
 from bench.reference.solution import Solution
 from jfbcore import held_out
-from jfbcore.problems import Consumption, Problem
+from jfbcore.problems import Consumption, Liquidation, Problem
 
 SCHEMA_VERSION = 1
 #: raise it whenever a formula of a problem changes while its parameters do not
 FORMULA_VERSION = 1
-DIRECTORY = Path("reports/references")
+#: solvers' own words for having ended at an optimum
+CONVERGED = ("Solve_Succeeded", "no agent gains", "converged")
 
 
 class StaleReference(RuntimeError):  # noqa: N818 -- named for what it says, not for its base
@@ -35,22 +38,87 @@ class StaleReference(RuntimeError):  # noqa: N818 -- named for what it says, not
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Costs of the first held-out states; None where the solver found none."""
+    """Costs of the first held-out states; None where the solver found none.
+
+    `starts`: starting points each state's best was chosen from. `kkt_residuals`: violation of the
+    first-order conditions, see `Program`; `lower_bounds`: of the optimal cost, see `bound`. Their
+    entries are None where nothing is known; files of before have none of the three.
+    """
 
     problem: str
     n_agents: int
-    method: str  # ipopt, transcription or best-response
+    #: ipopt, transcription, best-response, closed-form, policy; joined by + where states differ
+    method: str
     label: str  # optimal, locally optimal or best known
     discretisation: str  # sha256, see `discretisation_hash`
     costs: tuple[float | None, ...]
     statuses: tuple[str, ...]
     seconds: tuple[float, ...]
     versions: dict[str, str]
+    starts: tuple[int | None, ...] = ()
+    kkt_residuals: tuple[float | None, ...] = ()
+    lower_bounds: tuple[float | None, ...] = ()
 
     @property
     def solved(self) -> list[float]:
         """The costs that exist."""
         return [cost for cost in self.costs if cost is not None]
+
+    @property
+    def converged(self) -> list[bool]:
+        """Of every state, whether its solver ended at an optimum and not at a limit."""
+        return [
+            cost is not None and status in CONVERGED
+            for cost, status in zip(self.costs, self.statuses, strict=True)
+        ]
+
+    def better(self, other: Reference) -> Reference:
+        """The better of both in every state; states that one lacks are the other's.
+
+        A lower cost is better, and at equal cost the one that converged. Lower bounds hold whatever
+        they were found with, and the greater one counts.
+        """
+        count = max(len(self.costs), len(other.costs))
+        rows: list[list] = []
+        methods: list[str] = []
+        for index in range(count):
+            ours, theirs = self._row(index), other._row(index)
+            own = _rank(ours) <= _rank(theirs)
+            rows.append(list(ours if own else theirs))
+            rows[-1][-1] = max((b for b in (ours[-1], theirs[-1]) if b is not None), default=None)
+            methods += (self if own else other).method.split("+")
+        while rows and rows[-1][0] is None:
+            rows.pop()  # nothing is known of it, and nobody looks for it
+        chosen = dict(zip(_ROWS, map(tuple, zip(*rows, strict=True)), strict=True))
+        method = "+".join(dict.fromkeys(methods))
+        labels = (self.label, other.label) if "+" in method else (
+            self.label if method == self.method else other.label,
+        )  # fmt: skip
+        return replace(
+            self,
+            **chosen,
+            method=method,
+            label="best known" if "best known" in labels else labels[0],
+            versions=self.versions | other.versions,
+        )
+
+    def _row(self, index: int) -> tuple:
+        """One state's entries in the order of `_ROWS`; None where there are none."""
+        return tuple(_at(getattr(self, name), index) for name in _ROWS)
+
+
+#: fields of a reference that have one entry a state
+_ROWS = ("costs", "statuses", "seconds", "starts", "kkt_residuals", "lower_bounds")
+
+
+def _at(entries: tuple, index: int):
+    return entries[index] if index < len(entries) else None
+
+
+def _rank(row: tuple) -> tuple:
+    """Order of one state's entries, the best first: the least cost, then one that converged."""
+    cost, status = row[:2]
+    return (math.inf if cost is None else round(cost, 9), status not in CONVERGED, status is None)
 
 
 def discretisation_hash(problem: Problem) -> str:
@@ -70,21 +138,34 @@ def label_of(problem: Problem, method: str) -> str:
     """What the method's answer may be called: optimal, locally optimal or best known."""
     # Beyond one bicycle IPOPT sees the interaction without its cutoff: what it finds is optimal
     # for a neighbouring problem, and its cost in this one is a bound.
+    if method == "closed-form":
+        return "optimal"
     if method != "ipopt" or (problem.name == "bicycle" and problem.n_agents > 1):
         return "best known"
-    # Linear habits and a concave utility make a convex program; nothing else here is one.
+    # Linear habits and a concave utility make a convex program, and so does a liquidation.
     linear = isinstance(problem, Consumption) and problem.eta == problem.theta == 1.0
-    return "optimal" if linear else "locally optimal"
+    return "optimal" if linear or isinstance(problem, Liquidation) else "locally optimal"
 
 
-def reference_path(problem: Problem, directory: Path | str = DIRECTORY) -> Path:
-    """Where the reference of `problem` is kept."""
-    return Path(directory) / f"{problem.name}-{problem.n_agents}.json"
+def reference_path(problem: Problem, directory: Path | str | None = None) -> Path:
+    """The file with the reference of `problem` in `directory`; by default where it is read."""
+    name = f"{problem.name}-{problem.n_agents}.json"
+    return (places.references(name) if directory is None else Path(directory)) / name
 
 
-def make_reference(problem: Problem, method: str, solutions: Sequence[Solution]) -> Reference:
-    """Solutions of the first held-out states, in order, as a reference."""
-    packages = ("torch",) if method == "transcription" else ("torch", "casadi")
+def make_reference(
+    problem: Problem, method: str, solutions: Sequence[Solution], first: int = 0
+) -> Reference:
+    """Solutions of held-out states in order, from number `first` on, as a reference.
+
+    Nothing is known of the states before.
+    """
+    unknown = Solution(
+        cost=math.nan, objective=math.nan, controls=torch.empty(0), status="unknown", solved=False,
+        seconds=0.0,
+    )  # fmt: skip
+    solutions = [unknown] * first + list(solutions)
+    packages = ("torch",) if method in ("transcription", "closed-form") else ("torch", "casadi")
     return Reference(
         problem=problem.name,
         n_agents=problem.n_agents,
@@ -94,13 +175,14 @@ def make_reference(problem: Problem, method: str, solutions: Sequence[Solution])
         costs=tuple(s.cost if s.solved and math.isfinite(s.cost) else None for s in solutions),
         statuses=tuple(s.status for s in solutions),
         seconds=tuple(round(s.seconds, 4) for s in solutions),
+        starts=tuple(s.starts for s in solutions),
+        kkt_residuals=tuple(s.kkt_residual for s in solutions),
+        lower_bounds=tuple(s.lower_bound for s in solutions),
         versions={name: importlib.metadata.version(name) for name in packages},
     )
 
 
-def save_reference(
-    reference: Reference, problem: Problem, directory: Path | str = DIRECTORY
-) -> Path:
+def save_reference(reference: Reference, problem: Problem, directory: Path | str) -> Path:
     """Write the file whole or not at all, and return its path."""
     path = reference_path(problem, directory)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +199,7 @@ def save_reference(
     return path
 
 
-def load_reference(problem: Problem, directory: Path | str = DIRECTORY) -> Reference | None:
+def load_reference(problem: Problem, directory: Path | str | None = None) -> Reference | None:
     """The cached reference of `problem`; None without a file.
 
     Raises StaleReference when the file belongs to other parameters or another schema, ValueError
@@ -144,8 +226,8 @@ def load_reference(problem: Problem, directory: Path | str = DIRECTORY) -> Refer
                 f"--agents {problem.n_agents}`"
             )
     try:
-        for name in ("costs", "statuses", "seconds"):
-            content[name] = tuple(content[name])
+        for name in _ROWS:
+            content[name] = tuple(content.get(name) or ())
         reference = Reference(**content)
         usable = [abs(float(cost)) for cost in reference.solved]
     except (KeyError, TypeError, ValueError) as error:

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 import casadi as ca
 
-from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
+from jfbcore.problems import (
+    Bicycle,
+    Consumption,
+    Liquidation,
+    Problem,
+    Quadrotor,
+    RotorQuadrotor,
+)
 
 #: above this many agents the second derivatives of a weak interaction cost are left out
 _DENSE_INTERACTION_LIMIT = 6
@@ -106,6 +113,52 @@ def _quadrotor(problem: Quadrotor) -> Stage:
     )
 
 
+def _rotor_quadrotor(problem: RotorQuadrotor) -> Stage:
+    t, z, u, lifted = _symbols(problem)
+    n_agents, g = problem.n_agents, problem.g
+    precession = problem.inertia[1] / problem.inertia[0] - 1
+    rates, cost = [], ca.SX(0)
+    for agent in range(n_agents):
+        state, command = z[12 * agent : 12 * agent + 12], u[4 * agent : 4 * agent + 4]
+        yaw, pitch, roll = state[3], state[4], state[5]
+        velocity, turning = state[6:9], state[9:12]
+        lean = ca.sin(pitch) * ca.cos(roll)
+        direction = ca.vertcat(
+            ca.sin(yaw) * ca.sin(roll) + ca.cos(yaw) * lean,
+            ca.sin(yaw) * lean - ca.cos(yaw) * ca.sin(roll),
+            ca.cos(pitch) * ca.cos(roll),
+        )
+        across = velocity - ca.dot(velocity, direction) * direction
+        speed = 1 + problem.speed_range * ca.tanh(command / problem.speed_range)
+        front, left, rear, right = ca.vertsplit(speed**2)
+        drag = problem.rotor_drag * ca.sum1(speed) / 4 * across
+        rates += [
+            state[6:12],
+            g * (front + left + rear + right) / 4 * direction - drag - ca.DM([0, 0, g]),
+            problem.yaw_gain * (left + right - front - rear),
+            problem.tilt_gain * (rear - front) + precession * turning[2] * turning[0],
+            problem.tilt_gain * (left - right) - precession * turning[1] * turning[0],
+        ]
+        cost += problem.effort_weight * ca.sumsqr(command)
+        cost += problem.supply_weight * ca.sum1(command) ** 2
+    target = ca.DM([*problem.target_position, *[0.0] * 9] * n_agents)
+    miss = ca.sumsqr(ca.DM([*[1.0] * 6, *[problem.settling_time] * 6] * n_agents) * (z - target))
+    free = [-math.inf] * problem.state_dim
+    return Stage(
+        control=_identity(z, u),
+        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(*rates)]),
+        running_cost=ca.Function("running", [t, z, u, lifted], [cost / (2 * n_agents)]),
+        lifted=None,
+        interaction=_interaction(z, n_agents, 12, 3, problem.interaction_weight),
+        interaction_hessian=n_agents <= _DENSE_INTERACTION_LIMIT,
+        terminal_cost=ca.Function("end", [z], [problem.terminal_weight / (4 * n_agents) * miss]),
+        decision_lower=[-math.inf] * problem.control_dim,
+        decision_upper=[math.inf] * problem.control_dim,
+        state_lower=free,
+        final_state_lower=free,
+    )
+
+
 def _bicycle(problem: Bicycle) -> Stage:
     t, z, u, lifted = _symbols(problem)
     n_agents = problem.n_agents
@@ -170,10 +223,43 @@ def _consumption(problem: Consumption) -> Stage:
     )
 
 
+def _liquidation(problem: Liquidation) -> Stage:
+    t, z, u, lifted = _symbols(problem)
+    own = (1 - problem.cross_impact) * problem.impact
+    shared = problem.cross_impact * problem.impact
+
+    def impact(x: ca.SX) -> ca.SX:
+        return own * ca.sumsqr(x) + shared * ca.sum1(x) ** 2
+
+    spread = problem.volatility**2 * (
+        (1 - problem.correlation) * ca.sumsqr(z) + problem.correlation * ca.sum1(z) ** 2
+    )
+    if problem.covariance is not None:
+        spread = ca.mtimes([z.T, ca.DM(problem.covariance), z])
+    free = [-math.inf] * problem.n_assets
+    return Stage(
+        control=_identity(z, u),
+        dynamics=ca.Function("dynamics", [t, z, u], [-u]),
+        running_cost=ca.Function(
+            "running", [t, z, u, lifted], [impact(u) + problem.risk_aversion * spread]
+        ),
+        lifted=None,
+        interaction=None,
+        interaction_hessian=False,
+        terminal_cost=ca.Function("end", [z], [problem.final_rate * impact(z)]),
+        decision_lower=free,
+        decision_upper=[math.inf] * problem.n_assets,
+        state_lower=free,
+        final_state_lower=free,
+    )
+
+
 _BUILDERS: dict[type[Problem], Callable[..., Stage]] = {
     Quadrotor: _quadrotor,
     Bicycle: _bicycle,
     Consumption: _consumption,
+    RotorQuadrotor: _rotor_quadrotor,
+    Liquidation: _liquidation,
 }
 
 
@@ -200,7 +286,7 @@ def _interaction(
 
 
 def crowd_interaction(problem: Bicycle) -> ca.Function:
-    """(z of one agent, positions of the N - 1 others (2 (N - 1),)) -> that agent's share.
+    """(z and u of one agent, positions of the N - 1 others (2 (N - 1),)) -> that agent's share.
 
     weight / (2N) sum_j exp(-d_j^2 / 2): whatever one agent gains by it, the whole gains.
     """
@@ -210,4 +296,4 @@ def crowd_interaction(problem: Bicycle) -> ca.Function:
     for j in range(others):
         total += ca.exp(-ca.sumsqr(z[:2] - positions[2 * j : 2 * j + 2]) / 2)
     weight = problem.interaction_weight / (2 * problem.n_agents)
-    return ca.Function("crowd", [z, positions], [weight * total])
+    return ca.Function("crowd", [z, ca.SX.sym("u", 2), positions], [weight * total])

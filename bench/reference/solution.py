@@ -17,7 +17,10 @@ class Solution:
 
     `cost` is what the rollout pays for `controls`, in float64; a solver never scores itself.
     `objective` is the solver's own figure for the same controls. `status` is the solver's word
-    on how it stopped, and `solved` says whether the cost may serve as a reference.
+    on how it stopped, and `solved` says whether the cost may serve as a reference. `starts` counts
+    the starting points the best was chosen from. `kkt_residual`: how far the point is from the
+    first-order conditions of the solver's own program, `lower_bound`: of the optimal cost; None
+    where there is none.
     """
 
     cost: float
@@ -27,6 +30,9 @@ class Solution:
     status: str
     solved: bool
     seconds: float
+    starts: int = 1
+    kkt_residual: float | None = None
+    lower_bound: float | None = None
 
 
 def in_double(problem: Problem) -> Problem:

@@ -9,75 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bench.record import COLUMNS, UNDISTURBED
 from bench.report.load import Run
 
+_DTYPES = {"string": "str", "integer": "Int64", "number": "float64", "boolean": "boolean"}
 #: column of the tidy table -> (place in the record, pandas dtype)
 FIELDS: dict[str, tuple[str, str]] = {
-    "id": ("case.id", "str"),
-    "problem": ("case.problem", "str"),
-    "variant": ("case.variant", "str"),
-    "n_agents": ("case.n_agents", "Int64"),
-    "gradient": ("case.gradient", "str"),
-    "map": ("case.map", "str"),
-    "step_size": ("case.step_size", "float64"),
-    "solver": ("case.solver", "str"),
-    "max_iterations": ("case.max_iterations", "Int64"),
-    "tolerance": ("case.tolerance", "float64"),
-    "batch_size": ("case.batch_size", "Int64"),
-    "n_steps": ("case.n_steps", "Int64"),
-    "dtype": ("case.dtype", "str"),
-    "device": ("case.device", "str"),
-    "train_steps": ("case.train_steps", "Int64"),
-    "seed": ("case.seed", "Int64"),
-    "recipe": ("case.recipe", "str"),
-    "timed": ("case.timed", "boolean"),
-    "compile": ("case.compile", "boolean"),
-    "network": ("case.network", "str"),
-    "segment": ("case.segment", "Int64"),
-    "train_seconds": ("case.train_seconds", "float64"),
-    "learning_rate": ("case.learning_rate", "float64"),
-    "status": ("status", "str"),
-    "reason": ("reason", "str"),
-    "step_seconds": ("step_seconds.median", "float64"),
-    "step_seconds_min": ("step_seconds.min", "float64"),
-    "step_seconds_q25": ("step_seconds.q25", "float64"),
-    "step_seconds_q75": ("step_seconds.q75", "float64"),
-    "step_repeats": ("step_seconds.repeats", "Int64"),
-    "forward_seconds": ("forward_seconds", "float64"),
-    "backward_seconds": ("backward_seconds", "float64"),
-    "compile_seconds": ("compile_seconds", "float64"),
-    "iterations_mean": ("iterations.mean", "float64"),
-    "iterations_max": ("iterations.max", "float64"),
-    "residual_mean": ("residual.mean", "float64"),
-    "residual_max": ("residual.max", "float64"),
-    "tolerance_reached": ("tolerance_reached", "boolean"),
-    "gradient_cosine": ("gradient_cosine", "float64"),
-    "linear_residual_max": ("linear_residual.max", "float64"),
-    "reversible_drift_max": ("reversible_drift.max", "float64"),
-    "peak_live_tensor_bytes": ("peak_live_tensor_bytes", "Int64"),
-    "saved_tensor_bytes": ("saved_tensor_bytes", "Int64"),
-    "peak_rss_bytes": ("peak_rss_bytes", "Int64"),
-    "predicted_peak_live_tensor_bytes": ("predicted.peak_live_tensor_bytes", "Int64"),
-    "predicted_saved_tensor_bytes": ("predicted.saved_tensor_bytes", "Int64"),
-    "cuda_max_allocated_bytes": ("cuda.max_allocated_bytes", "Int64"),
-    "cuda_max_reserved_bytes": ("cuda.max_reserved_bytes", "Int64"),
-    "cuda_nvml_device_delta_bytes": ("cuda.nvml_device_delta_bytes", "Int64"),
-    "cuda_nvml_process_bytes": ("cuda.nvml_process_bytes", "Int64"),
-    "cuda_nvml_source": ("cuda.nvml_source", "str"),
-    "final_loss": ("final.loss", "float64"),
-    "final_evaluation_cost": ("final.evaluation_cost", "float64"),
-    "final_optimality_gap": ("final.optimality_gap", "float64"),
-    "evaluation_states": ("evaluation.states", "Int64"),
-    "reference_states": ("evaluation.reference_states", "Int64"),
-    "trained_iterations_mean": ("evaluation.iterations.mean", "float64"),
-    "trained_residual_max": ("evaluation.residual.max", "float64"),
-    "trained_tolerance_reached": ("evaluation.tolerance_reached", "boolean"),
-    "interventions": ("interventions", "Int64"),
-    "cpu": ("machine.cpu", "str"),
-    "gpu": ("machine.gpu", "str"),
-    "threads": ("threads", "Int64"),
-    "commit": ("git.commit", "str"),
-    "dirty": ("git.dirty", "boolean"),
+    name: (field.path, _DTYPES[field.type]) for name, field in COLUMNS.items()
 }
 
 #: what a record that names no processor, because it is from before records did, was made on
@@ -99,7 +37,8 @@ def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
 
     Three columns say in words what identifies a setting: `ascent` (the map and, if not the usual
     ones, the step size and the network), `budget` (when the inner iteration stops) and `execution`
-    (eager, compiled, checkpointed in segments). Infinite numbers become null, as in records.
+    (eager, compiled, checkpointed in segments). `disturbed` says that other load held the processor
+    while seconds were measured. Infinite numbers become null, as in records.
     """
     letters = environment_letters(runs)
     rows = []
@@ -121,6 +60,12 @@ def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
         frame.columns.get_loc("segment") + 1, "execution", [_execution(row) for row in rows]
     )
     frame = frame.astype({"ascent": "str", "budget": "str", "execution": "str"})
+    share = frame[["cpu_share_step", "cpu_share_training"]].min(axis=1)
+    frame.insert(
+        frame.columns.get_loc("cpu_share_training") + 1,
+        "disturbed",
+        (share < UNDISTURBED).astype("boolean").mask(share.isna()),
+    )
     return _finite(frame)
 
 
@@ -159,50 +104,67 @@ def iterates(cases: pd.DataFrame) -> pd.Series:
 
 
 class Machine(NamedTuple):
-    """What a record was made on, as far as it names it; a GPU, and threads, only where the records
-    of its run name several."""
+    """What a record was made on and with, as far as it names it: all but the processor only where
+    the records of its run name several."""
 
     cpu: str | None = None
     gpu: str | None = None
     threads: int | None = None
+    code: str | None = None
+    packages: str | None = None
 
     @property
     def label(self) -> str:
         words = [self.cpu or PROCESSOR_UNKNOWN]
         words += [] if self.gpu is None else [self.gpu]
         words += [] if self.threads is None else [f"{self.threads} threads"]
+        words += [] if self.code is None else [f"measuring code {self.code}"]
+        words += [] if self.packages is None else [self.packages]
         return ", ".join(words)
 
 
 def machines(run: Run) -> list[Machine]:
     """The machine of every record of `run`."""
-    found = [
-        Machine(*(value_at(record, place) for place in ("machine.cpu", "machine.gpu", "threads")))
-        for record in run.records
-    ]
-    gpus, threads = ({each[i] for each in found} - {None} for i in (1, 2))
-    return [
-        each._replace(
-            gpu=each.gpu if len(gpus) > 1 else None,
-            threads=each.threads if len(threads) > 1 else None,
-        )
-        for each in found
-    ]
+    changing = _changing(run)
+    found = []
+    for record in run.records:
+        versions = record.get("versions") or {}
+        packages = ", ".join(f"{name} {versions.get(name) or 'not installed'}" for name in changing)
+        cpu, gpu = value_at(record, "machine.cpu"), value_at(record, "machine.gpu")
+        code = record.get("fingerprint")
+        found.append(Machine(cpu, gpu, record.get("threads"), code, packages or None))
+    columns = zip(Machine._fields[1:], list(zip(*found, strict=True))[1:], strict=False)
+    same = {name: None for name, own in columns if len({*own} - {None}) <= 1}
+    return [made_on._replace(**same) for made_on in found]
+
+
+def _changing(run: Run) -> list[str]:
+    """The packages of which the records of `run` name several versions."""
+    names = {name for record in run.records for name in record.get("versions") or {}}
+    return sorted(
+        name
+        for name in names
+        if len({(record.get("versions") or {}).get(name) for record in run.records}) > 1
+    )
 
 
 def environment_letters(runs: Sequence[Run]) -> dict[tuple[str, Machine], str]:
     """(run name, machine) -> a letter, the same only where machine and software are.
 
-    What a record does not name is taken from its run.
+    What a record does not name is taken from its run. The software is the measuring code, by its
+    fingerprint where the records have one and by the run's commit where not, and the packages.
     """
-    compared = ("platform", "cpu", "cores", "threads", "gpu", "python", "versions", "git")
+    compared = ("platform", "cpu", "cores", "threads", "gpu", "python", "versions", "packages")
     keys: list[str] = []
     letters = {}
     for run in runs:
+        codes = {value_at(record, "fingerprint") for record in run.records}
+        only = codes.pop() if len(codes) == 1 else None
         for made_on in dict.fromkeys(machines(run)) or (Machine(),):
             named = {name: value for name, value in made_on._asdict().items() if value is not None}
             own = {**run.environment, **named}
-            key = json.dumps([own.get(name) for name in compared], sort_keys=True)
+            code = named.get("code") or only or run.environment.get("git")
+            key = json.dumps([code, *(own.get(name) for name in compared)], sort_keys=True)
             if key not in keys:
                 keys.append(key)
             letters[run.name, made_on] = _letter(keys.index(key))

@@ -105,7 +105,7 @@ def _several_machines(run: Run) -> str:
     made = Counter(each.label for each in found)
     if len(made) <= 1:
         return ""
-    kinds = ("processors", "GPUs", "numbers of threads")
+    kinds = ("processors", "GPUs", "numbers of threads", "versions of the code", "sets of packages")
     several = [kind for kind, own in zip(kinds, zip(*found, strict=True), strict=True)
                if len(set(own)) > 1]  # fmt: skip
     return (

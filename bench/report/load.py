@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.records import CorruptRecord, read_records
+from bench.records import entries, read_records
 
-#: parts of a record that are objects, or null where nothing was measured
-_OBJECTS = (
-    *("step_seconds", "iterations", "residual", "linear_residual", "reversible_drift"),
-    *("cuda", "predicted", "final", "evaluation", "machine", "null_reasons"),
-)
 #: optional result tables that other commands leave in a run directory
 TABLE_FILES = ("gate_selftest.json",)
 #: of roofline.json, as `bench roofline` writes it
@@ -51,14 +46,17 @@ def load_run(directory: Path) -> Run:
     verify = _read_object(directory / "verify.json")
     tables = (_read_object(directory / name) for name in TABLE_FILES)
     roofline = _read_roofline(directory / "roofline.json")
+    records = tuple(read_records(directory))
+    # a directory that holds a profile only has no environment file
+    environment = _read_object(directory / "environment.json") or roofline.get("environment") or {}
+    if left_out := sum(1 for _ in entries(directory)) - len(records):
+        limit = f"{directory.resolve().name}: {left_out} records are not valid and left out."
+        environment = environment | {"limits": [*(environment.get("limits") or ()), limit]}
     return Run(
         name=directory.resolve().name,
         directory=directory,
-        # a directory that holds a profile only has no environment file
-        environment=_read_object(directory / "environment.json")
-        or roofline.get("environment")
-        or {},
-        records=tuple(_usable_records(directory)),
+        environment=environment,
+        records=records,
         claims=tuple(verify.get("claims") or ()) if verify else (),
         tables=tuple(table for table in tables if table),
         roofline=roofline,
@@ -67,11 +65,14 @@ def load_run(directory: Path) -> Run:
 
 
 def load_runs(directories: Sequence[Path]) -> list[Run]:
-    """All runs, with unique names; ValueError where none has anything to show."""
+    """All runs, with unique names; ValueError where none has anything to show or to complain of."""
     runs = [load_run(directory) for directory in directories]
-    if not any(run.records or run.claims or run.roofline or run.tables for run in runs):
+    if not any(
+        run.records or run.claims or run.roofline or run.tables or any(entries(run.directory))
+        for run in runs
+    ):
         raise ValueError(
-            f"no usable records under {', '.join(str(run.directory / 'records') for run in runs)}; "
+            f"no records under {', '.join(str(run.directory / 'records') for run in runs)}; "
             "run `python -m bench run` first"
         )
     named: list[Run] = []
@@ -83,16 +84,6 @@ def load_runs(directories: Sequence[Path]) -> list[Run]:
             name, number = f"{run.name} ({number})", number + 1
         named.append(replace(run, name=name))
     return named
-
-
-def _usable_records(directory: Path) -> Iterator[Mapping[str, Any]]:
-    for record in read_records(directory):
-        fault = _fault(record)
-        if fault is None:
-            yield record
-        else:
-            name = record["case"]["id"]
-            warnings.warn(f"record {name} is left out: {fault}", CorruptRecord, stacklevel=2)
 
 
 def _read_roofline(path: Path) -> dict[str, Any]:
@@ -121,19 +112,3 @@ def _read_object(path: Path) -> dict[str, Any] | None:
         warnings.warn(f"{path} is left out: not a JSON object", UnusableFile, stacklevel=2)
         return None
     return content
-
-
-def _fault(record: Mapping[str, Any]) -> str | None:
-    """Why a record that is one by its schema version still cannot be used, or None."""
-    for key in ("problem", "gradient", "n_agents"):
-        if record["case"].get(key) is None:
-            return f"its case has no {key}"
-    for key in _OBJECTS:
-        if not isinstance(record.get(key), dict | None):
-            return f"its {key} is neither an object nor null"
-    curve = record.get("curve")
-    if curve is not None and not (
-        isinstance(curve, list) and all(isinstance(point, dict) for point in curve)
-    ):
-        return "its curve is neither a list of objects nor null"
-    return None

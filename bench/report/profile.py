@@ -33,18 +33,20 @@ def performance_profile(times: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.n
 
 
 def time_to_target(curve: pd.DataFrame, target: float) -> float:
-    """Seconds until the optimality gap of one curve is first at most `target`; inf for a miss."""
-    return _first_at(curve, target, "seconds")
+    """Seconds until the optimality gap of a curve is at most `target` for good; inf for a miss."""
+    return _settled_at(curve, target, "seconds")
 
 
 def steps_to_target(curve: pd.DataFrame, target: float) -> float:
     """The same in training steps."""
-    return _first_at(curve, target, "step")
+    return _settled_at(curve, target, "step")
 
 
-def _first_at(curve: pd.DataFrame, target: float, column: str) -> float:
-    reached = curve.loc[curve["optimality_gap"] <= target, column]
-    return float(reached.min()) if len(reached) else math.inf
+def _settled_at(curve: pd.DataFrame, target: float, column: str) -> float:
+    """Where the evaluations after which none misses the target begin; a gap that is NaN misses."""
+    missed = ~(curve["optimality_gap"].to_numpy(dtype=float) <= target)
+    begin = int(missed.nonzero()[0][-1]) + 1 if missed.any() else 0
+    return float(curve[column].iloc[begin]) if begin < len(curve) else math.inf
 
 
 def median_with_misses(seconds: pd.Series) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.case import REPEATS
+from bench.record import COLUMNS
 from bench.report.frames import FIELDS, PROCESSOR_UNKNOWN, missed
 from bench.report.style import DASH, format_bytes, format_number, format_seconds
 from bench.report.targets import TARGETS, own_rate, tuned
@@ -40,29 +41,20 @@ class Table:
 
 
 _TARGET_COLUMNS = ("seeds", *(f"to a gap of {target:.0%}" for target in TARGETS), "final gap")
-#: heading, column of the case table, how its median over seeds is written
-_MEASURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("iterations", "iterations_mean", format_number),
-    ("residual max", "residual_max", format_number),
-    ("step", "step_seconds", format_seconds),
-    ("saved for backward", "saved_tensor_bytes", format_bytes),
-    ("peak live tensors", "peak_live_tensor_bytes", format_bytes),
-    ("peak RSS", "peak_rss_bytes", format_bytes),
-    ("evaluation cost", "final_evaluation_cost", format_number),
-    ("optimality gap", "final_optimality_gap", format_number),
-    ("forward", "forward_seconds", format_seconds),
-    ("backward", "backward_seconds", format_seconds),
-    ("CUDA allocated", "cuda_max_allocated_bytes", format_bytes),
-    ("CUDA reserved", "cuda_max_reserved_bytes", format_bytes),
-    ("NVML device", "cuda_nvml_device_delta_bytes", format_bytes),
-    ("NVML process", "cuda_nvml_process_bytes", format_bytes),
-    ("iterations max", "iterations_max", format_number),
-    ("residual mean", "residual_mean", format_number),
-    ("gradient cosine", "gradient_cosine", format_number),
-    ("linear residual", "linear_residual_max", format_number),
-    ("reversible drift", "reversible_drift_max", format_number),
-    ("final loss", "final_loss", format_number),
-    ("interventions", "interventions", format_number),
+#: columns of the case table that the page shows, the most important first
+_MEASURED = (
+    *("iterations_mean", "residual_max", "step_seconds", "saved_tensor_bytes"),
+    *("peak_live_tensor_bytes", "peak_rss_bytes", "final_evaluation_cost", "final_optimality_gap"),
+    *("forward_seconds", "backward_seconds", "cuda_max_allocated_bytes"),
+    *("cuda_max_reserved_bytes", "cuda_nvml_device_delta_bytes", "cuda_nvml_process_bytes"),
+    *("iterations_max", "residual_mean", "gradient_cosine", "linear_residual_max"),
+    *("reversible_drift_max", "final_loss", "interventions"),
+)
+_WRITERS: dict[str, Callable[[float], str]] = {"s": format_seconds, "B": format_bytes}
+#: heading, column, how its median over seeds is written
+_MEASURES = tuple(
+    (COLUMNS[name].heading, name, _WRITERS.get(COLUMNS[name].unit, format_number))
+    for name in _MEASURED
 )
 
 
@@ -98,10 +90,10 @@ def target_table(times: pd.DataFrame) -> Table | None:
         return None
     note = (
         "Median wall-clock over seeds until the mean cost on held-out initial states is within the "
-        "gap of the reference optimum; in brackets the seeds that got there, below it the training "
-        "steps it took. A recipe's stages are shares of its seconds, so that a faster machine "
-        "takes more steps, not only less time, to the same gap. A miss is infinite. The final gap "
-        "is the median over seeds at the end of training, below it the range."
+        "gap of the reference optimum for good; in brackets the seeds that got there, below it the "
+        "training steps it took. A miss is infinite. A target is too easy where the untrained "
+        "policy's gap is less than three times as wide. The final gap is the median over seeds at "
+        "the end of training, below it the range."
     )
     rows = _target_rows(own_rate(times))
     return Table("Time to target", ["case", *_TARGET_COLUMNS], rows, [note], "targets")
@@ -135,7 +127,9 @@ def _target_rows(times: pd.DataFrame) -> list[list[Cell]]:
             seconds, reached = row[f"target_{target:g}"], row[f"reached_{target:g}"]
             words = f"{reached} of {row['seeds']} seeds reached it"
             text, below = f"missed ({reached}/{row['seeds']})", ""
-            if math.isfinite(seconds):
+            if math.isnan(seconds):
+                text, words = "too easy", "the untrained policy is within three times the gap"
+            elif math.isfinite(seconds):
                 text = f"{format_seconds(seconds)} ({reached}/{row['seeds']})"
                 below = f"{row[f'steps_{target:g}']:,.0f} steps"
             sort = seconds if math.isfinite(seconds) else 1e300

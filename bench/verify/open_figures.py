@@ -33,8 +33,8 @@ def maximiser_figure(table: pd.DataFrame) -> Figure:
 def mean_field_figure(table: pd.DataFrame) -> Figure:
     """A panel per problem: cost against the number of agents."""
     style = Look("#0072B2", "o", "")
-    # Bicycles and goods add up; quadrotors' costs are a mean already.
-    per_agent = table["problem"] != "quadrotor"
+    # Bicycles, goods and assets add up; quadrotors' costs are a mean already.
+    per_agent = ~table["problem"].str.endswith("quadrotor")
     table = table[table["n_agents"] > 1].assign(seed=0)
     table["shown"] = table["cost"].where(~per_agent, table["cost"] / table["n_agents"])
 
@@ -42,6 +42,6 @@ def mean_field_figure(table: pd.DataFrame) -> Figure:
         band(axes, part, "n_agents", "shown", style)
         count_axis(axes, part["n_agents"])
         axes.set_xlabel("agents N")
-        axes.set_ylabel("cost" if part["problem"].iloc[0] == "quadrotor" else "cost / N")
+        axes.set_ylabel("cost" if part["problem"].iloc[0].endswith("quadrotor") else "cost / N")
 
     return panels(table, ["problem"], paint, [handle(style, "best known")], 3)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.environment import ROOT
 from bench.reference import StaleReference, load_reference
 from bench.verify.claim import Claim, Numbers, Tables, number
 from jfbcore.problems import PROBLEMS
@@ -19,7 +18,13 @@ LOCAL_FROM, LOCAL_TO = 0.23, 0.41
 #: sizes with references, 1 agent left out: it has nobody to interact with
 _SIZES = (6, 20, 50, 100)
 #: the exponent in N that a mean-field limit needs: 0 where the cost is a mean over agents
-_LIMIT_EXPONENT = {"quadrotor": 0.0, "bicycle": 1.0, "consumption": 1.0}
+_LIMIT_EXPONENT = {
+    "quadrotor": 0.0,
+    "rotor-quadrotor": 0.0,
+    "bicycle": 1.0,
+    "consumption": 1.0,
+    "liquidation": 1.0,
+}
 _NEAR = 0.1
 #: costs further apart than this are told apart in a finding
 _APART = 0.05
@@ -90,7 +95,7 @@ def _costs(trained: pd.DataFrame) -> Iterable[str]:
             )
 
 
-def reference_sizes(directory: Path = ROOT / "reports" / "references") -> pd.DataFrame:
+def reference_sizes(directory: Path | None = None) -> pd.DataFrame:
     """Best known cost against the number of agents: one row per problem and size on file."""
     rows = []
     for name, problem in PROBLEMS.items():
@@ -126,9 +131,9 @@ def mean_field(data: Tables) -> Claim:
         "Does the optimal cost have a mean-field limit as the agents become many?",
         "growth of the best known cost: " + "; ".join(words),
         f"for {', '.join(limits)}" if limits else "no",
-        "costs of the references (reports/references), means over their held-out states. A limit "
-        "needs the exponent 0 where the cost is a mean over agents (quadrotor) and 1 where it is "
-        "a sum (bicycle, and consumption, whose goods share one wealth)",
+        "costs of the references on file, means over their held-out states. A limit "
+        "needs the exponent 0 where the cost is a mean over agents (quadrotors) and 1 where it is "
+        "a sum (bicycle, liquidation, and consumption, whose goods share one wealth)",
         "figures/beyond-mean-field.png",
         "Best known cost against the number of agents, divided by N where it is a sum over agents.",
         tuple(_why(exponents)),

@@ -2,13 +2,16 @@
 
 No tensor travels to the host between the first time step and the last. With a tolerance the inner
 solver takes the same number of steps at every time step: the number that a rollout needed, checked
-once after each rollout and raised, with the rollout run again, where it was too few.
+once after each rollout and raised, with the rollout run again, where it was too few. Where more
+steps do not help, because rounding keeps the residual above the tolerance, an eager rollout says so
+and how far one gets.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,13 +39,13 @@ class Flight:
     count: int
     times: Tensor
     step_length: Tensor
+    prepared: Prepared
     states: list[Tensor]
-    outputs: list[Tensor] = field(default_factory=list)
-    kept: list[Tensor] = field(default_factory=list)
-    prepared: Prepared = None
-    running_cost: Tensor = field(default_factory=lambda: torch.empty(0))
-    terminal_cost: Tensor = field(default_factory=lambda: torch.empty(0))
-    residual: Tensor = field(default_factory=lambda: torch.empty(0))
+    outputs: list[Tensor]
+    kept: list[Tensor]
+    running_cost: Tensor
+    terminal_cost: Tensor
+    residual: Tensor
     generation: int = 0
 
     @property
@@ -55,9 +58,10 @@ class Flight:
         """Steps of the solver, the same at every time step: (1,)."""
         return torch.tensor([self.count])
 
-    def at(self, i: int) -> Prepared:
-        """What was prepared for time step `i`: the matrix, and its row of the biases."""
-        return self.prepared and (self.prepared[0], self.prepared[1][i])
+
+def _at(prepared: Prepared, i: int) -> Prepared:
+    """What was prepared for time step `i`: the matrix, and its row of the biases."""
+    return prepared and (prepared[0], prepared[1][i])
 
 
 @dataclass
@@ -85,6 +89,8 @@ class CapturedRollout:
         self._bodies: dict[int, UntestedStep] = {}
         self._captures: dict[tuple[Grid, int], _Capture] = {}
         self._counts: dict[Grid, int] = {}
+        #: residuals above the tolerance that more steps did not lower
+        self._reachable: dict[Grid, float] = {}
         self._grids: dict[int, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
@@ -93,6 +99,7 @@ class CapturedRollout:
         solver = self.policy.solver if isinstance(self.policy, HamiltonianPolicy) else None
         if grid not in self._counts:
             self._counts[grid] = self._first_count(grid, states)
+        raised = recounted = False
         while True:
             count = self._counts[grid]
             flight = (
@@ -102,8 +109,17 @@ class CapturedRollout:
                 return flight
             # One number to the host per rollout. A NaN asks for no further iterations.
             if not bool((flight.residual > solver.tolerance).any()):
+                self._reachable.pop(grid, None)
                 return flight
-            self._counts[grid] = self._count_above(count, solver.max_iterations)
+            enough = self._reachable.get(grid, solver.tolerance)
+            if recounted or not bool((flight.residual > enough).any()):
+                return flight
+            if raised:
+                recounted = True
+                self._counts[grid] = self._first_count(grid, states)
+            else:
+                raised = True
+                self._counts[grid] = self._count_above(count, solver.max_iterations)
 
     @torch.no_grad()
     def pull_back(self, grid: Grid, flown: Flight, bars: tuple[Tensor, ...]) -> list[Tensor]:
@@ -125,26 +141,27 @@ class CapturedRollout:
     def run(self, grid: Grid, count: int, states: Tensor) -> Flight:
         """One rollout with `count` steps of the solver at every time step."""
         body, times, step_length = self._body(count), *self._times(grid.n_steps, states)
-        flight = Flight(count, times, step_length, [states])
         running, start = states.new_zeros(states.shape[0]), None
+        prepared: Prepared = None
         if isinstance(self.policy, HamiltonianPolicy):
-            flight.prepared = self.policy.value_network.prepare(times)
+            prepared = self.policy.value_network.prepare(times)
             if grid.warm_start:
                 start = self.policy.problem.initial_control(0.0, states)
-        residuals = []
+        visited, outputs, kept, residuals = [states], list[Tensor](), list[Tensor](), list[Tensor]()
         for i, t in enumerate(times):
-            z, running, output, kept, flown, residual = body.forward(
-                flight.at(i), t, step_length, flight.states[-1], running, start
+            z, running, output, control, flown, residual = body.forward(
+                _at(prepared, i), t, step_length, visited[-1], running, start
             )
-            flight.states.append(z)
-            flight.outputs.append(output)
-            flight.kept.append(kept)
+            visited.append(z)
+            outputs.append(output)
+            kept.append(control)
             residuals.append(residual)
             start = flown if grid.warm_start else None
-        flight.running_cost = running
-        flight.terminal_cost = body.terminal(z)
-        flight.residual = torch.stack(residuals)
-        return flight
+        terminal, residual = body.terminal(visited[-1]), torch.stack(residuals)
+        return Flight(
+            *(count, times, step_length, prepared, visited, outputs, kept),
+            *(running, terminal, residual),
+        )
 
     def gradients(self, flight: Flight, bars: tuple[Tensor, ...]) -> list[Tensor]:
         """The way back of `flight`: gradients of the parameters."""
@@ -155,7 +172,7 @@ class CapturedRollout:
         output_bars: list[Tensor] = [z_bar] * n_steps
         for i in reversed(range(n_steps)):
             z_bar, output_bars[i] = body.backward(
-                flight.at(i),
+                _at(flight.prepared, i),
                 flight.times[i],
                 flight.step_length,
                 flight.states[i],
@@ -176,6 +193,10 @@ class CapturedRollout:
         flown = eager_rollout(self.policy, states, n_steps=grid.n_steps, warm_start=grid.warm_start)
         summary = flown.inner.summary()
         assert summary is not None
+        reached = summary["residual"]["max"]
+        if solver.tolerance < reached < math.inf:
+            # Twice, because rounding varies from one rollout to the next.
+            self._reachable[grid] = 2.0 * reached
         need = max(int(summary["iterations"]["max"]), solver.fewest_repeats - 1)
         return self._count_above(need, solver.max_iterations)
 

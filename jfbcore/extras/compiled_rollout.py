@@ -45,13 +45,6 @@ class Engine(Protocol):
         ...
 
 
-def compiled_rollout_reason(policy: Policy) -> str | None:
-    """None, or why `CompiledRollout` cannot run `policy`."""
-    if not isinstance(policy, HamiltonianPolicy):
-        return None
-    return policy.solver.supports_repeat() or policy.gradient.supports_pull_back(policy.solver)
-
-
 class CompiledRollout:
     """A drop-in for `jfbcore.rollout.rollout`, bound to one `policy`.
 
@@ -69,7 +62,7 @@ class CompiledRollout:
     def __init__(
         self, policy: Policy, *, backend: str | None = "inductor", capture: bool | None = None
     ) -> None:
-        if (reason := compiled_rollout_reason(policy)) is not None:
+        if (reason := policy.supports_compiled_rollout()) is not None:
             raise ValueError(reason)
         on_gpu = policy.problem.device.type == "cuda"
         if capture and not on_gpu:
@@ -141,7 +134,9 @@ class _Differentiable(torch.autograd.Function):
     """A rollout as one node of the graph: parameters to costs."""
 
     @staticmethod
-    def forward(ctx, engine: Engine, grid: Grid, states: Tensor, *parameters: Tensor):
+    def forward(
+        ctx: Any, engine: Engine, grid: Grid, states: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
         flown = engine.fly(grid, states)
         ctx.engine, ctx.grid, ctx.flown = engine, grid, flown
         # Tensors of their own: what is returned refers to this node, and what the node keeps must
@@ -154,7 +149,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *cotangents: Tensor):
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
             gradients = ctx.engine.pull_back(ctx.grid, ctx.flown, cotangents[:3])
         return None, None, None, *gradients

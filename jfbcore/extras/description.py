@@ -90,7 +90,7 @@ def rebuild(description: Any, device: torch.device, dtype: torch.dtype | None = 
 def constructor_arguments(thing: object) -> dict[str, Any]:
     """The arguments of `thing`'s constructor that it keeps."""
     if hasattr(thing, "constructor_arguments"):
-        return thing.constructor_arguments()
+        return dict(thing.constructor_arguments())
     names = inspect.signature(type(thing)).parameters
     # Consumption takes `n_goods` as another name for `n_agents`; both together are refused.
     left_out = (*_LEFT_OUT, "n_goods") if "n_agents" in names else _LEFT_OUT
@@ -131,10 +131,13 @@ def _class_at(path: str) -> type:
     ours = module_name.split(".")[0] in _PACKAGES
     try:
         module = importlib.import_module(module_name) if ours else sys.modules[module_name]
-        cls = getattr(module, name)
+        cls: type = getattr(module, name)
     except (ImportError, KeyError, AttributeError) as error:
         raise ValueError(f"class {path} is not there; import its module first") from error
-    known = isinstance(cls, type) and cls.__module__ == module_name
-    if not known or not (ours or issubclass(cls, _BASES) or dataclasses.is_dataclass(cls)):
+    if (
+        not isinstance(cls, type)
+        or cls.__module__ != module_name
+        or not (ours or issubclass(cls, _BASES) or dataclasses.is_dataclass(cls))
+    ):
         raise ValueError(f"{path} is no problem, map, solver, gradient, torch module or dataclass")
     return cls

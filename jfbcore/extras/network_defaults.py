@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
+from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor, RotorQuadrotor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,18 @@ def network_defaults(problem: Problem) -> NetworkDefaults:
 @network_defaults.register
 def _(problem: Quadrotor) -> NetworkDefaults:
     return NetworkDefaults(width=96, agent_share=1.0 / problem.n_agents)
+
+
+@network_defaults.register
+def _(problem: RotorQuadrotor) -> NetworkDefaults:
+    # A costate of order one of an angular rate would command rotors to their limits.
+    units = (*(1.0,) * 6, *(2.0,) * 3, *(10.0,) * 3)
+    return NetworkDefaults(
+        width=96,
+        scaling=NetworkScaling(state=units * problem.n_agents),
+        agent_share=1.0 / problem.n_agents,
+        agent_units=units,
+    )
 
 
 @network_defaults.register

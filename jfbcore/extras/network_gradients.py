@@ -53,4 +53,5 @@ class _Signal(nn.Module):
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         if isinstance(self.policy, HamiltonianPolicy):
             return self.policy.value_network.costate(t, z)
-        return self.policy(t, z).control
+        control: Tensor = self.policy(t, z).control
+        return control

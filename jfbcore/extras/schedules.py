@@ -65,7 +65,7 @@ class Schedules:
             return 1.0
         multiple, until, full = self.config.terminal_ramp
         done = (self._within(fraction) - until) / (full - until)
-        return multiple ** (1.0 - min(max(done, 0.0), 1.0))
+        return float(multiple ** (1.0 - min(max(done, 0.0), 1.0)))
 
     def learning_rate(self, step: int, fraction: float, loss: float, caution: float) -> float:
         """The rate of training step number `step`, whose loss is `loss`: schedule x `caution`."""

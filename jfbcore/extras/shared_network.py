@@ -72,8 +72,8 @@ class SharedValueNetwork(nn.Module):
 
     @classmethod
     def _scaling(cls, problem: Problem, units: tuple[float, ...] | None) -> NetworkScaling | None:
-        """psi's units; states as they are here."""
-        return None
+        """psi's units; None takes states as they are."""
+        return None if units is None else NetworkScaling(state=units)
 
     @classmethod
     def _with(
@@ -242,6 +242,7 @@ class IndexedValueNetwork(SharedValueNetwork):
 
     @classmethod
     def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor:
+        """A fixed random index for each agent, (n_agents, INDEX_DIM)."""
         found = draw(torch.randn, (problem.n_agents, cls.INDEX_DIM), generator)
         return (cls.INDEX_SCALE * found).to(dtype=problem.dtype, device=problem.device)
 

@@ -110,8 +110,10 @@ class TimeStep:
     def pull_network(self, t: Tensor, z: Tensor, bar: Tensor, onto: Tensor) -> Tensor:
         """`onto` plus the state's cotangent for the cotangent `bar` of a control that a network
         outputs: policies without an inner problem."""
-        return onto + pull_back(lambda z: self.policy(t, z).control, z)(bar)[0]
+        pulled: Tensor = pull_back(lambda z: self.policy(t, z).control, z)(bar)[0]
+        return onto + pulled
 
     def pull_terminal(self, z: Tensor, bar: Tensor) -> Tensor:
         """The cotangent of the final state for that of the terminal cost (batch,)."""
-        return pull_back(self.problem.terminal_cost, z)(bar)[0]
+        pulled: Tensor = pull_back(self.problem.terminal_cost, z)(bar)[0]
+        return pulled

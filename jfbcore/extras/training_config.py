@@ -13,8 +13,12 @@ from jfbcore.extras.optimizers import OPTIMIZERS
 class TrainingConfig:
     """Everything that shapes a training run besides the problem and the policy.
 
-    The run ends after `steps` training steps or after `time_limit` seconds of training (evaluation
-    excluded), whichever is given. All schedules run to that end; compiling does not count.
+    The run ends after `steps` training steps, or after as many steps as cost what `full_steps` on
+    the problem's own grid would (one on a grid `factor` times coarser counts 1/`factor`), or after
+    `time_limit` seconds of training (evaluation and compiling excluded): the first or the second or
+    neither, and whichever comes first. All schedules run over the steps where they are given: a
+    time limit then cuts a run short and changes nothing before. Otherwise they are stretched over
+    the time limit.
 
     `optimizer`: "adam", or "muon", which takes Muon for the matrices and Adam for the vectors.
     `schedule`: "cosine" (down to `final_learning_rate_fraction`), "plateau" (halved after
@@ -27,11 +31,12 @@ class TrainingConfig:
     `loss`, not for the costs on held-out states. `fixed_minibatch` draws one minibatch and keeps
     it. `warm_start` starts each inner solve at the control of the time step before. `hjb_running`
     and `hjb_final` are the weights of the HJB penalties (1e-4 and 1e-2 in the released code).
-    `evaluations` on `held_out` states are evenly spaced in training steps or, with a time limit, in
-    time.
+    `evaluations` on `held_out` states are evenly spaced in training steps or in time, whichever is
+    further on its way to the end.
     """
 
     steps: int | None = None
+    full_steps: float | None = None
     time_limit: float | None = None
     batch_size: int = 50
     optimizer: str = "adam"
@@ -53,15 +58,17 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.time_limit is None):
+        if self.steps is None and self.full_steps is None and self.time_limit is None:
+            raise ValueError("give `steps`, `full_steps` or `time_limit`, got none; try steps=100")
+        if self.steps is not None and self.full_steps is not None:
             raise ValueError(
-                f"give exactly one of `steps` and `time_limit`, got {self.steps} and "
-                f"{self.time_limit}"
+                f"give `steps` or `full_steps`, got both: {self.steps} and {self.full_steps}"
             )
         if self.steps is not None:
             _validate.positive_int("steps", self.steps)
-        if self.time_limit is not None:
-            _validate.positive("time_limit", self.time_limit)
+        for name in ("full_steps", "time_limit"):
+            if getattr(self, name) is not None:
+                _validate.positive(name, getattr(self, name))
         for name in ("batch_size", "plateau_patience", "evaluations", "held_out"):
             _validate.positive_int(name, getattr(self, name))
         for name in ("learning_rate", "clip_norm"):

@@ -41,9 +41,18 @@ class UntestedStep:
         if isinstance(policy, HamiltonianPolicy):
             assert prepared is not None
             return policy.value_network.prepared_costate(*prepared, z)
-        return policy(t, z).control
+        control: Tensor = policy(t, z).control
+        return control
 
-    def _short_forward(self, prepared, t, h, z, running, start):
+    def _short_forward(
+        self,
+        prepared: Prepared,
+        t: Tensor,
+        h: Tensor,
+        z: Tensor,
+        running: Tensor,
+        start: Tensor | None,
+    ) -> tuple[Tensor, ...]:
         time_step = self._time_step
         output = self._says(prepared, t, z)
         if isinstance(time_step.policy, HamiltonianPolicy):
@@ -53,28 +62,50 @@ class UntestedStep:
         z_next, cost, flown = time_step.fly(t, h, z, output, kept)
         return z_next, running + cost, output, kept, flown, residual
 
-    def _long_forward(self, prepared, t, h, z, running, start):
+    def _long_forward(
+        self,
+        prepared: Prepared,
+        t: Tensor,
+        h: Tensor,
+        z: Tensor,
+        running: Tensor,
+        start: Tensor | None,
+    ) -> tuple[Tensor, ...]:
         output, control = self._first(prepared, t, z, start)
         for _ in range(self._count // LONGEST_BODY):
             control = self._more(t, z, output, control)
         z_next, running, flown, residual = self._finish(t, h, z, running, output, control)
         return z_next, running, output, control, flown, residual
 
-    def _begin(self, prepared, t, z, start):
+    def _begin(
+        self, prepared: Prepared, t: Tensor, z: Tensor, start: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         output = self._says(prepared, t, z)
         rest = self._count % LONGEST_BODY
         return output, self._time_step.repeat(t, z, output, start, rest)[2]
 
-    def _repeat(self, t, z, output, control):
+    def _repeat(self, t: Tensor, z: Tensor, output: Tensor, control: Tensor) -> Tensor:
         return self._time_step.repeat(t, z, output, control, LONGEST_BODY)[2]
 
-    def _end(self, t, h, z, running, output, control):
+    def _end(
+        self, t: Tensor, h: Tensor, z: Tensor, running: Tensor, output: Tensor, control: Tensor
+    ) -> tuple[Tensor, ...]:
         time_step = self._time_step
         residual = time_step.bind(t, z, output).residual(control)
         z_next, cost, flown = time_step.fly(t, h, z, output, control)
         return z_next, running + cost, flown, residual
 
-    def _backward(self, prepared, t, h, z, output, kept, z_bar, running_bar):
+    def _backward(
+        self,
+        prepared: Prepared,
+        t: Tensor,
+        h: Tensor,
+        z: Tensor,
+        output: Tensor,
+        kept: Tensor,
+        z_bar: Tensor,
+        running_bar: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         time_step = self._time_step
         onto, output_bar = time_step.pull_back(t, h, z, output, kept, z_bar, running_bar)
         policy = time_step.policy

@@ -6,7 +6,7 @@ Nothing between is written to memory. The sums are in float32 throughout, withou
 
 # Triton knows neither annotated nor unpacked tuples.
 # ruff: noqa: RUF005
-# mypy: disable-error-code="assignment"
+# mypy: disable-error-code="assignment,no-untyped-def,untyped-decorator"
 
 from __future__ import annotations
 

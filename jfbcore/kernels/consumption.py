@@ -36,23 +36,28 @@ class ConsumptionHamiltonian(Hamiltonian):
         self.plain_step_size = 0.5 * problem.nominal_excess ** (problem.gamma + 1.0) / problem.gamma
 
     def control_part(self, u: Tensor) -> Tensor:
+        """H but for the terms without a control: (batch, m) -> (batch,)."""
         problem = self.problem
         utility = self.discount * problem.utility(u - self.habits)
         return (self._p_wealth * u - self._p_habits * u.pow(problem.eta) + utility).sum(1)
 
     def constant_part(self) -> Tensor:
+        """The terms of H without a control, (batch,)."""
         problem, wealth = self.problem, self._z[:, 0]
-        decay = torch.linalg.vecdot(self._habit_costates, problem.habit_decay(self.habits))
+        decay: Tensor = torch.linalg.vecdot(self._habit_costates, problem.habit_decay(self.habits))
         return decay - problem.r * self._p_wealth.squeeze(1) * wealth
 
     def grad(self, u: Tensor) -> Tensor:
+        """Gradient of H in the control: (batch, m) -> (batch, m)."""
         marginal = self.discount * (u - self.habits).pow(-self.problem.gamma)
         return marginal - self._price(u)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        """Hessian of H in the control, at `u`, times `v`, (batch, m)."""
         return -self._negative_curvature(u) * v
 
     def curvature_scaling(self, u: Tensor) -> Tensor:
+        """Positive diagonal scaling of the gradient, (batch, m), without a graph."""
         # Chosen so that u + D grad(u) = h + (a e^(delta t))^(-1/gamma), the excess at which the
         # marginal utility meets the present price: contracts at a rate of at most
         # (1 - eta)/gamma while p_x <= 0 <= p_h. Where the price is not positive any finite
@@ -70,6 +75,7 @@ class ConsumptionHamiltonian(Hamiltonian):
             return excess / price * ratio
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
+        """(-Hessian)^(-1) r, (batch, m), the curvature held above a tenth of the utility's."""
         with torch.no_grad():
             # The utility's own curvature bounds the total from below where H is not concave.
             own = self._utility_curvature(u)
@@ -77,10 +83,12 @@ class ConsumptionHamiltonian(Hamiltonian):
         return r / curvature
 
     def project(self, u: Tensor) -> Tensor:
+        """Consumption clamped to its bounds above habit, (batch, m)."""
         lowest, highest = self._bounds()
         return torch.clamp(u, lowest, highest)
 
     def interior(self, u: Tensor) -> Tensor:
+        """Mask (batch, m), True where the bounds do not act."""
         lowest, highest = self._bounds()
         return (lowest < u) & (u < highest)
 
@@ -92,6 +100,7 @@ class ConsumptionHamiltonian(Hamiltonian):
         return lowest, self.habits + self.problem.max_excess
 
     def control_coefficient(self) -> Tensor | None:
+        """c = (df/du)^T p, (batch, m), where the dynamics are affine in u; None elsewhere."""
         return self._p_habits - self._p_wealth if self.problem.eta == 1.0 else None
 
     def closed_form(self) -> Tensor | None:

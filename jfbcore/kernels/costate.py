@@ -8,6 +8,7 @@ differentiates once. Tests hold both against the gradient of phi by automatic di
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Sweep:
 
 
 def forward_backward(step: float, t: Time, z: Tensor, *parameters: Tensor) -> Sweep:
+    """All that one forward and one backward pass through the network leave; z is (batch, n)."""
     opening, opening_time, opening_bias, readout, quadratic, quadratic_time, _, *layers = parameters
     weights, biases = layers[: len(layers) // 2], layers[len(layers) // 2 :]
     a = torch.addmm(_affine_in_time(opening_bias, t, opening_time), z, opening.T)
@@ -60,11 +62,13 @@ def _affine_in_time(bias: Tensor | None, t: Time, slope: Tensor) -> Tensor:
 
 
 def costate_of(sweep: Sweep, opening: Tensor, quadratic: Tensor, linear: Tensor) -> Tensor:
+    """grad_z phi (batch, n) from the sweep's results."""
     p = torch.addmm(linear, sweep.pulled, opening)
     return torch.addmm(p, sweep.projected, quadratic)
 
 
 def costate_formula(step: float, t: Time, z: Tensor, *parameters: Tensor) -> Tensor:
+    """grad_z phi (batch, n), by torch operations that can be differentiated again."""
     sweep = forward_backward(step, t, z, *parameters)
     return costate_of(sweep, parameters[0], parameters[4], parameters[6])
 
@@ -77,7 +81,8 @@ class Costate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, step: float, t: Time, z: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, step: float, t: Time, z: Tensor, *parameters: Tensor) -> Tensor:
+        """grad_z phi, (batch, n); keeps the sweep for the way back."""
         sweep = forward_backward(step, t, z, *parameters)
         ctx.step, ctx.time = step, t
         ctx.n_layers = len(sweep.slopes)
@@ -85,7 +90,8 @@ class Costate(torch.autograd.Function):
         return costate_of(sweep, parameters[0], parameters[4], parameters[6])
 
     @staticmethod
-    def backward(ctx, p_bar: Tensor):
+    def backward(ctx: Any, p_bar: Tensor) -> tuple[Tensor | None, ...]:
+        """Cotangents of the time, the states and every parameter."""
         z, *rest = ctx.saved_tensors
         n_layers, step = ctx.n_layers, ctx.step
         states = rest[len(rest) - n_layers + 1 :]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,8 @@ class Interaction(torch.autograd.Function):
     """Q of `positions` with the gradient above; `formula` gives its second derivatives."""
 
     @staticmethod
-    def forward(ctx, formula: Callable[[Tensor], Tensor], positions: Tensor) -> Tensor:
+    def forward(ctx: Any, formula: Callable[[Tensor], Tensor], positions: Tensor) -> Tensor:
+        """Q of `positions` (batch, N, d), (batch,); keeps its gradient, not the pairs."""
         ctx.formula = formula
         cost, gradient = _cost_and_gradient(positions, ctx.needs_input_grad[1])
         if gradient is not None:
@@ -54,7 +56,8 @@ class Interaction(torch.autograd.Function):
         return cost
 
     @staticmethod
-    def backward(ctx, grad_cost: Tensor):
+    def backward(ctx: Any, grad_cost: Tensor) -> tuple[Tensor | None, ...]:
+        """The cotangent of the positions, (batch, N, d)."""
         gradient, positions = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, *differentiable_vjp(ctx.formula, (positions,), grad_cost)
@@ -73,7 +76,7 @@ def _(positions: Tensor) -> tuple[Tensor, Tensor]:
     return cost, gradient.contiguous()
 
 
-@torch.library.register_fake("jfbcore::interaction", lib=_OPERATORS)
+@torch.library.register_fake("jfbcore::interaction", lib=_OPERATORS)  # type: ignore[untyped-decorator]
 def _(positions: Tensor) -> tuple[Tensor, Tensor]:
     return positions.new_empty(positions.shape[0]), positions.new_empty(positions.shape)
 
@@ -87,4 +90,5 @@ def compiled_interaction(positions: Tensor) -> Tensor:
     fixed = positions.detach()
     cost, gradient = torch.ops.jfbcore.interaction(fixed)
     # Adds zero, and the gradient to whatever differentiates this.
-    return cost + (gradient * (positions - fixed)).sum((1, 2))
+    total: Tensor = cost + (gradient * (positions - fixed)).sum((1, 2))
+    return total

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,32 +49,41 @@ class QuadrotorHamiltonian(Hamiltonian):
         return s, s.exp()
 
     def dynamics(self, u: Tensor) -> Tensor:
+        """f(t, z, u) at this Hamiltonian's t and z, (batch, n)."""
         problem = self.problem
         if self._attitude is None:
             return problem.dynamics(self._t, self._z, u)
         # The coefficient c has evaluated the attitude already.
-        return Dynamics.apply(problem, self._z, u, self._attitude)
+        rate: Tensor = Dynamics.apply(problem, self._z, u, self._attitude)
+        return rate
 
     def control_part(self, u: Tensor) -> Tensor:
-        return torch.linalg.vecdot(self._pull, u) - self._exponent(u)[1].squeeze(-1)
+        """<c, u> - exp(|u|^2/2N), (batch,)."""
+        along: Tensor = torch.linalg.vecdot(self._pull, u)
+        return along - self._exponent(u)[1].squeeze(-1)
 
     def constant_part(self) -> Tensor:
+        """The terms of H without a control, (batch,)."""
         problem, no_control = self.problem, torch.zeros_like(self._pull)
         drift = problem.dynamics(self._t, self._z, no_control)
         # The running cost at zero control counts exp(0) = 1 that is not constant in u.
         cost = problem.running_cost(self._t, self._z, no_control) - 1.0
-        return -torch.linalg.vecdot(self._p, drift) - cost
+        along: Tensor = torch.linalg.vecdot(self._p, drift)
+        return -along - cost
 
     def grad(self, u: Tensor) -> Tensor:
+        """Gradient of H in the control: (batch, m) -> (batch, m)."""
         _, weight = self._exponent(u)
         return torch.addcmul(self._pull, weight, u, value=-1.0 / self._n)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        """Hessian of H in the control, at `u`, times `v`, (batch, m)."""
         weight = self._exponent(u)[1] / self._n
         along = torch.linalg.vecdot(u, v).div(self._n).unsqueeze(-1)
         return -weight * torch.addcmul(v, along, u)
 
     def curvature_scaling(self, u: Tensor) -> Tensor:
+        """Positive scaling (batch, 1): the inverse mean of the extreme curvatures, capped."""
         # With s = |u|^2/2N, -Hessian = e^s/N (I + u u^T/N) has eigenvalues e^s/N and
         # e^s (1 + 2s)/N. The inverse of their mean gives spectral radius s/(1 + s) < 1.
         with torch.no_grad():
@@ -108,6 +117,7 @@ class QuadrotorHamiltonian(Hamiltonian):
         return longest, longest.new_full((), math.log(self._n)), longest.new_ones(())
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
+        """(-Hessian)^(-1) r, (batch, m), by Sherman and Morrison's formula."""
         # Sherman-Morrison: (I + u u^T/N)^-1 = I - u u^T / (N + |u|^2)
         u = u.detach()
         s, weight = self._exponent(u)
@@ -115,6 +125,7 @@ class QuadrotorHamiltonian(Hamiltonian):
         return self._n / weight * torch.addcmul(r, along, u, value=-1.0)
 
     def control_coefficient(self) -> Tensor:
+        """c = (df/du)^T p, (batch, m)."""
         return -self._pull
 
     def closed_form(self) -> Tensor:
@@ -180,7 +191,8 @@ class Dynamics(torch.autograd.Function):
     """`Quadrotor.dynamics_formula`, its derivative by hand: saves z, u and the attitude."""
 
     @staticmethod
-    def forward(ctx, problem: Quadrotor, z: Tensor, u: Tensor, attitude: Tensor) -> Tensor:
+    def forward(ctx: Any, problem: Quadrotor, z: Tensor, u: Tensor, attitude: Tensor) -> Tensor:
+        """f(z, u), (batch, n), agent by agent without a loop."""
         ctx.save_for_backward(z, u, attitude)
         ctx.problem = problem
         agents, controls = _agents(z, STATES_PER_AGENT), _agents(u, CONTROLS_PER_AGENT)
@@ -192,7 +204,8 @@ class Dynamics(torch.autograd.Function):
         return rate.view_as(z)
 
     @staticmethod
-    def backward(ctx, grad_rate: Tensor):
+    def backward(ctx: Any, grad_rate: Tensor) -> tuple[Tensor | None, ...]:
+        """Cotangents of the states and the controls."""
         z, u, attitude = ctx.saved_tensors
         if torch.is_grad_enabled():
             formula = ctx.problem.dynamics_formula
@@ -221,7 +234,8 @@ class ControlPull(torch.autograd.Function):
     """`control_pull_formula`, its derivative by hand: saves z, p and the attitude."""
 
     @staticmethod
-    def forward(ctx, problem: Quadrotor, z: Tensor, p: Tensor, attitude: Tensor) -> Tensor:
+    def forward(ctx: Any, problem: Quadrotor, z: Tensor, p: Tensor, attitude: Tensor) -> Tensor:
+        """c = (df/du)^T p, (batch, m)."""
         ctx.save_for_backward(z, p, attitude)
         ctx.problem = problem
         costates = _agents(p, STATES_PER_AGENT)
@@ -232,7 +246,8 @@ class ControlPull(torch.autograd.Function):
         return c.view(z.shape[0], -1)
 
     @staticmethod
-    def backward(ctx, grad_c: Tensor):
+    def backward(ctx: Any, grad_c: Tensor) -> tuple[Tensor | None, ...]:
+        """Cotangents of the states and the costates."""
         z, p, attitude = ctx.saved_tensors
         if torch.is_grad_enabled():
             formula = functools.partial(control_pull_formula, ctx.problem)

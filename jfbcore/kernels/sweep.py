@@ -52,7 +52,8 @@ def core(
     differentiate the result: `core_formula` is for that.
     """
     if kernels_serve(a0, weights):
-        return _sweep_core(a0, readout, list(weights), list(biases), step)
+        out: Tensor = _sweep_core(a0, readout, list(weights), list(biases), step)
+        return out
     return _beside_the_rest(
         lambda a: core_formula(a, readout, weights, biases, step), a0, readout.shape[0]
     )
@@ -72,7 +73,8 @@ def core_vjp(
     Everything between is computed again from `a0`. The parameters get no cotangent.
     """
     if kernels_serve(a0, weights):
-        return _sweep_core_vjp(a0, pulled_bar, readout, list(weights), list(biases), step)
+        bar: Tensor = _sweep_core_vjp(a0, pulled_bar, readout, list(weights), list(biases), step)
+        return bar
     return _beside_the_rest(
         lambda bar: core_vjp_formula(a0, bar, readout, weights, biases, step),
         pulled_bar,
@@ -176,10 +178,10 @@ def _sweep_core_vjp(
 
 
 @_sweep_core.register_fake
-def _(a0, readout, weights, biases, step) -> Tensor:
+def _(a0: Tensor, *_: object) -> Tensor:
     return torch.empty_like(a0, memory_format=torch.contiguous_format)
 
 
 @_sweep_core_vjp.register_fake
-def _(a0, pulled_bar, readout, weights, biases, step) -> Tensor:
+def _(a0: Tensor, pulled_bar: Tensor, *_: object) -> Tensor:
     return torch.empty_like(pulled_bar, memory_format=torch.contiguous_format)

@@ -16,14 +16,16 @@ Code that minimises L + <p, f> instead has the opposite sign throughout.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore._random import draw
-from jfbcore._time import Time
-from jfbcore.hamiltonian import DerivedHamiltonian, Hamiltonian
+from jfbcore._time import Time as Time
+from jfbcore.hamiltonian import DerivedHamiltonian
+from jfbcore.hamiltonian import Hamiltonian as Hamiltonian
 
 
 class Problem(abc.ABC):
@@ -93,6 +95,11 @@ class Problem(abc.ABC):
         """Where the inner iteration starts, (batch, m), without a graph: zero unless overridden."""
         return z.new_zeros(z.shape[0], self.control_dim)
 
+    def optimal_controls(self, z: Tensor) -> Tensor | None:
+        """The exact optimum of this discretised problem from z(0) = `z` (batch, n), open loop:
+        (batch, n_steps, m). None unless a problem knows it."""
+        return None
+
     def __repr__(self) -> str:
         from jfbcore.extras.description import one_line  # which imports this module
 
@@ -126,7 +133,9 @@ class Problem(abc.ABC):
     def _normal(self, batch: int, width: int, generator: torch.Generator) -> Tensor:
         return self._draw(torch.randn, batch, width, generator)
 
-    def _draw(self, sampler, batch: int, width: int, generator: torch.Generator) -> Tensor:
+    def _draw(
+        self, sampler: Callable[..., Tensor], batch: int, width: int, generator: torch.Generator
+    ) -> Tensor:
         _validate.positive_int("batch", batch)
         if not isinstance(generator, torch.Generator):
             raise TypeError(f"`generator` must be a torch.Generator, got {generator!r}")

@@ -79,7 +79,7 @@ class Bicycle(Problem):
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = |u|^2 / 2 + interaction_weight * Q: -> (batch,)."""
         self.check(z=z, u=u)
-        cost = 0.5 * torch.linalg.vecdot(u, u)
+        cost: Tensor = 0.5 * torch.linalg.vecdot(u, u)
         if self.interaction_weight == 0 or self.n_agents == 1:
             return cost
         interaction = interaction_cost(self.agents(z)[..., :2])
@@ -94,6 +94,7 @@ class Bicycle(Problem):
         return self.terminal_weight * (x.square() + y.square()).sum(1)
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
+        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, n)."""
         self.check(z=z, p=p)
         return BicycleHamiltonian(self, t, z, p)
 

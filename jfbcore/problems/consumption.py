@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ class Consumption(Problem):
         self.control_dim = self.n_goods
 
     @classmethod
-    def released(cls, n_goods: int = 5, **keywords) -> Consumption:
+    def released(cls, n_goods: int = 5, **keywords: Any) -> Consumption:
         """The released code's parameters, whose consumption spans five decades."""
         settings = {"r": 3.0, "delta": 0.1, "gamma": 0.5, "epsilon": 0.1, "max_excess": 1e5}
         return cls(n_goods, **(settings | keywords))
@@ -119,10 +120,11 @@ class Consumption(Problem):
         self.check(z=z)
         wealth, floor = z[:, 0], self.wealth_floor
         shortfall = (floor - wealth).clamp_min(0.0)
-        bequest = self.utility(wealth.clamp_min(floor)) - floor**-self.gamma * shortfall
+        bequest: Tensor = self.utility(wealth.clamp_min(floor)) - floor**-self.gamma * shortfall
         return -self.epsilon * bequest
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
+        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, n)."""
         self.check(z=z, p=p)
         return ConsumptionHamiltonian(self, t, z, p)
 
@@ -146,7 +148,7 @@ class Consumption(Problem):
     @property
     def gradient_scale(self) -> float:
         """Euclidean norm of the marginal utilities at the nominal excess."""
-        return self.nominal_excess**-self.gamma * math.sqrt(self.n_goods)
+        return float(self.nominal_excess**-self.gamma * math.sqrt(self.n_goods))
 
     @property
     def nominal_excess(self) -> float:

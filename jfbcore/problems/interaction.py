@@ -22,7 +22,8 @@ def interaction_cost(positions: Tensor) -> Tensor:
         return compiled_interaction(positions)
     if plain_formula_required():
         return interaction_formula(positions)
-    return Interaction.apply(interaction_formula, positions)
+    cost: Tensor = Interaction.apply(interaction_formula, positions)
+    return cost
 
 
 def interaction_formula(positions: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class Quadrotor(Problem):
         self.check(z=z, u=u)
         if plain_formula_required():
             return self.dynamics_formula(z, u)
-        return Dynamics.apply(self, z, u, attitude_of(z))
+        rate: Tensor = Dynamics.apply(self, z, u, attitude_of(z))
+        return rate
 
     def dynamics_formula(self, z: Tensor, u: Tensor) -> Tensor:
         """`dynamics` in plain operations."""
@@ -89,7 +90,7 @@ class Quadrotor(Problem):
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = exp(|u|^2 / 2N) + interaction_weight * Q: -> (batch,)."""
         self.check(z=z, u=u)
-        cost = torch.linalg.vecdot(u, u).mul(0.5 / self.n_agents).exp()
+        cost: Tensor = torch.linalg.vecdot(u, u).mul(0.5 / self.n_agents).exp()
         if self.interaction_weight == 0 or self.n_agents == 1:
             return cost
         return torch.add(cost, self._interaction(z), alpha=self.interaction_weight)
@@ -98,7 +99,8 @@ class Quadrotor(Problem):
         """G = terminal_weight / (4N) |z - z_target|^2: (batch, 12 N) -> (batch,)."""
         self.check(z=z)
         miss = z - self.target_state(z)
-        return torch.linalg.vecdot(miss, miss).mul(0.25 * self.terminal_weight / self.n_agents)
+        squared: Tensor = torch.linalg.vecdot(miss, miss)
+        return squared.mul(0.25 * self.terminal_weight / self.n_agents)
 
     def target_state(self, like: Tensor) -> Tensor:
         """The target (12 N,): every agent at rest at `target_position`, angles zero."""
@@ -109,6 +111,7 @@ class Quadrotor(Problem):
         return one.repeat(self.n_agents)
 
     def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
+        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, n)."""
         self.check(z=z, p=p)
         return QuadrotorHamiltonian(self, t, z, p)
 

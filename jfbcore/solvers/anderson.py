@@ -60,9 +60,11 @@ class Anderson(IterativeSolver):
         _validate.positive("growth", self.growth)
 
     def supports_repeat(self) -> str | None:
+        """None, or the reason why no given number of steps can be taken untested."""
         return "Anderson cannot go on from a control without its history; use Picard or Newton"
 
     def init(self, fixed_point_map: BoundMap, control: Tensor) -> AndersonState:
+        """The state before the first step from `control` (batch, m), without a history."""
         batch, m = control.shape
         history = control.new_empty(batch, 0, m)
         worst = control.new_full((batch, 1), torch.inf)
@@ -74,6 +76,7 @@ class Anderson(IterativeSolver):
     def step(
         self, fixed_point_map: BoundMap, state: AndersonState, evaluated: Tensor
     ) -> AndersonState:
+        """The state after one mixed step, and the window moved on by it."""
         u, images, increments = state.control, state.images, state.increments
         image = fixed_point_map.step(u, evaluated)
         increment = image - u
@@ -112,9 +115,11 @@ class Anderson(IterativeSolver):
     def terminate(
         self, fixed_point_map: BoundMap, state: AndersonState, evaluated: Tensor
     ) -> Tensor:
+        """The least residual so far, (batch,)."""
         return torch.fmin(state.best_residual, fixed_point_map.residual(state.control, evaluated))
 
     def answer(self, state: AndersonState, residual: Tensor) -> Tensor:
+        """The control (batch, m) of the least residual."""
         best = (residual == state.best_residual).unsqueeze(-1)
         return torch.where(best, state.best_control, state.control)
 

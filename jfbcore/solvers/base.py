@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -24,6 +24,7 @@ class Status(enum.Enum):
     CONVERGED = "every sample reached the tolerance"
     FIXED_ITERATIONS = "ran exactly the iterations asked for, without a stopping test"
     MAX_ITERATIONS = "the iteration limit came before the tolerance"
+    STALLED = "no further iteration helped, because of rounding or a cycle, before the tolerance"
     NON_FINITE = "the control or its residual stopped being finite"
 
 
@@ -33,13 +34,15 @@ class Solution:
 
     `control`: (batch, m). `residual`: (batch,), see `BoundMap.residual`. `iterations`: how often
     the map (or Newton step) was applied, the same for all samples of a batch. `tolerance`: the
-    residual asked for, None in the fixed-iteration mode.
+    residual asked for, None in the fixed-iteration mode. `limit`: iterations at which the solver
+    would have given up; None where it does not stop before it.
     """
 
     control: Tensor
     residual: Tensor
     iterations: int
     tolerance: float | None
+    limit: int | None = None
 
     @property
     def converged(self) -> Tensor:
@@ -51,7 +54,9 @@ class Solution:
     @property
     def status(self) -> Status:
         """The worst status over the batch. Reads the residual, so it waits for the device."""
-        return worst_status(self.residual, self.tolerance)
+        worst = worst_status(self.residual, self.tolerance)
+        early = self.limit is not None and bool(self.iterations < self.limit)
+        return Status.STALLED if early and worst is Status.MAX_ITERATIONS else worst
 
 
 def worst_status(residual: Tensor, tolerance: float | None) -> Status:
@@ -106,6 +111,7 @@ class Solver(abc.ABC):
         return f"{type(self).__name__} takes no steps to count; use Picard or Newton"
 
     def solution(self, control: Tensor, residual: Tensor, iterations: int) -> Solution:
+        """A Solution with this solver's tolerance, which decides its status."""
         return Solution(control, residual, iterations, self.tolerance)
 
 
@@ -138,18 +144,25 @@ class IterativeSolver(Solver):
 
     def answer(self, state: State, residual: Tensor) -> Tensor:
         """The control (batch, m) to return, given the residual that `terminate` found."""
-        return state.control
+        control: Tensor = state.control
+        return control
 
     def pending(self, state: State) -> Tensor | None:
         """Whether the iteration goes on after its last step; None where one step completes it."""
         return None
 
+    def position(self, state: State) -> Tensor | None:
+        """The control (batch, m): no step helps where it moves by rounding alone."""
+        return state.control
+
     def result(self, run: Run) -> Solution:
         """What a run of the loop has found."""
-        return self.solution(run.point, run.residual, run.iterations)
+        solution = self.solution(run.point, run.residual, run.iterations)
+        return replace(solution, limit=self.max_iterations)
 
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        """Run the loop from `initial` (batch, m). Non-convergence is in the result, not raised."""
         state = self.init(fixed_point_map, initial)
         return self.result(iterate(self, fixed_point_map, state, self.max_iterations))
 
@@ -157,6 +170,7 @@ class IterativeSolver(Solver):
     def repeat(
         self, fixed_point_map: BoundMap, initial: Tensor, times: int
     ) -> tuple[Tensor, Tensor]:
+        """Exactly `times` steps from `initial` (batch, m): control and residual (batch,)."""
         if (reason := self.supports_repeat()) is not None:
             raise ValueError(reason)
         state = self.init_untested(fixed_point_map, initial)

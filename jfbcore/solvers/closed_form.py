@@ -24,6 +24,7 @@ class ClosedForm(Solver):
 
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
+        """The formula's maximiser; raises ValueError where there is none."""
         control = fixed_point_map.hamiltonian.closed_form()
         if control is None:
             raise ValueError(
@@ -33,6 +34,7 @@ class ClosedForm(Solver):
         return self.solution(control, fixed_point_map.residual(control), 0)
 
     def supports(self, problem: Problem) -> str | None:
+        """None, or the reason why `problem` has no formula for its maximiser."""
         z = problem.sample_initial_states(1, torch.Generator().manual_seed(0))
         p = problem.initial_costate().expand_as(z)
         try:

@@ -10,7 +10,6 @@ of a compiled graph (`iterate`), for a number of steps without any test (`take`)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 from torch.utils.checkpoint import checkpoint
+
+from jfbcore.solvers.stopping import Watch, still, within
 
 #: a NamedTuple of tensors
 State = Any
@@ -51,6 +52,9 @@ class Iterative(Protocol):
     def pending(self, state: State, /) -> Tensor | None:
         """Whether the iteration goes on after its last step; None where one step completes it."""
 
+    def position(self, state: State, /) -> Tensor | None:
+        """What moves as long as steps help, (batch, m); None runs to the tolerance or the limit."""
+
 
 class Run(NamedTuple):
     """How a loop ended: the point (batch, m), its residual (batch,), the iterations completed and
@@ -60,17 +64,6 @@ class Run(NamedTuple):
     residual: Tensor
     iterations: int
     state: State
-
-
-def within(residual: Tensor, tolerance: float) -> bool:
-    """Whether every residual is within the tolerance or NaN. Waits for the device.
-
-    A NaN can only get worse, and is no reason to leave the other samples where they are.
-    """
-    worst = residual.max().item()
-    if math.isnan(worst):
-        return not bool((residual > tolerance).any())
-    return worst <= tolerance
 
 
 def take(solver: Iterative, context: Any, state: State, steps: int) -> State:
@@ -108,10 +101,11 @@ def checkpointed(solver: Iterative, context: Any, state: State, limit: int, leng
 
     The residual is that of the last point.
     """
-    progress = _Progress(context, state, 0)
+    progress = _Progress(context, state, 0, watch=Watch())
     while progress.passed is None and progress.iterations < limit:
         before = progress.iterations
-        segment = _Segment(solver, context, type(state), before, min(before + length, limit))
+        end = min(before + length, limit)
+        segment = _Segment(solver, context, type(state), before, end, progress.watch)
         tensors = checkpoint(
             segment, *progress.state, use_reentrant=False, preserve_rng_state=False
         )
@@ -130,6 +124,7 @@ class _Progress(NamedTuple):
     passed: Tensor | None = None
     #: whether `state` is one iteration beyond the one that passed
     beyond: bool = False
+    watch: Watch | None = None
 
 
 def _advance(
@@ -141,9 +136,12 @@ def _advance(
     *,
     tracked: bool = False,
     renew: Callable[[], Any] | None = None,
+    watch: Watch | None = None,
 ) -> _Progress:
-    """Step from `state`, after so many `iterations`, until the test passes or the limit is met."""
+    """Step from `state`, after so many `iterations`, until the test passes, no step helps or the
+    limit is met."""
     tolerance, interval = solver.tolerance, solver.check_interval
+    watch = Watch() if watch is None else watch
     if tolerance is None and renew is None and solver.pending(state) is None:
         state = take(solver, context, state, limit - iterations)
         return _Progress(context, state, limit, limit - iterations)
@@ -155,7 +153,9 @@ def _advance(
         evaluated = solver.evaluate(context, state)
         if due and tolerance is not None and iterations % interval == 0:
             residual = terminate(context, state, evaluated)
-            if within(residual, tolerance):
+            if within(residual, tolerance) or watch.finished(
+                solver.position(state), residual, iterations, tolerance
+            ):
                 if not tracked:
                     return _Progress(context, state, iterations, steps, residual)
                 # One more iteration, without another test.
@@ -165,12 +165,12 @@ def _advance(
         due = pending is None or not bool(pending)
         iterations += due
         steps += 1
-    return _Progress(context, state, iterations, steps, passed, passed is not None)
+    return _Progress(context, state, iterations, steps, passed, passed is not None, watch)
 
 
 def _finish(solver: Iterative, progress: _Progress) -> Run:
     """The result of a loop that has ended; evaluates the residual where no test has."""
-    context, state, iterations, _, residual, beyond = progress
+    context, state, iterations, _, residual, beyond, _ = progress
     if residual is None:
         with torch.no_grad():
             residual = solver.terminate(context, state, solver.evaluate(context, state))
@@ -186,10 +186,16 @@ class _Segment:
     """
 
     def __init__(
-        self, solver: Iterative, context: Any, kind: type, before: int, limit: int
+        self,
+        solver: Iterative,
+        context: Any,
+        kind: type,
+        before: int,
+        limit: int,
+        watch: Watch | None,
     ) -> None:
         self._solver, self._context, self._kind = solver, context, kind
-        self._before, self._limit = before, limit
+        self._before, self._limit, self._watch = before, limit, watch
         self._progress: _Progress | None = None
         self._steps: int | None = None
 
@@ -198,13 +204,19 @@ class _Segment:
         if self._steps is not None:
             return tuple(take(self._solver, self._context, state, self._steps))
         self._progress = _advance(
-            self._solver, self._context, state, self._before, self._limit, tracked=True
+            self._solver,
+            self._context,
+            state,
+            self._before,
+            self._limit,
+            tracked=True,
+            watch=self._watch,
         )
         return tuple(self._progress.state)
 
     def hand_over(self) -> _Progress:
         """Where the segment paused. Only the number of its steps is kept here, not its tensors."""
-        progress, self._progress = self._progress, None
+        progress, self._progress, self._watch = self._progress, None, None
         assert progress is not None
         self._steps = progress.steps
         return progress
@@ -218,25 +230,35 @@ def _in_graph(solver: Iterative, context: Any, state: State, limit: int) -> Run:
         return Run(solver.answer(state, residual), residual, limit, state)
     kind, tolerance = type(state), solver.tolerance
 
-    def unfinished(iterations: Tensor, evaluated: Tensor, residual: Tensor, *_: Tensor) -> Tensor:
+    def unfinished(
+        iterations: Tensor, evaluated: Tensor, residual: Tensor, stuck: Tensor, *_: Tensor
+    ) -> Tensor:
         going = iterations < limit
-        return going if tolerance is None else going & (residual > tolerance).any()
+        return going if tolerance is None else going & (~stuck & (residual > tolerance)).any()
 
     def trip(
-        iterations: Tensor, evaluated: Tensor, residual: Tensor, *tensors: Tensor
+        iterations: Tensor, evaluated: Tensor, residual: Tensor, stuck: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        state = solver.step(context, kind(*tensors), evaluated)
+        before = kind(*tensors)
+        state = solver.step(context, before, evaluated)
         pending = solver.pending(state)
         evaluated = solver.evaluate(context, state)
-        residual = solver.terminate(context, state, evaluated)
-        return iterations + (1 if pending is None else ~pending), evaluated, residual, *state
+        reached = solver.terminate(context, state, evaluated)
+        earlier, position = solver.position(before), solver.position(state)
+        if earlier is not None and position is not None:
+            # As `Watch`, over one iteration: a graph would pay for a window in every trip.
+            helpless = still(earlier, position) & ~(reached < residual)
+            stuck = stuck | (helpless if pending is None else helpless & ~pending)
+        count = iterations + (1 if pending is None else ~pending)
+        return count, evaluated, reached, stuck.clone(), *state
 
     evaluated = solver.evaluate(context, state)
     residual = solver.terminate(context, state, evaluated)
     count = torch.zeros((), dtype=torch.int64, device=residual.device)
+    nobody = torch.zeros_like(residual, dtype=torch.bool)
     # Copies, because the operator refuses inputs that share memory.
-    start = (count, evaluated, residual, *(tensor.clone() for tensor in state))
-    iterations, _, residual, *tensors = while_loop(unfinished, trip, start)
+    start = (count, evaluated, residual, nobody, *(tensor.clone() for tensor in state))
+    iterations, _, residual, _, *tensors = while_loop(unfinished, trip, start)
     state = kind(*tensors)
     return Run(solver.answer(state, residual), residual, iterations, state)
 

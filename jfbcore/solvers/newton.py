@@ -41,7 +41,7 @@ class Newton(IterativeSolver):
     """
 
     max_iterations: int = 100
-    max_halvings: int = 30
+    max_halvings: int = 60
     # A step of `repeat` is one trial, and another number of steps takes seconds to compile.
     fewest_repeats: ClassVar[int] = 8
 
@@ -50,17 +50,21 @@ class Newton(IterativeSolver):
         _validate.positive_int("max_halvings", self.max_halvings)
 
     def supports_repeat(self) -> str | None:
+        """None, or the reason why no given number of steps can be taken untested."""
         if self.tolerance is None:
             return "Newton without a tolerance counts steps and not trials; give a tolerance"
         return None
 
     def init(self, fixed_point_map: BoundMap, control: Tensor) -> NewtonState:
+        """The state before the first step from `control` (batch, m)."""
         return _start(fixed_point_map, control, ())
 
     def init_untested(self, fixed_point_map: BoundMap, control: Tensor) -> NewtonState:
+        """As `init`, with the counters that steps without a test need."""
         return _start(fixed_point_map, control, control.shape[:1])
 
     def pending(self, state: NewtonState) -> Tensor:
+        """Which samples (batch,) still wait for a shorter step to be tried."""
         return state.waits
 
     def step(self, fixed_point_map: BoundMap, state: NewtonState, evaluated: Tensor) -> NewtonState:

@@ -24,10 +24,13 @@ class Picard(IterativeSolver):
     """u <- T(u). Converges wherever T contracts, at T's own rate; no memory beyond u."""
 
     def init(self, fixed_point_map: BoundMap, control: Tensor) -> PicardState:
+        """The state before the first step from `control` (batch, m): the control alone."""
         return PicardState(control)
 
     def step(self, fixed_point_map: BoundMap, state: PicardState, evaluated: Tensor) -> PicardState:
+        """The state after one application of the map."""
         return PicardState(fixed_point_map.step(state.control, evaluated))
 
     def supports_repeat(self) -> str | None:
+        """None: every step is one application of the map."""
         return None

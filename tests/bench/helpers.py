@@ -44,7 +44,7 @@ def stale_reasons(record: dict[str, Any]) -> set[str]:
             if value is None:
                 return True
             value = value.get(key)
-        return value is None
+        return value is None or (isinstance(value, list) and None in value)
 
     return {path for path in record["null_reasons"] if not is_null(path)}
 

@@ -11,7 +11,7 @@ from baselines import METHODS
 from bench.build import Unsupported, build, build_problem
 from bench.case import GRADIENT_NAMES, PROBLEM_NAMES, RECIPES, Case
 from bench.commands import train
-from bench.recipes import case_settings, training_config
+from bench.recipes import LENGTHS, case_settings, training_config
 from jfbcore.train import Training
 
 
@@ -59,6 +59,31 @@ def test_the_recommended_bicycles():
     assert (many.network, many.batch_size) == ("indexed", 10)
     assert training_config(many, time_limit=60.0).terminal_ramp == (0.01, 0.3, 0.7)
     assert training_config(many, steps=50).terminal_ramp is None
+
+
+@pytest.mark.parametrize("gradient", ["jfb", "unrolled", "direct"])
+def test_the_schedule_does_not_depend_on_method_or_limit(gradient):
+    """Once the limit leaves time for the whole recipe: twice the limit, the same stages."""
+    case = case_of("--problem", "quadrotor", "--agents", "6", "--gradient", gradient)
+    whole, seconds = LENGTHS["quadrotor"][6]
+    for limit in (seconds, 2 * seconds):
+        config = training_config(case, time_limit=limit)
+        assert (config.full_steps, config.time_limit) == (whole, limit)
+    # A shorter limit shortens the schedule, for every method alike.
+    assert training_config(case, time_limit=seconds / 4).full_steps == whole / 4
+    # What trains for a number of steps has no other end.
+    assert training_config(case, steps=300).time_limit is None
+
+
+def test_sizes_between_take_the_length_of_the_smaller():
+    def length(n_agents: str) -> float | None:
+        case = case_of("--problem", "quadrotor", "--agents", n_agents)
+        return training_config(case, time_limit=1e9).full_steps
+
+    assert length("5") == length("1") == LENGTHS["quadrotor"][1][0]
+    assert length("99") == length("20") == LENGTHS["quadrotor"][20][0]
+    released = case_of("--problem", "quadrotor", "--agents", "1", "--recipe", "released")
+    assert training_config(released, time_limit=9.0, recipe="released").full_steps is None
 
 
 def test_what_is_asked_for_wins():

@@ -19,15 +19,17 @@ import psutil
 import pytest
 import torch
 
-from bench import cluster, environment, runner, worker, workers
+from bench import environment, runner, worker, workers
 from bench.case import Case
 from bench.environment import ROOT, git_revision, processor
 from bench.jobs import Job, RunSettings
 from bench.records import (
     STATUSES,
     CorruptRecord,
+    claim,
     empty_record,
     explain_nulls,
+    pack,
     read_record,
     read_records,
     record_path,
@@ -341,6 +343,7 @@ class TestResume:
         path = record_path(copied, FIXED, 0)
         record = read_record(path)
         del record["case"]["learning_rate"]
+        record["schema_version"] = 1
         path.write_text(json.dumps(record), encoding="utf-8")
         monkeypatch.setattr(runner, "_run_one", refuse)
         assert run_cases([FIXED], 1, settings(copied, resume=True)) == {}
@@ -352,6 +355,16 @@ class TestResume:
         record["case"] |= change
         path.write_text(json.dumps(record), encoding="utf-8")
         assert run_cases([FIXED], 1, settings(copied, resume=True)) == {"ok": 1}
+
+    def test_packed_records_count_and_what_they_lack_is_measured(self, copied):
+        record_path(copied, FIXED, 0).unlink()
+        assert pack(copied) == len(CASES) - 1
+        assert run_cases(list(CASES.values()), 1, settings(copied, resume=True)) == {"ok": 1}
+        assert [p.name for p in (copied / "records").iterdir()] == [
+            record_path(copied, FIXED, 0).name
+        ]
+        with pytest.raises(ValueError, match=rf"{len(CASES)} of these records.*--resume"):
+            run_cases(list(CASES.values()), 1, settings(copied))
 
     def test_exactly_what_is_missing_is_measured(self, copied):
         missing = record_path(copied, FIXED, 0)
@@ -376,7 +389,7 @@ class TestResume:
             lambda text: text[: len(text) // 2],
             lambda text: "",
             lambda text: "[1, 2]",
-            lambda text: text.replace('"schema_version": 1', '"schema_version": 0'),
+            lambda text: text.replace('"schema_version": 2', '"schema_version": 0'),
             lambda text: text.replace('"status": "ok"', '"status": "fine"'),
             lambda text: '{"schema_version": 1, "status": "ok", "case": {}}',
         ],
@@ -635,82 +648,6 @@ class TestTimeLimit:
         assert "not measured" not in capsys.readouterr().err
 
 
-class TestCluster:
-    def test_through_submitit(self, tmp_path, monkeypatch):
-        """Its debug executor runs jobs in this process, as slurm would elsewhere."""
-        pytest.importorskip("submitit")
-        monkeypatch.setattr(runner, "_run_one", run_made_up)
-        assert run_cases([OK, FIXED], 2, settings(tmp_path, jobs="debug")) == {"ok": 4}
-        limits = json.loads((tmp_path / "environment.json").read_text())["limits"]
-        assert any("machine which did so" in text for text in limits)
-
-    def test_a_job_has_as_many_processors_as_threads(self, tmp_path, monkeypatch):
-        submitit = pytest.importorskip("submitit")
-        monkeypatch.setattr(runner, "_run_one", run_made_up)
-        asked = {}
-        update = submitit.AutoExecutor.update_parameters
-
-        def note(executor, **parameters):
-            asked.update(parameters)
-            update(executor, **parameters)
-
-        monkeypatch.setattr(submitit.AutoExecutor, "update_parameters", note)
-        run_cases([OK], 1, settings(tmp_path, jobs="debug", threads=3))
-        assert asked["cpus_per_task"] == 3
-
-    def test_without_submitit_it_says_how_to_get_it(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "submitit", None)
-        with pytest.raises(ValueError, match="`jobs` slurm needs submitit; pip install"):
-            run_cases([OK], 1, settings(tmp_path, jobs="slurm"))
-
-    def test_without_a_cluster_it_says_so(self, tmp_path, monkeypatch):
-        submitit = pytest.importorskip("submitit")
-
-        def refuse(**_: object) -> None:
-            raise RuntimeError('Could not detect "srun"')
-
-        monkeypatch.setattr(submitit, "AutoExecutor", refuse)
-        with pytest.raises(ValueError, match="`jobs` slurm cannot be used here: Could not detect"):
-            run_cases([OK], 1, settings(tmp_path, jobs="slurm"))
-
-    @pytest.mark.parametrize(
-        ("text", "cause"),
-        [
-            (
-                "Job (task=0) failed during processing with trace:\n----------------------\n"
-                "Traceback (most recent call last):\n  File somewhere\n"
-                "RuntimeError: the node went away\n\n----------------------\n"
-                "You can check full logs with 'job.stderr(0)' and 'job.stdout(0)'or at paths:\n"
-                "  - a_log.err\n  - a_log.out",
-                "RuntimeError: the node went away",
-            ),
-            ("Job 7 (task: 0) has not produced any output\n", "not produced any output"),
-            ("", "RuntimeError"),
-        ],
-    )
-    def test_a_job_that_the_cluster_ended_leaves_a_record(self, text, cause, tmp_path):
-        class Ended:
-            def result(self) -> dict:
-                raise RuntimeError(text)
-
-        found = cluster.collect(Ended(), Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
-        record = read_record(record_path(tmp_path, OK, 0))
-        assert record["status"] == found["status"] == "crashed"
-        assert record["reason"].startswith("the slurm job failed: ")
-        assert cause in record["reason"]
-        assert record["null_reasons"]["residual"] == "status crashed"
-
-    def test_a_job_that_is_lost_after_its_record_keeps_it(self, tmp_path, monkeypatch):
-        class Lost:
-            def result(self) -> dict:
-                raise RuntimeError("no result file")
-
-        found = made_up(OK)
-        write_json(record_path(tmp_path, OK, 0), found)
-        kept = cluster.collect(Lost(), Job(OK, 0, settings(tmp_path, jobs="slurm"), 1, {}))
-        assert kept == read_record(record_path(tmp_path, OK, 0)) == found
-
-
 def run_made_up(job: Job, *_: object) -> dict:
     return made_up(job.case)
 
@@ -719,7 +656,7 @@ class TestOneSweepPerFolder:
     def test_a_second_one_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr(runner, "_run_one", refuse)
         with (
-            runner._claim(tmp_path),
+            claim(tmp_path),
             pytest.raises(ValueError, match=r"`out` .* is in use by another sweep"),
         ):
             run_cases([OK], 1, settings(tmp_path, resume=True))
@@ -733,7 +670,7 @@ class TestOneSweepPerFolder:
         monkeypatch.setattr(runner, "_run_one", refuse)
         with pytest.raises(AssertionError):
             run_cases([OK], 1, settings(tmp_path))
-        with runner._claim(tmp_path):
+        with claim(tmp_path):
             pass
 
 
@@ -789,7 +726,7 @@ class TestInterruption:
         self.interrupt(tmp_path, kind)
         assert [p.name for p in (tmp_path / "records").iterdir()] == [first.name]
         assert stamp(first) == before
-        with runner._claim(tmp_path):
+        with claim(tmp_path):
             pass  # free again
 
     def test_what_a_worker_killed_while_writing_leaves_is_no_record(self, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from baselines import GMRES, DirectPolicy, Implicit, Unrolled
 from jfbcore.extras.captured_rollout import CapturedRollout
-from jfbcore.extras.compiled_rollout import CompiledRollout, Grid, compiled_rollout_reason
+from jfbcore.extras.compiled_rollout import CompiledRollout, Grid
 from jfbcore.extras.scanned_rollout import ScannedRollout
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.jfb import JFB, GradientEstimator
@@ -171,7 +171,7 @@ def test_what_cannot_be_compiled_says_why():
         policy = HamiltonianPolicy(
             problem, network, fixed_point_map=ScaledMap(), solver=solver, gradient=gradient
         )
-        assert word in (compiled_rollout_reason(policy) or "")
+        assert word in (policy.supports_compiled_rollout() or "")
         with pytest.raises(ValueError, match=word):
             CompiledRollout(policy)
 

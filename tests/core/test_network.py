@@ -251,7 +251,13 @@ def test_the_global_generator_has_no_say():
 
 
 #: of arXiv 2602.00921
-WIDTHS = {"quadrotor": 96, "bicycle": 100, "consumption": 50}
+WIDTHS = {
+    "quadrotor": 96,
+    "bicycle": 100,
+    "consumption": 50,
+    "rotor-quadrotor": 96,
+    "liquidation": 96,
+}
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

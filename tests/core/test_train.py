@@ -832,6 +832,51 @@ def test_a_time_limit_counts_training_only(monkeypatch):
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("limit", [5.0, 10.0, 1000.0])
+def test_a_limit_cuts_a_schedule_and_does_not_move_it(monkeypatch, limit):
+    """With a clock on which each step takes a second: the same grids and rates at the same steps,
+    whatever the limit."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(
+        jfbcore.train, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    )
+    grids, rates = [], []
+
+    def callback(training: Training) -> None:
+        next(ticks)
+        grids.append(training.schedules.last_n_steps)
+        rates.append(training.optimizer.param_groups[0]["lr"])
+
+    settings = config(
+        steps=8, time_limit=limit, evaluations=4, coarsening=((0.5, 2),), learning_rate=0.01
+    )
+    policy = make_policy()
+    result = Training(policy, settings, callback=callback).run()
+    taken = min(8, int(limit))
+    assert result.steps == taken
+    full = policy.problem.n_steps
+    assert grids == ([full // 2] * 4 + [full] * 4)[:taken]
+    floor = settings.final_learning_rate_fraction
+    expected = [
+        0.01 * (floor + (1 - floor) * (1 + math.cos(math.pi * i / 8)) / 2) for i in range(taken)
+    ]
+    assert rates == pytest.approx(expected)
+    assert result.curve[-1].step == taken
+
+
+def test_whole_steps_count_the_grid():
+    """Two whole steps on half the grid are four steps; then two more on the whole one."""
+    grids: list[int] = []
+    settings = config(steps=None, full_steps=4.0, evaluations=4, coarsening=((0.5, 2),))
+    policy = make_policy()
+    result = Training(
+        policy, settings, callback=lambda training: grids.append(training.schedules.last_n_steps)
+    ).run()
+    full = policy.problem.n_steps
+    assert grids == [full // 2] * 4 + [full] * 2
+    assert [point.step for point in result.curve] == [0, 2, 4, 5, 6]
+
+
 def test_schedules_begin_after_compiling(monkeypatch, tmp_path):
     """With a clock on which compiling takes four seconds and each step one."""
     clock = [0.0]
@@ -905,10 +950,11 @@ def test_progress_reaches_one():
 # bad input
 
 
-@pytest.mark.parametrize("settings", [{}, {"steps": 3, "time_limit": 1.0}])
-def test_exactly_one_end(settings):
-    with pytest.raises(ValueError, match="give exactly one of `steps` and `time_limit`"):
-        TrainingConfig(**settings)
+def test_a_run_has_an_end():
+    with pytest.raises(ValueError, match="give `steps`, `full_steps` or `time_limit`, got none"):
+        TrainingConfig()
+    with pytest.raises(ValueError, match="give `steps` or `full_steps`, got both: 3 and 2"):
+        TrainingConfig(steps=3, full_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from baselines import (
 from baselines.linear_solvers import Watched
 from jfbcore.jfb import JFB
 from jfbcore.maps import MAPS, BoundMap, FixedPointMap, NewtonMap, PlainMap, ScaledMap
-from jfbcore.problems import Bicycle, Consumption, Hamiltonian
+from jfbcore.problems import Bicycle, Consumption, Hamiltonian, Problem
 from jfbcore.rollout import rollout
 from jfbcore.solvers import SOLVERS, ClosedForm, Newton, Picard, Solver, Status
 from tests.identities.test_identities import (
@@ -46,6 +46,7 @@ from tests.identities.test_identities import (
     definition_derivatives,
     difference_quotient,
     every_case,
+    every_combination,
     every_estimator,
     every_gradient,
     every_map,
@@ -55,7 +56,6 @@ from tests.identities.test_identities import (
     noise,
     pulled_back,
     relative_error,
-    skip_unless_supported,
     tight,
 )
 from tests.problems.test_conformance import F64, Point, generator
@@ -73,21 +73,31 @@ def independent_residual(point: Point, u: Tensor) -> Tensor:
     return torch.linalg.vector_norm(h.project(u + gradient) - u, dim=1)
 
 
+def _to_tolerance(name: str, problem: Problem, method: object) -> Solver:
+    return SOLVERS[name](tolerance=1e-4 * problem.gradient_scale)
+
+
+def _exactly(name: str, problem: Problem, method: object) -> Solver:
+    return SOLVERS[name](tolerance=None, max_iterations=7)
+
+
+def _once(name: str, problem: Problem, method: object) -> Solver:
+    return SOLVERS[name](tolerance=None, max_iterations=1)
+
+
 # ---------------------------------------------------------------------------------------------
 # rollouts
 
 
-@every_case
-@every_gradient
-@every_solver
-@every_map
+@every_combination(
+    "case", "gradient", "solver", "map_name", methods=FRESH_METHODS, make=_to_tolerance
+)
 def test_a_short_rollout(case, gradient, solver, map_name):
     """In float32, as everything runs by default."""
     dtype = torch.float32
     problem = CASES[case](n_agents=2, n_steps=2, t_final=0.1, dtype=dtype)
     inner = SOLVERS[solver](tolerance=1e-4 * problem.gradient_scale)
     method = FRESH_METHODS[gradient]
-    skip_unless_supported(problem, method, inner)
     policy = build_policy(
         problem,
         method,
@@ -124,15 +134,11 @@ def test_a_short_rollout(case, gradient, solver, map_name):
     assert summary["iterations"]["max"] <= max(inner.max_iterations, 1)
 
 
-@every_case
-@every_estimator
-@every_solver
-@every_map
+@every_combination("case", "gradient", "solver", "map_name", make=_to_tolerance)
 def test_the_residual_is_per_sample_and_true(case, gradient, solver, map_name):
     point, estimator = contractive_point(case, 2), ESTIMATORS[gradient]
     tolerance = 1e-3 * point.problem.gradient_scale
     inner = SOLVERS[solver](tolerance=tolerance)
-    skip_unless_supported(point.problem, estimator, inner)
     with torch.no_grad():
         found = attach(point, estimator, inner, MAPS[map_name])
     assert not found.control.requires_grad
@@ -156,13 +162,10 @@ def test_the_residual_is_per_sample_and_true(case, gradient, solver, map_name):
     assert (independent_residual(point, tracked.control) <= 1.000001 * tolerance).all()
 
 
-@every_case
-@every_estimator
-@every_solver
+@every_combination("case", "gradient", "solver", make=_to_tolerance)
 def test_too_few_iterations_are_reported(case, gradient, solver):
     point, estimator = contractive_point(case, 2), ESTIMATORS[gradient]
     inner = SOLVERS[solver](tolerance=1e-14 * point.problem.gradient_scale, max_iterations=1)
-    skip_unless_supported(point.problem, estimator, inner)
     with torch.no_grad():
         found = attach(point, estimator, inner, PlainMap())
     assert found.iterations <= 1
@@ -172,13 +175,10 @@ def test_too_few_iterations_are_reported(case, gradient, solver):
         assert not converged.any()  # one plain step from a generic point solves nothing
 
 
-@every_case
-@every_estimator
-@every_solver
+@every_combination("case", "gradient", "solver", make=_to_tolerance)
 def test_a_costate_that_is_not_a_number_is_reported(case, gradient, solver):
     point, estimator = contractive_point(case, 2), ESTIMATORS[gradient]
     inner = SOLVERS[solver](tolerance=1e-4 * point.problem.gradient_scale, max_iterations=20)
-    skip_unless_supported(point.problem, estimator, inner)
     p = point.p.clone()
     p[0] = math.nan
     with torch.no_grad():
@@ -227,14 +227,20 @@ def newton_steps(monkeypatch):
     return calls
 
 
-@every_case
-@every_estimator
-@every_solver
-@pytest.mark.parametrize("iterations", [1, 2, 7])
+@every_combination("case", "gradient", "solver", make=_exactly)
+@pytest.mark.parametrize("iterations", [2, 7])
 def test_exactly_k_applications(case, gradient, solver, iterations, newton_steps):
+    _applies_exactly(case, gradient, solver, iterations, newton_steps)
+
+
+@every_combination("case", "gradient", "solver", make=_once)
+def test_exactly_one_application(case, gradient, solver, newton_steps):
+    _applies_exactly(case, gradient, solver, 1, newton_steps)
+
+
+def _applies_exactly(case, gradient, solver, iterations, newton_steps):
     point, estimator = contractive_point(case, 2), ESTIMATORS[gradient]
     inner = SOLVERS[solver](tolerance=None, max_iterations=iterations)
-    skip_unless_supported(point.problem, estimator, inner)
     counting = Counting(ScaledMap())
     with torch.no_grad():
         found = attach(point, estimator, inner, counting)
@@ -295,6 +301,20 @@ def test_exact_k_controls_are_the_iterates(case, map_name):
 # what an estimator says about itself
 
 
+#: gradients that need a concave Hamiltonian and its formulation as a convex program
+_CONIC = {name for name in ESTIMATORS if has_own_solver(ESTIMATORS[name])}
+
+
+@every_case
+def test_what_is_supported(case):
+    """Every gradient serves every problem, but those that need a convex program of it."""
+    problem = CASES[case](n_agents=2)
+    refused = {name for name in ESTIMATORS if ESTIMATORS[name].supports(problem) is not None}
+    concave = case in ("quadrotor", "consumption-concave", "liquidation")
+    assert refused - _CONIC == set()
+    assert concave or refused == _CONIC
+
+
 @every_case
 @every_gradient
 @every_solver
@@ -332,7 +352,7 @@ def test_a_missing_package_is_a_reason(backend, monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == package else find(name)
     )
     reason = CvxpyLayer(backend).supports(CASES["quadrotor"](n_agents=1))
-    assert reason == f"{package} is not installed; pip install jfbbench[baselines]"
+    assert reason == f"{package} is not installed; pip install 'jfbbench[baselines]'"
 
 
 @every_estimator
@@ -556,6 +576,9 @@ BOUNDED = {
 }
 
 
+BOUNDED_PROBLEMS = {case: CASES[case] for case in BOUNDED}
+
+
 def grid_maximiser(point: Point, z: Tensor, p: Tensor, near: Tensor) -> Tensor:
     """argmax H by golden-section search over each control near `near`, from the definition.
 
@@ -598,14 +621,11 @@ def test_controls_on_their_bounds_maximise(case):
     torch.testing.assert_close(grid_maximiser(point, point.z, point.p, u), u, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("case", BOUNDED)
-@every_estimator
-@every_solver
+@every_combination("case", "gradient", "solver", cases=BOUNDED_PROBLEMS)
 def test_every_control_finds_its_bounds(case, gradient, solver):
     """On the scaled map, which contracts here too; plain ascent is slow and Newton's map jumps."""
     point, estimator = BOUNDED[case][0](), ESTIMATORS[gradient]
     inner = tight(solver, point.problem, estimator)
-    skip_unless_supported(point.problem, estimator, inner)
     expected = attach(point, JFB(), tight("newton", point.problem), ScaledMap()).control
     z, p = (x.clone().requires_grad_() for x in (point.z, point.p))
     found = attach(point, estimator, inner, ScaledMap(), z, p)
@@ -639,12 +659,13 @@ def test_every_control_finds_its_bounds(case, gradient, solver):
 
 
 @pytest.mark.parametrize("case", BOUNDED)
-@every_linear_solver
-@every_map
+@pytest.mark.parametrize(
+    ("linear_solver", "map_name"),
+    # Neumann's series needs a contraction; plain ascent is none at the least excess.
+    [(s, m) for s in LINEAR_SOLVERS for m in MAPS if (s, m) != ("neumann", "plain")],
+)
 def test_linear_solvers_agree_with_active_bounds(case, linear_solver, map_name):
     point = BOUNDED[case][0]()
-    if linear_solver == "neumann" and map_name == "plain":
-        pytest.skip("its series needs a contraction; plain ascent is none at the least excess")
     solver, v = tight("newton", point.problem), noise(point.u, 1)
     found = pulled_back(point, Implicit(LINEAR_SOLVERS[linear_solver]), solver, MAPS[map_name], v)
     expected = pulled_back(point, Implicit(DenseLU()), solver, NewtonMap(), v)

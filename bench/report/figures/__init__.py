@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from bench.report.figures.bias import bias_figures
 from bench.report.figures.canvas import Drawing, theme
 from bench.report.figures.convergence import convergence_figures
 from bench.report.figures.profiles import profile_figures
@@ -29,6 +30,7 @@ def draw_all(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
             *memory_iterations_figures(cases),
             *time_agents_figures(cases),
             *residual_figures(cases),
+            *bias_figures(cases),
             *convergence_figures(curves, cases),
             *profile_figures(cases, curves),
         ]

@@ -1,0 +1,204 @@
+"""How wrong JFB's gradient is, beside what the theory of one-step differentiation allows.
+
+At a fixed point u = T(u, theta) the derivative J of u and its one-step stand-in dT/dtheta obey
+dT/dtheta = (I - dT/du) J, so that the error of one step is dT/du J: relative to J, at most the
+spectral norm |dT/du| (Bolte, Pauwels, Vaiter, One-step differentiation of iterative algorithms,
+NeurIPS 2023), and |dT/du|^k after k tracked steps. That bounds the derivative of one control; a
+policy's gradient adds such errors up along the rollout, and is measured here.
+
+    python -m bench.bias [--out DIR] [--seeds N] [--only PROBLEM …]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines import GRADIENTS, DenseLU, Implicit, Unrolled
+from bench.build import build
+from bench.case import Case
+from bench.diagnostics import contraction_rate
+from bench.recipes import case_settings, training_config
+from bench.trace import watching
+from jfbcore.held_out import held_out_states
+from jfbcore.jfb import GradientEstimator
+from jfbcore.maps import MAPS
+from jfbcore.policy import HamiltonianPolicy
+from jfbcore.rollout import rollout
+from jfbcore.solvers import Newton, Picard, Solver
+from jfbcore.train import Training
+
+Row = dict[str, Any]
+
+#: inner residual of what counts as solved, in units of the problem's gradient scale
+_TIGHT = 1e-9
+GRADIENT_NAMES = ("jfb", "jfb-3", "jfb-5")
+#: unrolled iterations K at which the derivative is compared, and where they start
+COUNTS = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)
+STARTS = ("cold", "warm")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A problem on a short horizon, and the training steps after which it is measured."""
+
+    problem: str
+    n_agents: int
+    n_steps: int
+    stages: tuple[int, ...] = (0, 30, 100, 300)
+
+
+SUBJECTS = (
+    *(Subject("quadrotor", n, 32) for n in (1, 2, 3)),
+    Subject("bicycle", 1, 30),
+    Subject("consumption", 5, 25),
+    *(Subject("rotor-quadrotor", n, 40) for n in (1, 2)),
+    Subject("liquidation", 20, 25),
+)
+
+
+def gradient_of(
+    policy: HamiltonianPolicy,
+    states: Tensor,
+    estimator: GradientEstimator,
+    solver: Solver,
+    map_name: str,
+    warm_start: bool = False,
+) -> Tensor:
+    """d(mean cost)/d(theta) as one vector; NaN where the rollout leaves the finite numbers."""
+    measured = policy.with_gradient(estimator, fixed_point_map=MAPS[map_name], solver=solver)
+    try:
+        cost = rollout(measured, states, warm_start=warm_start).cost.mean()
+    except torch.linalg.LinAlgError:  # a decomposition of what is not finite
+        return torch.full_like(states[0, :1], torch.nan)
+    parameters = list(measured.parameters())
+    slopes = torch.autograd.grad(cost, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([slope.flatten() for slope in slopes])
+
+
+def compared(gradient: Tensor, true: Tensor) -> Row:
+    """`gradient_bias`, the norm of the difference over that of the truth, and `gradient_cosine`."""
+    bias = (torch.linalg.vector_norm(gradient - true) / torch.linalg.vector_norm(true)).item()
+    if gradient.shape != true.shape:  # not a number
+        return {"gradient_bias": bias, "gradient_cosine": bias}
+    cosine = torch.nn.functional.cosine_similarity(gradient, true, dim=0).item()
+    return {"gradient_bias": bias, "gradient_cosine": cosine}
+
+
+@torch.no_grad()
+def map_norms(policy: HamiltonianPolicy, states: Tensor, map_name: str) -> Row:
+    """`map_norm`, the largest |dT/du| over time steps and states, and its median `map_norm_median`;
+    at the policy's own controls."""
+    rates: list[Tensor] = []
+
+    def look(t: Any, z: Tensor, decision: Any) -> None:
+        rates.append(contraction_rate(MAPS[map_name].bind(decision.hamiltonian), decision.control))
+
+    with watching(policy, look):
+        rollout(policy, states)
+    found = torch.stack(rates)
+    return {"map_norm": found.max().item(), "map_norm_median": found.median().item()}
+
+
+def bias_rows(policy: HamiltonianPolicy, states: Tensor) -> Iterator[Row]:
+    """A row for every map and JFB gradient at the policy's present parameters.
+
+    The truth is implicit differentiation, dense, at Newton's control; it knows nothing of the map.
+    """
+    newton = _newton(policy)
+    true = gradient_of(policy, states, Implicit(DenseLU()), newton, "scaled")
+    solved = policy.with_gradient(solver=newton)
+    for name in MAPS:
+        norms = map_norms(solved, states, name)
+        for gradient in GRADIENT_NAMES:
+            found = gradient_of(policy, states, GRADIENTS[gradient], newton, name)
+            yield {"map": name, "gradient": gradient, **compared(found, true), **norms}
+
+
+def iteration_rows(
+    policy: HamiltonianPolicy, states: Tensor, counts: Sequence[int] = COUNTS
+) -> Iterator[Row]:
+    """The derivative of exactly K unrolled iterations, from the problem's initial control (cold) or
+    the control of the time step before (warm): a row per map, start and K."""
+    true = gradient_of(policy, states, Implicit(DenseLU()), _newton(policy), "scaled")
+    for name in ("plain", "scaled"):
+        for start in STARTS:
+            for count in counts:
+                exactly = Picard(tolerance=None, max_iterations=count)
+                found = gradient_of(policy, states, Unrolled(), exactly, name, start == "warm")
+                head = {"map": name, "gradient": "unrolled", "start": start, "count": count}
+                yield head | compared(found, true)
+
+
+def rows(subject: Subject, seed: int, states: int = 8) -> Iterator[Row]:
+    """All rows of one subject along one training run, in float64."""
+    settings = case_settings("recommended", subject.problem, subject.n_agents, "jfb")
+    case = Case(
+        problem=subject.problem,
+        n_agents=subject.n_agents,
+        gradient="jfb",
+        n_steps=subject.n_steps,
+        dtype="float64",
+        **settings,
+    )
+    # One training for all maps, so that all rows of a stage belong to the same policy.
+    policy = build(replace(case, map="scaled", solver="newton"), seed)
+    assert isinstance(policy, HamiltonianPolicy)
+    x = held_out_states(policy.problem, states)
+    head = {"problem": subject.problem, "n_agents": subject.n_agents, "seed": seed}
+    config = training_config(case, steps=max(*subject.stages, 1), seed=seed)
+    found: list[Row] = []
+
+    def measure(step: int) -> None:
+        if step in subject.stages:
+            found.extend(head | {"stage": step} | row for row in bias_rows(policy, x))
+        if step == subject.stages[-1]:
+            found.extend(head | {"stage": step} | row for row in iteration_rows(policy, x))
+
+    measure(0)
+    if subject.stages[-1] > 0:
+        few = replace(config, evaluations=1, held_out=1, coarsening=(), terminal_ramp=None)
+        Training(policy, few, callback=lambda training: measure(training.step)).run()
+    return iter(found)
+
+
+def _newton(policy: HamiltonianPolicy) -> Newton:
+    return Newton(tolerance=_TIGHT * policy.problem.gradient_scale, max_iterations=200)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure every subject, write DIR/bias.csv and draw DIR/bias.png. Returns the exit status."""
+    import pandas as pd
+
+    from bench.report.figures.bias import bias_figure, iteration_figure
+    from bench.report.figures.canvas import theme
+
+    parser = argparse.ArgumentParser(prog="python -m bench.bias", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("reports/bias"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", default=None, metavar="PROBLEM")
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    found: list[Row] = []
+    for subject in SUBJECTS:
+        if args.only is None or subject.problem in args.only:
+            for seed in range(args.seeds):
+                print(f"{subject.problem}, N = {subject.n_agents}, seed {seed}", file=sys.stderr)
+                found.extend(rows(subject, seed))
+                pd.DataFrame(found).to_csv(args.out / "bias.csv", index=False)
+    table = pd.read_csv(args.out / "bias.csv")
+    with theme():
+        for name, figure in (("bias", bias_figure(table)), ("iterations", iteration_figure(table))):
+            figure.savefig(args.out / f"{name}.png", dpi=110)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

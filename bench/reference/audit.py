@@ -1,0 +1,116 @@
+"""What the reference files are worth: who converged, from how many starts, how far a bound is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.reference.cache import Reference, StaleReference, load_reference
+from jfbcore.problems import PROBLEMS
+
+#: heading of the printed table -> key of a row
+_COLUMNS = {
+    "problem": "problem",
+    "agents": "n_agents",
+    "method": "method",
+    "states": "states",
+    "converged": "converged",
+    "starts": "starts",
+    "KKT residual": "kkt_residual",
+    "mean cost": "mean",
+    "lower bound": "lower_bound",
+    "at most": "widest",
+    "seconds": "seconds",
+}
+
+
+def audit(directory: Path) -> list[dict[str, Any]]:
+    """One row per reference file of `directory`; a file that cannot be used has a `reason`.
+
+    `converged`: share of states whose solver ended at an optimum. `starts`: the fewest of any
+    state, `kkt_residual`: the largest. `lower_bound`: mean over the states that have one, and
+    `widest`: the largest (cost - bound) / |cost|, which the gap of a policy can be too small by.
+    """
+    return [_row(name, reference) for name, reference in _references(directory)]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text, one line a file."""
+    lines = [list(_COLUMNS)]
+    for row in rows:
+        if "reason" in row:
+            lines.append([row["file"], row["reason"]])
+        else:
+            lines.append([_shown(key, row[key]) for key in _COLUMNS.values()])
+    full = [line for line in lines if len(line) == len(_COLUMNS)]
+    widths = [max(len(line[i]) for line in full) for i in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
+        for line in lines
+    )
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if key in ("converged", "widest"):
+        return f"{value:.1%}"
+    if key == "kkt_residual":
+        return f"{value:.0e}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _references(directory: Path) -> Iterator[tuple[str, Reference | str]]:
+    """Every file's name with its reference, or the reason why it cannot be used."""
+    for path in sorted(directory.glob("*-*.json")):
+        name, _, count = path.stem.rpartition("-")
+        if name not in PROBLEMS or not count.isdecimal():
+            yield path.name, f"{name} is not a problem of the suite"
+            continue
+        try:
+            reference = load_reference(PROBLEMS[name](n_agents=int(count)), directory)
+        except (StaleReference, ValueError) as error:
+            yield path.name, str(error)
+            continue
+        assert reference is not None
+        yield path.name, reference
+
+
+def _row(name: str, reference: Reference | str) -> dict[str, Any]:
+    if isinstance(reference, str):
+        return {"file": name, "reason": reference}
+    converged, costs = reference.converged, reference.solved
+    pairs = [
+        (cost, bound)
+        for cost, bound in zip(reference.costs, reference.lower_bounds, strict=False)
+        if cost is not None and bound is not None
+    ]
+    return {
+        "file": name,
+        "problem": reference.problem,
+        "n_agents": reference.n_agents,
+        "method": reference.method,
+        "states": len(reference.costs),
+        "converged": sum(converged) / len(converged),
+        "starts": min((n for n in reference.starts if n is not None), default=None),
+        "kkt_residual": max((r for r in reference.kkt_residuals if r is not None), default=None),
+        "mean": sum(costs) / len(costs),
+        "bounded_states": len(pairs),
+        "lower_bound": sum(bound for _, bound in pairs) / len(pairs) if pairs else None,
+        "widest": max(((cost - bound) / abs(cost) for cost, bound in pairs), default=None),
+        "seconds": round(sum(seconds or 0.0 for seconds in reference.seconds), 1),
+    }
+
+
+def run(directory: Path) -> int:
+    """Print the table and one JSON line; 0 where every state of every file converged, else 1."""
+    if not directory.is_dir():
+        raise ValueError(f"`--out` must be a folder of references, got {str(directory)!r}")
+    rows = audit(directory)
+    if not rows:
+        raise ValueError(f"`--out` {str(directory)!r} holds no references; make some first")
+    print(table(rows))
+    print(json.dumps({"references": rows}, allow_nan=False))
+    return 0 if all(row.get("converged") == 1.0 for row in rows) else 1

@@ -1,0 +1,139 @@
+"""References that a trained policy beats are replaced: by its cost, or by IPOPT from its flight."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.reference.cache import (
+    StaleReference,
+    load_reference,
+    make_reference,
+    save_reference,
+)
+from bench.reference.solution import Solution, in_double
+from jfbcore.held_out import held_out_states
+from jfbcore.problems import PROBLEMS, Problem
+
+#: relative gain below which a policy has not beaten a reference: rounding of float32 costs
+_LEAST_GAIN = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flights:
+    """What a policy paid from the first held-out states of `problem`, (states,), and how it flew:
+    its controls (states, n_steps, m), None where only the costs were recorded."""
+
+    problem: Problem
+    source: str
+    costs: list[float]
+    controls: Tensor | None = None
+
+
+def improve(flights: Flights, directory: Path) -> int:
+    """In how many states `flights` leads to a better reference; these are written to `directory`.
+
+    Where the controls are known IPOPT goes on from them, and its optimum counts if it is better
+    than the policy. Zero where there is no reference to improve.
+    """
+    problem = flights.problem
+    try:
+        reference = load_reference(problem, directory)
+    except (StaleReference, ValueError) as error:
+        print(f"{flights.source}: {error}", file=sys.stderr)
+        return 0
+    if reference is None:
+        return 0
+    beaten = [
+        index
+        for index, (ours, best) in enumerate(zip(flights.costs, reference.costs, strict=False))
+        if best is not None and math.isfinite(ours) and ours < best - _LEAST_GAIN * abs(best)
+    ]
+    for index in beaten:
+        solution = _from_flight(flights, index)
+        method = "policy" if solution.status.startswith("flown") else "ipopt"
+        reference = reference.better(make_reference(problem, method, [solution], index))
+        best = reference.costs[index]
+        print(f"{flights.source}: state {index} of {problem.name}-{problem.n_agents}: {best:.6g}")
+        save_reference(reference, problem, directory)
+    return len(beaten)
+
+
+def recorded_flights(directory: Path) -> Iterator[Flights]:
+    """Of every training record under `directory` that holds the costs of single states, and of
+    every checkpoint there."""
+    for path in sorted(directory.rglob("*.json")):
+        content = json.loads(path.read_text())
+        case = content.get("case") if isinstance(content, dict) else None
+        costs = (content.get("final") or {}).get("state_costs") if isinstance(case, dict) else None
+        if costs and case["problem"] in PROBLEMS and case.get("variant", "default") == "default":
+            problem = PROBLEMS[case["problem"]](n_agents=case["n_agents"])
+            # Another grid is another problem.
+            if case["n_steps"] == problem.n_steps:
+                known = [math.nan if cost is None else cost for cost in costs]
+                yield Flights(problem=problem, source=path.stem, costs=known)
+    for path in sorted(directory.rglob("*.pt")):
+        yield _flown(path)
+
+
+def _flown(path: Path) -> Flights:
+    """The flights of the policy in a checkpoint, in float64."""
+    import jfbcore
+
+    policy = jfbcore.load(path).double()
+    policy.problem = problem = in_double(policy.problem)
+    states = held_out_states(problem)
+    z, cost, controls = states, torch.zeros(len(states), dtype=torch.float64), []
+    with torch.no_grad():
+        for i in range(problem.n_steps):
+            t = i * problem.time_step
+            u = policy(t, z).control
+            cost = cost + problem.time_step * problem.running_cost(t, z, u)
+            z = z + problem.time_step * problem.dynamics(t, z, u)
+            controls.append(u)
+        cost = cost + problem.terminal_cost(z)
+    return Flights(
+        problem=problem, source=path.name, costs=cost.tolist(), controls=torch.stack(controls, 1)
+    )
+
+
+def _from_flight(flights: Flights, index: int) -> Solution:
+    """IPOPT's optimum near the flight from one state, or the flight itself."""
+    problem = in_double(flights.problem)
+    own = Solution(
+        cost=flights.costs[index],
+        objective=flights.costs[index],
+        controls=torch.empty(0),
+        status=f"flown by {flights.source}",
+        solved=True,
+        seconds=0.0,
+    )
+    if flights.controls is None:
+        return own
+    from bench.reference.ipopt import Ipopt
+    from bench.reference.program import Program
+
+    state, controls = held_out_states(problem)[index], flights.controls[index]
+    program = Program.build(problem, Ipopt())
+    result = program.solve(state.numpy(), program.point(program.flight(state, controls)))
+    optimum = result.solution(problem, state, 0.0)
+    return optimum if optimum.solved and optimum.cost <= own.cost else own
+
+
+def run(records: Path, directory: Path) -> int:
+    """Improve what can be, and print one JSON line. Raises ValueError without a folder."""
+    if not records.is_dir():
+        raise ValueError(f"`--improve` must be a folder of records, got {str(records)!r}")
+    policies, states = 0, 0
+    for flights in recorded_flights(records):
+        policies += 1
+        states += improve(flights, directory)
+    print(json.dumps({"policies": policies, "improved_states": states}))
+    return 0

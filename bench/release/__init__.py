@@ -1,0 +1,1 @@
+"""A release: everything that is published, measured from one clean state of the code."""

@@ -1,0 +1,125 @@
+"""A release is complete, from one clean state of the code and one machine, or says what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.records import empty_record, record_path, write_json
+from bench.release import campaign
+from bench.release.check import check_release
+from bench.release.plan import PLAN, Part
+from tests.bench.helpers import run_cli
+
+_RECORDS = Part(
+    name="small",
+    what="a few cases, two seeds",
+    preset="gate",
+    filters=("problem=bicycle", "tolerance=none"),
+    seeds=2,
+)
+_RESULT = Part(name="claims", what="a result", command=("verify",), result="verify.json")
+
+
+def _release(directory: Path) -> Path:
+    """A complete release of both parts."""
+    for case, seed in _RECORDS.jobs():
+        record = empty_record(case, seed) | {"status": "ok", "fingerprint": "f" * 16}
+        record["machine"] = {"cpu": "a processor", "gpu": None}
+        record["git"] = {"commit": "c" * 40, "dirty": False}
+        write_json(record_path(directory / "small", case, seed), record)
+    write_json(directory / "claims" / "verify.json", {"claims": [], "missing": []})
+    environment = {"fingerprint": "f" * 16, "cpu": "a processor", "git": {"dirty": False}}
+    write_json(directory / "claims" / "environment.json", environment)
+    return directory
+
+
+def _edit(directory: Path, **changes: Any) -> str:
+    """Change the first record; its name in findings."""
+    case, seed = _RECORDS.jobs()[0]
+    path = record_path(directory / "small", case, seed)
+    write_json(path, json.loads(path.read_text()) | changes)
+    return f"small/{case.id}, seed {seed}"
+
+
+def test_a_complete_release_has_nothing_to_say(tmp_path):
+    findings = check_release(_release(tmp_path), (_RECORDS, _RESULT))
+    assert findings.complete
+    assert list(findings.lines()) == []
+    assert findings.summary() == "0 missing, 0 dirty, 1 fingerprint, 1 machine, seeds 2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "word", "summary"),
+    [
+        ({"git": {"commit": "c" * 40, "dirty": True}}, "dirty", "0 missing, 1 dirty, 1 fing"),
+        ({"git": {"commit": None, "dirty": None}}, "dirty", "0 missing, 1 dirty, 1 fing"),
+        ({"fingerprint": "e" * 16}, "fingerprint", "0 missing, 0 dirty, 2 fingerprints"),
+        ({"machine": {"cpu": "another", "gpu": None}}, "machine", "1 fingerprint, 2 machines"),
+        ({"status": "crashed", "reason": "a fault"}, "crashed", "1 crashed"),
+    ],
+)
+def test_each_fault_is_named_and_counted(tmp_path, changes, word, summary):
+    directory = _release(tmp_path)
+    _edit(directory, **changes)
+    findings = check_release(directory, (_RECORDS, _RESULT))
+    assert not findings.complete
+    assert any(line.startswith(word) for line in findings.lines())
+    assert summary in findings.summary()
+
+
+def test_missing_records_seeds_and_results_are_named(tmp_path):
+    directory = _release(tmp_path)
+    case, seed = _RECORDS.jobs()[0]
+    record_path(directory / "small", case, seed).unlink()
+    (directory / "claims" / "verify.json").unlink()
+    findings = check_release(directory, (_RECORDS, _RESULT))
+    assert findings.missing == [f"small/{case.id}, seed {seed}", "claims/verify.json"]
+    assert findings.seeds == {"small": 1}
+
+
+def test_jobs_that_a_result_lacks_are_missing(tmp_path):
+    directory = _release(tmp_path)
+    write_json(directory / "claims" / "verify.json", {"claims": [], "missing": ["a job"]})
+    assert check_release(directory, (_RECORDS, _RESULT)).missing == ["claims: job a job"]
+
+
+def test_the_plan_names_presets_and_verbs_that_exist_and_ranks_on_five_seeds():
+    from bench.cli import VERBS
+
+    for part in PLAN:
+        assert part.arguments("X")[0] in VERBS
+        assert part.preset is None or part.jobs()
+    assert {part.seeds for part in PLAN if part.name == "targets"} == {5}
+    assert len(next(part for part in PLAN if part.name == "sweep").jobs()) <= 200
+
+
+def test_a_modified_tree_is_refused_and_nothing_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(campaign, "git_revision", lambda: {"commit": "c", "dirty": True})
+    code, _, err = run_cli(capsys, "release", "--out", tmp_path / "out")
+    assert code == 2
+    assert "clean tree" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_code_or_machine_that_changed_since_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "git_revision", lambda: {"commit": "c", "dirty": False})
+    assert campaign.measure_release(tmp_path, ()) < 60
+    begun = json.loads((tmp_path / "release.json").read_text())
+    for name in ("fingerprint", "machine"):
+        write_json(tmp_path / "release.json", begun | {name: "another"})
+        with pytest.raises(ValueError, match=f"`{name}` is .* begun with another"):
+            campaign.measure_release(tmp_path, ())
+
+
+def test_check_says_what_is_missing(tmp_path, capsys):
+    code, out, _ = run_cli(capsys, "release", "--check", "--only", "smoke", "--out", tmp_path)
+    assert code == 1
+    due = len(next(part for part in PLAN if part.name == "smoke").jobs())
+    assert out.splitlines()[-1].startswith(f"{due} missing, 0 dirty")
+    code, _, err = run_cli(capsys, "release", "--only", "nothing")
+    assert code == 2
+    assert "`only` must be one of smoke, targets" in err
