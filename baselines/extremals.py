@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -122,10 +122,10 @@ def _second_order(
     size = n + problem.control_dim
     parts = []
     # All time steps at once, as many trajectories at a time as memory should hold.
-    for rows in torch.arange(len(states)).split(max(1, _NUMBERS // (n_steps * size**2))):
-        t = (h * torch.arange(n_steps, dtype=states.dtype)).repeat(len(rows))
-        y = torch.cat((states[rows, :-1], controls[rows]), 2).flatten(0, 1)
-        p = costates[rows].flatten(0, 1)
+    for chosen in torch.arange(len(states)).split(max(1, _NUMBERS // (n_steps * size**2))):
+        t = (h * torch.arange(n_steps, dtype=states.dtype)).repeat(len(chosen))
+        y = torch.cat((states[chosen, :-1], controls[chosen]), 2).flatten(0, 1)
+        p = costates[chosen].flatten(0, 1)
 
         def after(y: Tensor, t: Tensor = t) -> Tensor:
             return y[:, :n] + h * problem.dynamics(t, y[:, :n], y[:, n:])
@@ -133,12 +133,13 @@ def _second_order(
         def to_come(y: Tensor, t: Tensor = t, p: Tensor = p) -> Tensor:
             return h * problem.running_cost(t, y[:, :n], y[:, n:]) + (p * after(y, t)).sum(1)
 
-        def entry(y: Tensor, k: int, t: Tensor = t) -> Tensor:
-            return after(y, t)[:, k]
+        def component(y: Tensor, k: int, after: Callable[[Tensor], Tensor] = after) -> Tensor:
+            return after(y)[:, k]
 
-        jacobian = torch.stack([gradient(partial(entry, k=k), y) for k in range(n)], 1)
+        rows = [gradient(functools.partial(component, k=k), y) for k in range(n)]
+        jacobian = torch.stack(rows, 1)
         found = jacobian, _hessian(to_come, y), gradient(to_come, y)[:, n:]
-        parts.append([part.unflatten(0, (len(rows), n_steps)) for part in found])
+        parts.append([part.unflatten(0, (len(chosen), n_steps)) for part in found])
     jacobians, hessians, forces = (torch.cat(each) for each in zip(*parts, strict=True))
     return jacobians, hessians, forces
 

@@ -40,14 +40,15 @@ class Pretraining:
 
     Each part has learning rates of its own, from the highest to the lowest; rollouts are on the
     whole grid and under the whole terminal cost throughout. `references`: seconds that the
-    reference trajectories took. `fit`: seconds of training steps that fitted.
+    reference trajectories took. `fit`: seconds of training steps that fitted, None of a run that
+    was continued after them.
     """
 
     supervision: Supervision
     misfit: ReferenceMisfit
     then: Callable[..., Rollout]
     references: float
-    fit: float = 0.0
+    fit: float | None = 0.0
     #: whether the first rollout after the fit compiles
     compiling: bool = False
 
@@ -63,7 +64,9 @@ class Pretraining:
         training.rollout = misfit
         training.schedules = _schedules(training, 1.0, (0.0, supervision.share))
         training.hooks.insert(0, begun)
-        begun(training)  # a run that continues from a checkpoint may be past the fit
+        if training.step > 0:  # it continues from a checkpoint, which may be past the fit
+            begun(training)
+            begun.fit = None if training.rollout is begun.then else begun.fit
         return begun
 
     def __call__(self, training: Training) -> None:
@@ -78,7 +81,7 @@ class Pretraining:
             training.guard.forget()
 
     @property
-    def seconds(self) -> dict[str, float]:
+    def seconds(self) -> dict[str, float | None]:
         """What came before training by the cost, by part."""
         return {"references": self.references, "fit": self.fit}
 

@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help=f"{', '.join(WHAT)}: names with a line of description each (default: cases by id)",
     )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="with gradients: also solvers of the field that have no method here, and why",
+    )
     add_preset(parser)
 
 
@@ -27,14 +32,22 @@ def run(args: argparse.Namespace) -> int:
     from jfbcore import _validate
 
     if args.what is None:
+        if args.all:
+            raise ValueError("`all` is for listing gradients, got it without")
         for case in cases_of(args):
             print(case.id)
         return 0
     _validate.one_of("what", args.what, WHAT)
+    if args.all and args.what != "gradients":
+        raise ValueError(f"`all` is for listing gradients, got it with {args.what}")
     for name in ("preset", "filter", "device"):
         if getattr(args, name):
             raise ValueError(f"`{name}` is for listing cases, got it with {args.what}")
     lines = _presets() if args.what == "presets" else _names(args.what)
+    if args.all:
+        from baselines.unsupported import UNSUPPORTED
+
+        lines |= {name: f"unsupported: {reason}" for name, reason in UNSUPPORTED.items()}
     width = max(len(name) for name in lines)
     for name, line in lines.items():
         print(f"{name:{width}s}  {line}")

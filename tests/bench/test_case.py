@@ -19,6 +19,7 @@ from bench.case import (
     Case,
 )
 from bench.presets import MAIN_GRADIENTS, PRESETS, TIMEOUTS, select
+from bench.presets.names import JFB_MAPS, SUPERVISED
 from bench.recipes import RECOMMENDED
 from bench.registry import has_inner_problem
 from bench.training import config as training_config
@@ -278,8 +279,18 @@ class TestSmoke:
         )
         assert replace(many, max_iterations=5) == few
 
-    def test_both_maps_are_compared(self):
-        assert {c.map for c in self.CASES if c.problem == "quadrotor"} >= {"plain", "scaled"}
+    @pytest.mark.parametrize("n_agents", [1, 6, 20, 100])
+    def test_jfb_is_there_on_each_of_its_maps_alike(self, n_agents):
+        rows = [
+            c
+            for c in self.CASES
+            if (c.problem, c.gradient, c.n_agents) == ("quadrotor", "jfb", n_agents)
+            and c.train_steps
+            and c.solver in ("picard", "newton")
+        ]
+        for map_name, solver in JFB_MAPS:
+            (row,) = (c for c in rows if (c.map, c.solver) == (map_name, solver))
+            assert replace(row, map="scaled", solver="picard") in rows
 
     def test_needs_no_gpu(self):
         assert {c.device for c in self.CASES} == {"cpu"}
@@ -301,9 +312,33 @@ class TestOtherPresets:
         rates: dict[tuple[str, str], set[float | None]] = {}
         for case in PRESETS["targets"]():
             rates.setdefault((case.problem, case.gradient), set()).add(case.learning_rate)
-        for (problem, _), found in rates.items():
+        for (problem, gradient), found in rates.items():
             own = RECOMMENDED[problem]["learning_rate"]
-            assert found == {None, 2 * own, own / 2}
+            tuned = set() if gradient in SUPERVISED else {2 * own, own / 2}
+            assert found == {None} | tuned
+
+    @pytest.mark.parametrize("n_agents", [1, 6, 20, 100])
+    def test_targets_train_jfb_on_each_of_its_maps_alike(self, n_agents):
+        rows = [
+            c
+            for c in PRESETS["targets"]()
+            if (c.problem, c.n_agents, c.gradient) == ("quadrotor", n_agents, "jfb")
+            and (c.recipe, c.learning_rate, c.compile) == ("recommended", None, False)
+        ]
+        assert {(c.map, c.solver) for c in rows} == set(JFB_MAPS)
+        assert len({replace(c, map="scaled", solver="picard") for c in rows}) == 1
+
+    def test_the_field_is_every_method_at_every_size(self):
+        cases = list(PRESETS["field"]())
+        for n_agents in (1, 6, 20, 100):
+            found = [c for c in cases if c.n_agents == n_agents]
+            assert {c.gradient for c in found} == set(GRADIENT_NAMES)
+            maps = {(c.map, c.solver) for c in found if c.gradient == "jfb"}
+            assert maps == set(JFB_MAPS)
+            # One batch and one grid, or step times would not compare.
+            assert len({(c.batch_size, c.n_steps, c.tolerance) for c in found}) == 1
+        assert {c.device for c in cases} == {"cpu"}
+        assert not any(c.train_steps or c.recipe for c in cases)
 
     def test_released_settings(self):
         for case in PRESETS["released"]():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from baselines import METHODS, EstimatorMethod, PolicyMethod, as_method
+from baselines.unsupported import UNSUPPORTED
 from bench import registry
 from bench.build import build
 from bench.case import Case
@@ -281,6 +283,31 @@ class TestMethods:
     def test_a_method_stands_for_itself(self):
         assert as_method(METHODS["jfb"]) is METHODS["jfb"]
         assert as_method(JFB) == as_method(JFB()) == METHODS["jfb"]
+
+    def test_what_the_field_has_besides_is_listed_with_its_reason(self, capsys):
+        _, out, _ = run_cli(capsys, "list", "gradients", "--all")
+        page = (ROOT / "docs" / "field.md").read_text()
+        for name in UNSUPPORTED:
+            assert re.search(rf"^{re.escape(name)} +unsupported: .{{10,}}", out, re.MULTILINE)
+            assert f"| {name} |" in page
+        _, plain, _ = run_cli(capsys, "list", "gradients")
+        assert out.count("\n") == plain.count("\n") + len(UNSUPPORTED)
+        assert "unsupported" not in plain
+
+    @pytest.mark.parametrize("name", METHODS)
+    def test_the_page_on_the_field_has_every_method(self, name):
+        rows = re.findall(r"^\| (`[^|]*`) \|", (ROOT / "docs" / "field.md").read_text(), re.M)
+        names = []
+        for row in rows:  # `jfb`, `-3`, `-5` stand for jfb, jfb-3 and jfb-5
+            first, *others = re.findall(r"`([^`]+)`", row)
+            names += [first, *(first + other if other[0] == "-" else other for other in others)]
+        assert name in names
+
+    @pytest.mark.parametrize("arguments", [("problems", "--all"), ("--all",)])
+    def test_all_is_for_gradients(self, arguments, capsys):
+        code, _, err = run_cli(capsys, "list", *arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "`all` is for listing gradients" in err
 
     @pytest.mark.parametrize("what", ["problems", "gradients", "maps", "solvers", "presets"])
     def test_everything_is_listed_with_a_line(self, what, capsys):

@@ -18,6 +18,7 @@ from bench import records as store
 from bench.case import Case
 from bench.environment import ROOT, variables
 from bench.gate.counts import QUANTITIES
+from bench.jobs import Job
 from bench.measure import measure_time
 from bench.record import COLUMNS, FIELDS, SCHEMA_VERSION, STATUSES, parts
 from bench.record_schema import README, SCHEMA_FILE, faults, json_schema, schema_text, with_table
@@ -27,7 +28,6 @@ from bench.records import (
     empty_record,
     entries,
     explain_nulls,
-    finished,
     is_there,
     pack,
     read_records,
@@ -215,21 +215,21 @@ class TestPacked:
 
     def test_a_sweep_goes_on(self, folder: Path) -> None:
         pack(folder)
-        assert finished(folder, CASE, 2) == whole(2)
+        assert Job(case=CASE, seed=2).finished(folder) == whole(2)
         assert is_there(folder, CASE, 2)
-        assert finished(folder, CASE, 3) is None
+        assert Job(case=CASE, seed=3).finished(folder) is None
         assert not is_there(folder, CASE, 3)
-        assert finished(folder, replace(CASE, n_steps=4), 2) is None
+        assert Job(case=replace(CASE, n_steps=4), seed=2).finished(folder) is None
 
     def test_a_later_record_supersedes_and_is_packed_in_its_place(self, folder: Path) -> None:
         pack(folder)
         later = whole(1, saved_tensor_bytes=2048)
         write_json(record_path(folder, CASE, 1), later)
-        assert finished(folder, CASE, 1) == later
+        assert Job(case=CASE, seed=1).finished(folder) == later
         assert [r["saved_tensor_bytes"] for r in read_records(folder)].count(2048) == 1
         assert len(list(read_records(folder))) == 3
         assert pack(folder) == 3
-        assert finished(folder, CASE, 1) == later
+        assert Job(case=CASE, seed=1).finished(folder) == later
 
     @pytest.mark.parametrize("operation", ["replace", "unlink"])
     def test_ended_at_any_moment_it_loses_nothing(self, folder, monkeypatch, operation) -> None:

@@ -1,0 +1,249 @@
+"""Reference trajectories to learn from, and training runs that fit them first."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines import EstimatorMethod, Extremals, ReferenceMisfit, Supervision, build_policy
+from bench import cli, pretraining
+from bench.build import Unsupported, build
+from bench.case import Case
+from bench.measure import Step
+from bench.pretraining import Pretraining
+from bench.records import empty_record
+from bench.reference import trajectories
+from bench.reference.trajectories import reason_against, training_references, training_states
+from bench.worker import fill
+from jfbcore.held_out import held_out_states
+from jfbcore.jfb import JFB
+from jfbcore.problems import Bicycle, Consumption, Quadrotor
+from jfbcore.rollout import rollout
+from jfbcore.train import Training, TrainingConfig
+from tests.problems.double_integrator import DoubleIntegrator
+
+pytest.importorskip("casadi")
+F64 = torch.float64
+CASE = Case(
+    problem="quadrotor", n_agents=1, gradient="pretrained-jfb", batch_size=4, n_steps=8,
+    map="newton", solver="newton",
+)  # fmt: skip
+PARTS = {"share": 0.25, "trajectories": 4, "samples": 32}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Solved states are kept away from the repository's."""
+    found = trajectories.training_references
+    monkeypatch.setattr(
+        pretraining, "training_references", lambda p, n: found(p, min(n, 4), tmp_path)
+    )
+    return tmp_path
+
+
+class TestReferences:
+    @pytest.mark.parametrize("problem", [Quadrotor(1), Bicycle(2), Consumption(3)])
+    def test_no_training_state_is_held_out(self, problem):
+        held_out = held_out_states(problem).double()
+        training = training_states(problem, 200)
+        assert len(training.unique(dim=0)) == 200
+        # Nor near one: the least distance between independent draws is many roundings of float32.
+        assert torch.cdist(training, held_out).min() > 1e-4
+
+    def test_a_longer_draw_begins_alike(self):
+        few, many = (training_states(Quadrotor(1), count) for count in (3, 5))
+        assert torch.equal(few, many[:3])
+
+    def test_they_are_solved_once_and_their_seconds_kept(self, own_folder, monkeypatch):
+        problem = Quadrotor(1, n_steps=8)
+        solved = training_references(problem, 2, own_folder)
+        assert solved.seconds > 0
+        assert solved.controls.shape == (2, 8, 4)
+        assert torch.equal(solved.initial_states, training_states(problem, 2))
+
+        def never(*_):
+            raise AssertionError("solved again")
+
+        monkeypatch.setattr(trajectories, "_solve", never)
+        again = training_references(problem, 2, own_folder)
+        assert again.seconds == solved.seconds
+        assert torch.equal(again.controls, solved.controls)
+        with pytest.raises(AssertionError, match="solved again"):  # another discretisation
+            training_references(Quadrotor(1, n_steps=9), 2, own_folder)
+        assert [path.suffix for path in own_folder.iterdir()] == [".npz"]
+
+    def test_what_cannot_be_solved_is_a_reason(self, own_folder):
+        assert reason_against(Quadrotor(20)) is None
+        assert reason_against(Consumption(100)) is None
+        assert "at most 20" in (reason_against(Bicycle(50)) or "")
+        assert "no formulas of" in (reason_against(DoubleIntegrator(1)) or "")
+        with pytest.raises(ValueError, match="at most 20"):
+            training_references(Quadrotor(100), 4, own_folder)
+        with pytest.raises(Unsupported, match="at most 20"):
+            build(replace(CASE, n_agents=100), 0)
+
+
+class TestMisfit:
+    def policy(self, seed, problem):
+        generator = torch.Generator().manual_seed(seed)
+        return build_policy(problem, JFB(), width=8, generator=generator)
+
+    def test_it_is_zero_for_the_network_that_gave_the_costates(self):
+        problem = Quadrotor(1, n_steps=3, dtype=F64)
+        teacher, other = self.policy(0, problem), self.policy(1, problem)
+        states = torch.randn(2, 3, 12, dtype=F64, generator=torch.Generator().manual_seed(0))
+        times = torch.tensor([0.0, 1.5, 3.0], dtype=F64)
+        with torch.no_grad():
+            costates = [teacher.value_network.costate(t, states[:, i]) for i, t in enumerate(times)]
+        found = Extremals(
+            times=times, states=states, controls=torch.zeros(2, 3, 4, dtype=F64),
+            costates=torch.stack(costates, 1), slopes=torch.zeros(2, 3, 12, 12, dtype=F64),
+        )  # fmt: skip
+        misfit = ReferenceMisfit(found, Supervision(spread=0.0, samples=64), problem, seed=0)
+        x = states[:, 0]
+        assert misfit(teacher, x).cost.abs().max() < 1e-24
+        cost = misfit(other, x).cost
+        assert cost.shape == (64,)
+        assert cost.mean() > 1e-3
+
+    def test_beside_a_trajectory_it_asks_for_the_first_order_expansion(self):
+        """A network with a quadratic phi has p = A^T A z exactly: slopes A^T A, at any spread."""
+        problem = Quadrotor(1, n_steps=2, dtype=F64)
+        policy = self.policy(0, problem)
+        network = policy.value_network
+        with torch.no_grad():
+            network.readout.zero_()
+            network.quadratic.mul_(50.0)
+            network.quadratic_time.zero_()
+        hessian = (network.quadratic.T @ network.quadratic).detach()
+        states = torch.randn(3, 2, 12, dtype=F64, generator=torch.Generator().manual_seed(0))
+        arguments = {"times": torch.zeros(2, dtype=F64), "states": states}
+        arguments |= {"controls": torch.zeros(3, 2, 4), "costates": states @ hessian}
+        right = Extremals(**arguments, slopes=hessian.expand(3, 2, 12, 12))
+        wrong = Extremals(**arguments, slopes=torch.zeros(3, 2, 12, 12, dtype=F64))
+        settings = Supervision(spread=2.0, samples=16)
+        fitted, off = (
+            ReferenceMisfit(found, settings, problem, seed=0)(policy, states[:, 0]).cost
+            for found in (right, wrong)
+        )
+        assert fitted.max() < 1e-24
+        assert off.mean() > 1e-3
+
+    @pytest.mark.parametrize("setting", [{"share": 0.0}, {"share": 1.5}, {"samples": 0}])
+    def test_settings_are_checked(self, setting):
+        with pytest.raises(ValueError, match=f"`{next(iter(setting))}`"):
+            Supervision(**setting)
+
+
+class TestTraining:
+    def begun(self, monkeypatch, steps=8, **changes):
+        method = EstimatorMethod(JFB(), Supervision(**PARTS | changes))
+        monkeypatch.setattr(pretraining.registry, "method", lambda name: method)
+        config = TrainingConfig(steps=steps, batch_size=4, coarsening=((1.0, 4),), held_out=4)
+        training = Training(build(CASE, 0), config)
+        return training, Pretraining.begin(CASE, training)
+
+    def test_the_first_part_fits_and_the_rest_rolls_out(self, monkeypatch):
+        training, pre = self.begun(monkeypatch)
+        rates, rolls = [], []
+        training.hooks.append(lambda t: rates.append(t.learning_rate()))
+        training.hooks.append(lambda t: rolls.append(t.rollout is rollout))
+        result = training.run()
+        # After two of eight steps, which is a quarter.
+        assert rolls == [False] + 7 * [True]
+        assert 0 < pre.fit < result.seconds
+        # Down to the lowest within the fit, then from a tenth of the highest down once more.
+        assert rates[1] == pytest.approx(0.1 * training.config.learning_rate)
+        assert rates[1:] == sorted(rates[1:], reverse=True)
+        assert training.schedules.n_steps(0.5) == training.problem.n_steps
+
+    def test_references_count_as_seconds(self, monkeypatch):
+        training, pre = self.begun(monkeypatch)
+        result = training.run()
+        counted = pre.counted(result)
+        assert pre.seconds == {"references": pre.references, "fit": pre.fit}
+        assert pre.references > 0
+        assert counted.seconds == pytest.approx(result.seconds + pre.references)
+        assert counted.curve[0].seconds == pytest.approx(pre.references)
+
+    def test_it_learns_to_fly(self, monkeypatch):
+        """A hundred steps of fitting alone: held-out costs a tenth of the untrained policy's."""
+        training, _ = self.begun(monkeypatch, steps=200, share=1.0)
+        result = training.run()
+        assert result.curve[-1].evaluation_cost < 0.1 * result.curve[0].evaluation_cost
+        assert training.rollout is not rollout
+
+    def test_a_run_that_was_stopped_after_the_fit_goes_on_without_it(self, monkeypatch, tmp_path):
+        training, _ = self.begun(monkeypatch)
+        training.run()
+        training.save(tmp_path / "run.pt")
+        training, pre = self.begun(monkeypatch)
+        assert training.rollout is pre.misfit
+        training.load(tmp_path / "run.pt")
+        again = Pretraining.begin(CASE, training)
+        assert training.rollout is rollout
+        assert again.seconds["fit"] is None
+
+    def test_other_methods_train_as_before(self):
+        case = replace(CASE, gradient="jfb")
+        training = Training(build(case, 0), TrainingConfig(steps=1))
+        assert Pretraining.begin(case, training) is None
+        assert training.rollout is rollout
+        with pytest.raises(ValueError, match="jfb learns from no reference"):
+            pretraining.reference_misfit(case, training.policy)
+
+
+class TestRecords:
+    def record(self, gradient):
+        case = replace(CASE, gradient=gradient, train_steps=5)
+        record = empty_record(case, 0)
+        fill(record, case, 0)
+        assert record["status"] == "ok", record["reason"]
+        return record
+
+    def test_a_pretrained_one_says_what_came_before(self):
+        record = self.record("pretrained-jfb")
+        references, fit = (record["pretraining_seconds"][part] for part in ("references", "fit"))
+        assert record["curve"][0]["seconds"] == pytest.approx(references)
+        assert record["curve"][-1]["seconds"] > references + fit > references > 0
+        assert record["gradient_error"] is not None
+        # Newton's map, on which JFB is exact.
+        assert [row["step"] for row in record["bias"]] == [0, 2, 4, 5]
+        assert max(row["relative"] for row in record["bias"]) < 1e-12
+
+    def test_a_supervised_step_rolls_nothing_out(self):
+        record = self.record("supervised")
+        assert Step(replace(CASE, gradient="supervised")).rolls_out is False
+        assert record["saved_tensor_bytes"] > 0
+        for name in ("residual", "gradient_cosine", "gradient_error"):
+            assert record[name] is None
+            assert record["null_reasons"][name] == (
+                "a step fits reference trajectories and rolls nothing out"
+            )
+        assert record["bias"] is None
+        # Its policies solve an inner problem all the same, to a tolerance of 1e-4.
+        assert record["control_error"]["max"] < 1e-2
+        assert record["evaluation"]["residual"]["max"] <= 1e-4
+
+    def test_others_say_that_nothing_came_before(self):
+        record = self.record("jfb")
+        assert record["pretraining_seconds"] == {"references": None, "fit": None}
+        reasons = record["null_reasons"]
+        assert reasons["pretraining_seconds.references"] == "learns from the cost alone"
+
+
+def test_the_command_line_reports_the_seconds_before_training(capsys):
+    arguments = ["train", "--problem", "quadrotor", "--agents", "1", "--steps", "5"]
+    arguments += ["--gradient", "pretrained-jfb", "--horizon-steps", "8", "--batch", "4"]
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    answer = json.loads(out.splitlines()[-1])
+    before = answer["pretraining_seconds"]
+    assert before["references"] > 0
+    assert answer["seconds"] > before["references"] + before["fit"]
+    assert math.isfinite(answer["final"]["evaluation_cost"])
+    assert "training references" in err

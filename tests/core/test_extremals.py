@@ -1,0 +1,86 @@
+"""Costates and their slopes along optimal trajectories, held against IPOPT.
+
+IPOPT knows nothing of costates: its multipliers of the Euler steps and the optima of neighbouring
+initial states are independent of the sweeps that are tested here.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from baselines import extremals
+from bench.reference.ipopt import Ipopt, Program
+from bench.reference.starts import starting_guesses
+from jfbcore.problems import Bicycle, Consumption, Quadrotor
+
+pytest.importorskip("casadi")
+F64 = torch.float64
+PROBLEMS = {
+    "quadrotor": lambda: Quadrotor(1, n_steps=20, dtype=F64),
+    # All agents stay closer than 2 m, where the interaction jumps and IPOPT's does not.
+    "quadrotors": lambda: Quadrotor(2, n_steps=10, t_final=1.0, dtype=F64),
+    "bicycle": lambda: Bicycle(1, n_steps=20, dtype=F64),
+    "consumption": lambda: Consumption(2, n_steps=20, dtype=F64),
+}
+
+
+def optimum(problem, states):
+    """IPOPT's controls (S, n_steps, m) and multipliers (S, n_steps, n), one start each."""
+    program, controls, multipliers = Program.build(problem, Ipopt()), [], []
+    for state in states:
+        guess = starting_guesses(problem, state, 1, seed=0)[0]
+        result = program.solve(state.numpy(), program.point(guess))
+        assert result.solved
+        controls.append(result.controls)
+        size = problem.n_steps * problem.state_dim
+        dual = torch.from_numpy(result.point.dual[:size])
+        multipliers.append(dual.view(problem.n_steps, problem.state_dim))
+    return torch.stack(controls), torch.stack(multipliers)
+
+
+@pytest.fixture(params=PROBLEMS)
+def solved(request):
+    problem = PROBLEMS[request.param]()
+    states = problem.sample_initial_states(2, torch.Generator().manual_seed(3))
+    return problem, states, *optimum(problem, states)
+
+
+def test_the_costates_are_the_multipliers_of_the_euler_steps(solved):
+    """With the sign of p = grad phi: H = -<p, f> - L."""
+    problem, states, controls, multipliers = solved
+    found = extremals(problem, states, controls)
+    # IPOPT's own tolerance is 1e-9, relative to its scaling of the program.
+    torch.testing.assert_close(found.costates, multipliers, rtol=1e-5, atol=1e-6)
+
+
+def test_the_controls_maximise_the_hamiltonian_with_them(solved):
+    problem, states, controls, _ = solved
+    found = extremals(problem, states, controls)
+    for i, t in enumerate(found.times.tolist()):
+        h = problem.hamiltonian(t, found.states[:, i], found.costates[:, i])
+        u = controls[:, i]
+        reached = h.project(u + h.grad(u) / problem.gradient_scale) - u
+        assert reached.abs().max() < 1e-5
+        if isinstance(problem, Quadrotor):  # Lambert's W
+            torch.testing.assert_close(h.closed_form(), u, rtol=1e-6, atol=1e-7)
+
+
+def test_the_slopes_lead_to_the_costates_of_a_neighbour(solved):
+    """Central differences of the costates at the first time step, between optima."""
+    problem, states, controls, _ = solved
+    found = extremals(problem, states, controls)
+    random = torch.randn(states.shape, generator=torch.Generator().manual_seed(5), dtype=F64)
+    d = 1e-3 * random
+    there, back = (optimum(problem, x)[1][:, 0] for x in (states + d, states - d))
+    expected = 0.5 * (there - back)
+    slope = (found.slopes[:, 0] @ d.unsqueeze(2)).squeeze(2)
+    # Third derivatives over differences of 1e-3; IPOPT's multipliers are good to 1e-8 or so.
+    torch.testing.assert_close(slope, expected, rtol=2e-3, atol=1e-3 * expected.abs().max().item())
+
+
+def test_controls_of_another_shape_are_refused():
+    problem = PROBLEMS["quadrotor"]()
+    x = problem.sample_initial_states(2, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"`controls` must be \(2, 20, 4\), got \(2, 19, 4\)"):
+        extremals(problem, x, torch.zeros(2, 19, 4, dtype=F64))
