@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,18 +89,15 @@ class Reference:
             methods += (self if own else other).method.split("+")
         while rows and rows[-1][0] is None:
             rows.pop()  # nothing is known of it, and nobody looks for it
-        chosen = dict(zip(_ROWS, map(tuple, zip(*rows, strict=True)), strict=True))
+        chosen: dict[str, Any] = dict(zip(_ROWS, map(tuple, zip(*rows, strict=True)), strict=True))
         method = "+".join(dict.fromkeys(methods))
-        labels = (self.label, other.label) if "+" in method else (
-            self.label if method == self.method else other.label,
-        )  # fmt: skip
-        return replace(
-            self,
-            **chosen,
-            method=method,
-            label="best known" if "best known" in labels else labels[0],
-            versions=self.versions | other.versions,
-        )
+        labels = {ref.label for ref in (self, other) if set(ref.method.split("+")) & set(methods)}
+        chosen |= {
+            "method": method,
+            "label": "best known" if "best known" in labels else max(labels, key=len),
+            "versions": self.versions | other.versions,
+        }
+        return replace(self, **chosen)
 
     def _row(self, index: int) -> tuple:
         """One state's entries in the order of `_ROWS`; None where there are none."""

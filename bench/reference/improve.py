@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,9 +71,7 @@ def recorded_flights(directory: Path) -> Iterator[Flights]:
     """Of every training record under `directory` that holds the costs of single states, and of
     every checkpoint there."""
     for path in sorted(directory.rglob("*.json")):
-        content = json.loads(path.read_text())
-        case = content.get("case") if isinstance(content, dict) else None
-        costs = (content.get("final") or {}).get("state_costs") if isinstance(case, dict) else None
+        case, costs = _case_and_costs(json.loads(path.read_text()))
         if costs and case["problem"] in PROBLEMS and case.get("variant", "default") == "default":
             problem = PROBLEMS[case["problem"]](n_agents=case["n_agents"])
             # Another grid is another problem.
@@ -81,6 +80,13 @@ def recorded_flights(directory: Path) -> Iterator[Flights]:
                 yield Flights(problem=problem, source=path.stem, costs=known)
     for path in sorted(directory.rglob("*.pt")):
         yield _flown(path)
+
+
+def _case_and_costs(content: Any) -> tuple[dict[str, Any], list[float | None]]:
+    """The case of a training record and its costs of single states; both empty in other files."""
+    if not isinstance(content, dict) or not isinstance(content.get("case"), dict):
+        return {}, []
+    return content["case"], (content.get("final") or {}).get("state_costs") or []
 
 
 def _flown(path: Path) -> Flights:
