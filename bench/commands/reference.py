@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=_TIME_LIMIT,
         metavar="S",
-        help=f"seconds ipopt may take per starting point (default {_TIME_LIMIT:g})",
+        help=f"processor seconds ipopt may take per starting point (default {_TIME_LIMIT:g})",
     )
     parser.add_argument(
         "--first",

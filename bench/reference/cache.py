@@ -92,16 +92,13 @@ class Reference:
             rows.pop()  # nothing is known of it, and nobody looks for it
         chosen: dict[str, Any] = dict(zip(_ROWS, map(tuple, zip(*rows, strict=True)), strict=True))
         method = "+".join(dict.fromkeys(methods))
-        labels = (self.label, other.label) if "+" in method else (
-            self.label if method == self.method else other.label,
-        )  # fmt: skip
-        return replace(
-            self,
-            **chosen,
-            method=method,
-            label="best known" if "best known" in labels else labels[0],
-            versions=self.versions | other.versions,
-        )
+        labels = {ref.label for ref in (self, other) if set(ref.method.split("+")) & set(methods)}
+        chosen |= {
+            "method": method,
+            "label": "best known" if "best known" in labels else max(labels, key=len),
+            "versions": self.versions | other.versions,
+        }
+        return replace(self, **chosen)
 
     def _row(self, index: int) -> tuple:
         """One state's entries in the order of `_ROWS`; None where there are none."""

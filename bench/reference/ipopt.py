@@ -42,7 +42,7 @@ class Ipopt:
     starts: int | None = None
     tolerance: float = 1e-9
     max_iterations: int = 1000
-    time_limit: float = 300.0  # [s] per start
+    time_limit: float = 300.0  # processor seconds per start
 
     def __post_init__(self) -> None:
         if self.starts is not None:

@@ -228,5 +228,5 @@ def _options(settings: Ipopt) -> dict[str, Any]:
         # Relaxed bounds would let the controls leave the admissible set by a little.
         "ipopt.bound_relax_factor": 0.0,
         "ipopt.max_iter": settings.max_iterations,
-        "ipopt.max_wall_time": settings.time_limit,
+        "ipopt.max_cpu_time": settings.time_limit,
     }
