@@ -5,7 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SMOKE := reports/runs/smoke
 
-.PHONY: help venv bench report gpu test test-all lint format clean
+# Which build of torch: cpu, cuda, or auto, which takes cuda where an NVIDIA driver answers. The
+# default index has CUDA packages of 5 GB behind its Linux builds for x86, and CPU builds elsewhere.
+TORCH ?= auto
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# pip, or uv pip where uv is there and asked for: make venv PIP="uv pip".
+PIP ?= $(BIN)/python -m pip
+
+.PHONY: help venv bench report gpu test test-all test-slurm lint format ci nightly history \
+	history-site dist clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
@@ -13,16 +21,20 @@ help:
 	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
 	@echo "make test    run the tests but for the slow ones"
 	@echo "make test-all  run all tests: what is compiled, too"
-	@echo "make lint    ruff and mypy"
+	@echo "make test-slurm  run a Slurm of one node and the sweep on it (root, Debian's packages)"
+	@echo "make lint    ruff, mypy, docstrings, workflows"
 	@echo "make format  let ruff rewrite"
+	@echo "make ci, make nightly  what continuous integration runs"
+	@echo "make history, make history-site  asv over this commit, its pages"
+	@echo "TORCH=cpu|cuda|auto  which build of torch .venv gets"
 
 venv: $(STAMP)
 
 # torch first and pinned: an open range would pull gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	PIP="$(PIP)" BIN=$(BIN) TORCH=$(TORCH) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) .ci/install-torch
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
 bench: $(STAMP)
@@ -45,20 +57,57 @@ gpu: $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(STAMP))
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --benchmark-disable -n auto --dist worksteal
 
 test: $(STAMP)
-	$(TEST) -m "not slow"
+	$(TEST) -m "not slow and not slurm"
 
 test-all: $(STAMP)
-	$(TEST)
+	$(TEST) -m "not slurm"
+
+# Twice: with Slurm's accounting database where slurmdbd and mariadbd are there, and without.
+SLURM := /tmp/jfbbench-slurm
+test-slurm: $(STAMP)
+	for accounting in none $$(command -v slurmdbd >/dev/null && command -v mariadbd >/dev/null && echo dbd); do \
+		tests/slurm/node.sh start $(SLURM)-$$accounting $$accounting || exit 1; \
+		SLURM_CONF=$(SLURM)-$$accounting/slurm.conf OMP_NUM_THREADS=1 \
+			$(BIN)/python -m pytest -q tests/slurm -m slurm; code=$$?; \
+		tests/slurm/node.sh stop $(SLURM)-$$accounting; \
+		test $$code = 0 || exit $$code; \
+	done
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/interrogate --quiet jfbcore baselines
+	$(BIN)/zizmor --quiet --offline .github
+	if command -v actionlint >/dev/null; then actionlint; fi
 
 format: $(STAMP)
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+# What continuous integration runs: on every change, and every night.
+ci: lint test
+	$(BIN)/python -m bench gate
+	$(BIN)/python -m bench verify --quick
+
+nightly: bench test-all
+	$(BIN)/python -m bench verify --quick
+	$(BIN)/python -m bench gate --self-test --out reports/runs/gate-selftest
+
+# The history of this commit, and the pages of all that is in reports/asv. COMMIT_URL: what a
+# commit's hash is put after, for the links of the pages.
+history: $(STAMP)
+	$(BIN)/asv machine --yes
+	$(BIN)/asv run --skip-existing-successful HEAD^!
+
+COMMIT_URL ?=
+history-site: $(STAMP)
+	sed 's|"show_commit_url": "[^"]*"|"show_commit_url": "$(COMMIT_URL)"|' asv.conf.json > .asv.site.json
+	$(BIN)/asv --config .asv.site.json publish
+	rm .asv.site.json
+
+dist: $(STAMP)
+	$(BIN)/python -m build
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -10,7 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,7 +157,15 @@ def states(names: Sequence[str]) -> dict[tuple[str, int], State]:
         "squeue", "-h", "-r", "-t", "all", f"--name={','.join(names)}", "-o", "%j|%K|%T|%r"
     )
     rows = [line.split("|", 3) for line in answer.splitlines()]
-    return {(name, int(k)): State(*rest) for name, k, *rest in rows if k.isdigit()}
+    return {(name, k): State(*rest) for name, tasks, *rest in rows for k in _numbers(tasks)}
+
+
+def _numbers(tasks: str) -> Iterator[int]:
+    """Of "7", "2-4,7" (elements that were cancelled before they started) and "2-4%1"."""
+    for part in tasks.partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            yield from range(int(first), int(last or first) + 1)
 
 
 def cancel(name: str, tasks: Sequence[int]) -> None:

@@ -9,25 +9,21 @@ from bench.case import Case
 
 
 def quick() -> Iterator[Case]:
-    """What asv tracks: a few sizes of every problem, to tolerance and at fixed K."""
-    for problem, n_agents in (
-        ("quadrotor", 1),
-        ("quadrotor", 20),
-        ("bicycle", 1),
-        ("consumption", 5),
-    ):
-        for gradient in ("jfb", "implicit", "unrolled", "direct"):
-            yield Case(
-                problem=problem, n_agents=n_agents, gradient=gradient, batch_size=16, n_steps=20
-            )
+    """What asv tracks: two sizes of every problem, to tolerance and at fixed K."""
+    for problem in ("quadrotor", "bicycle", "consumption"):
+        for n_agents in (1, 20):
+            for gradient in ("jfb", "implicit", "unrolled", "direct"):
+                yield Case(
+                    problem=problem, n_agents=n_agents, gradient=gradient, batch_size=16, n_steps=20
+                )
     for gradient in ("cvxpylayers", "torchdeq", "unrolled-checkpoint"):
         yield Case(problem="quadrotor", n_agents=1, gradient=gradient, batch_size=4, n_steps=10)
-    yield Case(problem="quadrotor", n_agents=100, gradient="jfb", batch_size=50, n_steps=20)
-    for gradient in ("jfb", "unrolled"):
+    for gradient, of in (("jfb", "scaled"), ("unrolled", "scaled"), ("jfb", "plain")):
         yield Case(
             problem="quadrotor",
-            n_agents=6,
+            n_agents=20,
             gradient=gradient,
+            map=of,
             tolerance=None,
             max_iterations=50,
             batch_size=16,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from bench.case import REPEATS
 from bench.environment import ROOT
 from bench.presets import quick
 
-TIMES = {f"benchmarks.Times.time_{part}" for part in ("step", "forward", "backward")}
+TIMES = {f"benchmarks.Times.time_{part}" for part in ("step", "backward")}
 TRACKED = {
     f"benchmarks.Quantities.track_{name}"
     for name in (
@@ -35,7 +36,7 @@ import json, sys
 from asv_runner._aux import update_sys_path
 from asv_runner.discovery import disc_benchmarks
 update_sys_path(sys.argv[1])
-names = ("type", "params", "param_names", "version", "timeout")
+names = ("type", "params", "param_names", "version", "timeout", "pretty_name", "unit")
 found = {b.name: {name: getattr(b, name) for name in names} for b in disc_benchmarks(sys.argv[1])}
 print(json.dumps(found))
 """
@@ -62,11 +63,15 @@ def test_exactly_the_benchmarks_meant_are_found(discovered):
 
 
 def test_every_benchmark_runs_the_quick_cases_and_says_its_version(discovered):
-    ids = [repr(case.id) for case in quick()]
+    from bench.history import benchmarks
+
+    values = [list(map(repr, some)) for some in benchmarks.PARAMETERS.values()]
     for name, found in discovered.items():
-        assert found["params"] == [ids]
-        assert found["param_names"] == ["case"]
-        assert found["version"] == ("3" if name in TIMES else "2")
+        assert found["params"] == values
+        assert found["param_names"] == ["problem", "agents", "method", "map", "mode"]
+        assert found["version"] == ("4" if name in TIMES else "3")
+        assert found["pretty_name"]
+        assert found["unit"] != "bytes", "asv would round it to three digits"
         assert found["timeout"] > 60, "asv's default of 60 s is too short for the larger cases"
 
 
@@ -100,7 +105,12 @@ def test_the_backward_clock_runs_only_during_the_backward_pass(monkeypatch):
 def test_the_cases_tracked_are_the_quick_ones():
     from bench.history import benchmarks
 
-    assert list(benchmarks.IDS) == [case.id for case in quick()]
+    cases = list(quick())
+    assert list(benchmarks.CASES.values()) == cases  # no two with the same parameters
+    combinations = set(itertools.product(*benchmarks.PARAMETERS.values()))
+    assert {benchmarks.key(case) for case in cases} <= combinations
+    for value in itertools.chain(*benchmarks.PARAMETERS.values()):
+        assert any(value in benchmarks.key(case) for case in cases), f"{value} has no case"
 
 
 def test_pytest_benchmark_times_a_case_and_notes_its_numbers(tmp_path):
@@ -133,8 +143,8 @@ def test_a_commit_without_a_case_has_no_number_for_it(monkeypatch):
     monkeypatch.setattr(benchmarks, "CASES", {})
     assert benchmarks.Quantities().setup_cache() == {}
     for setup in (
-        lambda: benchmarks.Times().setup(benchmarks.IDS[0]),
-        lambda: benchmarks.Quantities().setup({}, benchmarks.IDS[0]),
+        lambda: benchmarks.Times().setup("quadrotor", 1, "jfb", "scaled", "to tolerance"),
+        lambda: benchmarks.Quantities().setup({}, "quadrotor", 1, "jfb", "scaled", "to tolerance"),
     ):
         with pytest.raises(NotImplementedError, match="no case"):
             setup()
@@ -147,7 +157,8 @@ def test_a_residual_below_its_tolerance_is_as_good_as_any_other():
     for case in quick():
         for residual in (1e-6, 9e-5, 2e-4):
             record = {"status": "ok", "residual": {"max": residual}}
-            value = benchmarks.Quantities().track_missed_tolerance({case.id: record}, case.id)
+            name = benchmarks.key(case)
+            value = benchmarks.Quantities().track_missed_tolerance({name: record}, *name)
             found[case.tolerance, residual] = value
     assert [found[1e-4, r] for r in (1e-6, 9e-5, 2e-4)] == [1.0, 1.0, 2.0]
     assert all(math.isnan(found[None, r]) for r in (1e-6, 9e-5, 2e-4))
@@ -159,21 +170,21 @@ def test_every_benchmark_runs_and_has_the_numbers_of_the_benchmark_body(monkeypa
     from bench.measure import Step, measure_memory
 
     case = Case(problem="quadrotor", n_agents=2, gradient="jfb", batch_size=2, n_steps=3)
-    monkeypatch.setattr(benchmarks, "IDS", (case.id,))
-    monkeypatch.setattr(benchmarks, "CASES", {case.id: case})
+    name = benchmarks.key(case)
+    monkeypatch.setattr(benchmarks, "CASES", {name: case})
     threads = torch.get_num_threads()
     try:
         quantities = benchmarks.Quantities()
         records = quantities.setup_cache()
-        quantities.setup(records, case.id)
+        quantities.setup(records, *name)
         found = {
-            name: getattr(quantities, f"track_{name}")(records, case.id)
-            for name in (full.rpartition("track_")[2] for full in TRACKED)
+            track: getattr(quantities, f"track_{track}")(records, *name)
+            for track in (full.rpartition("track_")[2] for full in TRACKED)
         }
         times = benchmarks.Times()
-        times.setup(case.id)
-        for run in (times.time_step, times.time_forward, times.time_backward):
-            run(case.id)
+        times.setup(*name)
+        for run in (times.time_step, times.time_backward):
+            run(*name)
         assert times.step.last is not None
         body = measure_memory(Step(case))
     finally:
@@ -186,9 +197,9 @@ def test_every_benchmark_runs_and_has_the_numbers_of_the_benchmark_body(monkeypa
         "iterations": body["iterations"]["mean"],
         "missed_tolerance": 1.0,
     }
-    records[case.id] |= {"status": "crashed", "reason": "made up"}
+    records[name] |= {"status": "crashed", "reason": "made up"}
     with pytest.raises(RuntimeError, match="crashed: made up"):
-        quantities.track_saved_bytes(records, case.id)
+        quantities.track_saved_bytes(records, *name)
 
 
 def test_unsupported_cases_are_not_applicable():
@@ -197,8 +208,8 @@ def test_unsupported_cases_are_not_applicable():
     from bench.history import benchmarks
 
     case = Case(problem="bicycle", n_agents=1, gradient="cvxpylayers", batch_size=1, n_steps=2)
-    cases = benchmarks.CASES | {case.id: case}
+    cases = benchmarks.CASES | {benchmarks.key(case): case}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmarks, "CASES", cases)
         with pytest.raises(NotImplementedError, match="concave"):
-            benchmarks.Times().setup(case.id)
+            benchmarks.Times().setup(*benchmarks.key(case))
