@@ -11,8 +11,8 @@ from bench.arguments import Parser
 
 #: modules of bench.commands, in the order of the help
 VERBS = (
-    *("list", "check", "run", "train", "report", "reference", "verify", "gate", "predict"),
-    "roofline",
+    *("list", "check", "run", "train", "evaluate", "plot", "report", "reference", "verify"),
+    *("gate", "predict", "roofline"),
 )
 
 
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
+    args.arguments = arguments
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         code = None
@@ -56,6 +57,13 @@ def main(argv: list[str] | None = None) -> int:
                 "pip install jfbbench[dev]",
                 file=sys.stderr,
             )
+            return 2
+        except (MemoryError, RuntimeError) as error:
+            from bench.failures import ran_out
+
+            if (reason := ran_out(error)) is None:
+                raise
+            print(f"bench {args.verb}: error: out of memory: {reason}", file=sys.stderr)
             return 2
         except BrokenPipeError:
             # The reader of our output went away; nothing more to say, not even at exit.
