@@ -17,7 +17,7 @@ from jfbcore.problems import Bicycle, Problem, Quadrotor
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 440, 34
 #: seconds between key frames, and how long the last one stays
-_FRAME, _HOLD = 0.09, 1.2
+_FRAME, _HOLD = 0.14, 1.2
 #: length of a quadrotor's arms and of a bicycle, as a share of the picture's width
 _BODY = 0.016
 #: colours safe for colour-blind readers, dealt to the agents in turn

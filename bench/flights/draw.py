@@ -129,8 +129,8 @@ def _over_time(flights: Sequence[Flight], lines: Sequence[Sequence[Lines]]) -> F
     columns = min(panels, 2)
     rows = -(-panels // columns)
     figure = Figure(figsize=(5.2 * columns, 0.5 + 2.5 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for ax in list(axes)[panels:]:
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[panels:]:
         ax.set_visible(False)
     for index, ax in zip(range(panels), axes, strict=False):
         for place, each in enumerate(flights):

@@ -34,8 +34,17 @@ _INSTANCE = ("environment", "problem", "n_agents", *WORKLOAD, "budget")
 _NONE = "none"
 
 
-def ranking(cases: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per method and map, best first.
+def with_map(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """`curves` with the column `map` of their cases."""
+    keys = ["run", "id", "seed"]
+    maps = cases.assign(map=cases["map"].fillna(_NONE))[[*keys, "map"]].drop_duplicates()
+    return curves.merge(maps, on=keys, how="left")
+
+
+def ranking(cases: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
+    """One row per method and map: most problem classes first, then by gap.
+
+    `gaps` are as `gaps_at_equal_time` makes them.
 
     Columns: gradient, map, `time` and `memory` (geometric means of the ratios to the best of an
     instance, NaN where unknown), `time_instances`, `step_seconds` and `peak_bytes` (medians at the
@@ -43,10 +52,6 @@ def ranking(cases: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     seeds), `gap_instances`, `served` and `problems` (problem classes it finished, and all).
     """
     cases = cases.assign(map=cases["map"].fillna(_NONE))
-    curves = curves.merge(
-        cases[["run", "id", "seed", "map"]].drop_duplicates(), on=["run", "id", "seed"], how="left"
-    )
-    gaps = gaps_at_equal_time(curves)
     times, memory = (
         _ratios(_timed(cases), "step_seconds"),
         _ratios(
@@ -73,9 +78,13 @@ def ranking(cases: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         row["failed"] = int(group["status"].isin(list(FAILURES)).sum())
         rows.append(row)
     found = pd.DataFrame(rows)
+    if found.empty:
+        return found
     order = found["gradient"].map(lambda name: gradient_rank(name)[0])
-    found = found.assign(order=order).sort_values(["gap", "time", "order"], na_position="last")
-    return found.drop(columns="order").reset_index(drop=True)
+    classes = -found["served"].map(len)
+    found = found.assign(order=order, classes=classes)
+    found = found.sort_values(["classes", "gap", "time", "order"], na_position="last")
+    return found.drop(columns=["order", "classes"]).reset_index(drop=True)
 
 
 def gaps_at_equal_time(curves: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +129,8 @@ def ranking_table(ranked: pd.DataFrame) -> Table:
         "seeds. Methods that serve fewer problems are averaged over those.",
     ]
     columns = (
-        *("method", "map", "step time", "peak memory", "gap at equal time", "problems served"),
+        *("method", "map", "step time, × best", "peak memory, × best"),
+        *("gap at equal time", "problems served"),
     )
     return Table("Ranking", columns, rows, notes, "ranking")
 
@@ -238,3 +248,24 @@ def _served(row: dict[str, Any]) -> Cell:
 
 def _sortable(value: float) -> float:
     return value if math.isfinite(value) else 1e300
+
+
+def at_fixed_iterations(cases: pd.DataFrame) -> tuple[int, float, float] | None:
+    """(K, least, greatest) of the saved bytes of unrolled over jfb's, at the largest K of both."""
+    exact = cases[
+        cases["tolerance"].isna()
+        & cases["max_iterations"].notna()
+        & cases["saved_tensor_bytes"].notna()
+        & (cases["status"] == "ok")
+    ]
+    keys = ["problem", "n_agents", *WORKLOAD, "ascent", "solver", "max_iterations"]
+    bytes_of = [
+        exact[exact["gradient"] == name].groupby(keys, dropna=False)["saved_tensor_bytes"].median()
+        for name in ("unrolled", "jfb")
+    ]
+    ratio = (bytes_of[0].astype(float) / bytes_of[1].astype(float)).dropna()
+    if ratio.empty:
+        return None
+    largest = ratio.index.get_level_values("max_iterations").max()
+    there = ratio.xs(largest, level="max_iterations")
+    return int(largest), float(there.min()), float(there.max())
