@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,9 @@ class CvxpyLayer(GradientEstimator):
     whose excess is near the nominal one, 5e-5 at three times that and 6e-2 at ten times, where the
     control itself is right: its backward solve is regularised. The others stay below 1e-5 there.
     """
+
+    #: settings of a case that play no part here
+    unused: ClassVar[tuple[str, ...]] = ("map", "step_size", "solver", "iterations")
 
     backend: ConicBackend = field(default_factory=Diffcp)
     _formulations: weakref.WeakKeyDictionary[Problem, _Formulation] = field(

@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every subject, write DIR/bias.csv and draw DIR/bias.png. Returns the exit status."""
     import pandas as pd
 
-    from bench.report.figures.bias import bias_figure, iteration_figure
+    from bench.report.figures.bias_study import bias_figure, iteration_figure
     from bench.report.figures.canvas import theme
 
     parser = argparse.ArgumentParser(prog="python -m bench.bias", description=__doc__)

@@ -13,8 +13,9 @@ from bench.packages import DISTRIBUTION, NAMES, check_names, extra_of
 
 #: modules of bench.commands, in the order of the help
 VERBS = (
-    *("list", "check", "run", "train", "report", "reference", "verify", "gate"),
-    *("predict", "roofline", "validate", "export", "compare", "release", "where"),
+    *("list", "check", "run", "train", "evaluate", "plot", "report", "reference"),
+    *("verify", "gate", "predict", "roofline", "validate", "export", "compare", "release"),
+    *("where",),
 )
 
 
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
+    args.arguments = arguments
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         code = None
@@ -61,6 +63,13 @@ def main(argv: list[str] | None = None) -> int:
                 f"pip install '{DISTRIBUTION}[{extra_of(missing)}]'",
                 file=sys.stderr,
             )
+            return 2
+        except (MemoryError, RuntimeError) as error:
+            from bench.failures import ran_out
+
+            if (reason := ran_out(error)) is None:
+                raise
+            print(f"bench {args.verb}: error: out of memory: {reason}", file=sys.stderr)
             return 2
         except BrokenPipeError:
             # The reader of our output went away; nothing more to say, not even at exit.

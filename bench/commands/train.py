@@ -12,6 +12,7 @@ from typing import Any
 from bench.arguments import integer, number
 
 HELP = "one training run"
+_BAR = "{l_bar}{bar}| {elapsed} {postfix}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, else 1"
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to FILE as it goes")
-    parser.add_argument("--resume", action="store_true", help="continue from --checkpoint")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from --checkpoint, to --steps if given"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"`checkpoint` {args.checkpoint} is in a folder that does not exist")
     if args.horizon_steps is not None:
         _validate.positive_int("horizon-steps", args.horizon_steps)
+    _refuse_what_is_ignored(args)
     return _train(args, _case(args))
 
 
@@ -139,6 +143,68 @@ def _case(args: argparse.Namespace) -> Any:
     return case
 
 
+def _refuse_what_is_ignored(args: argparse.Namespace) -> None:
+    """ValueError for an option that plays no part with the method asked for."""
+    from bench.plugins import shown
+    from bench.registry import METHODS
+
+    method = METHODS.resolve(args.gradient)
+    unused = getattr(method.estimator, "unused", ())
+    why = "uses none of its own accord"
+    if not method.inner_problem:
+        unused = ("map", "step_size", "solver", "iterations", "tolerance")
+        why = "solves no inner problem"
+    for name in unused:
+        value = getattr(args, name)
+        if value is not None:
+            raise ValueError(
+                f"`{name.replace('_', '-')}` {value} plays no part: {shown(args.gradient)} {why}; "
+                "leave it out"
+            )
+
+
+def _config(args: argparse.Namespace, case: Any) -> Any:
+    """The recipe's settings; a run that is resumed keeps its own, and may get a later end."""
+    from bench.recipes import training_config
+    from jfbcore.extras.checkpoints import saved_run
+
+    saved = None
+    if args.checkpoint is not None and args.checkpoint.exists():
+        try:
+            saved = saved_run(args.checkpoint)
+        except ValueError as error:
+            raise ValueError(f"{error}; it is left as it is, give another file") from error
+    if saved is None or not args.resume:
+        steps = 100 if args.steps is None and args.time_limit is None else args.steps
+        return _recipe(training_config, args, case, steps, args.time_limit)
+    length = (args.steps, args.time_limit)
+    if length == (None, None):
+        length = (saved.config.steps, saved.config.time_limit)
+    for name, asked, own, done in (
+        ("steps", length[0], saved.config.steps, saved.step),
+        ("time-limit", length[1], saved.config.time_limit, saved.seconds),
+    ):
+        if asked is not None and asked != own and asked < done:
+            raise ValueError(
+                f"`{name}` must be at least the {done:g} that {args.checkpoint} has done, "
+                f"got {asked:g}"
+            )
+    kept = _recipe(training_config, args, case, saved.config.steps, saved.config.time_limit)
+    return replace(kept, steps=length[0], time_limit=length[1])
+
+
+def _recipe(make: Any, args: argparse.Namespace, case: Any, steps: Any, limit: Any) -> Any:
+    return make(
+        case,
+        steps=steps,
+        time_limit=limit,
+        seed=args.seed,
+        learning_rate=args.learning_rate,
+        schedule=args.schedule,
+        recipe=args.recipe,
+    )
+
+
 def _train(args: argparse.Namespace, case: Any) -> int:
     """Train on the processes that torchrun started, or on this one."""
     import os
@@ -165,25 +231,17 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
     from bench.build import Unsupported
     from bench.environment import default_threads, keep_freed_memory
     from bench.gap import gaps
-    from bench.measure import peak_rss_bytes
+    from bench.interruption import interruptible
     from bench.plugins import shown
     from bench.pretraining import Pretraining
-    from bench.recipes import training_config
     from bench.records import finite
+    from bench.training_answer import answer, summary
     from jfbcore import _validate
 
     keep_freed_memory()
     threads = default_threads() if args.threads is None else args.threads
     torch.set_num_threads(_validate.positive_int("threads", threads))
-    config = training_config(
-        case,
-        steps=100 if args.steps is None and args.time_limit is None else args.steps,
-        time_limit=args.time_limit,
-        seed=args.seed,
-        learning_rate=args.learning_rate,
-        schedule=args.schedule,
-        recipe=args.recipe,
-    )
+    config = _config(args, case)
     try:
         training = trainings.prepare(
             case,
@@ -197,73 +255,40 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
         raise ValueError(
             f"`{unsupported.field}` {asked} cannot serve {problem}: {unsupported.reason}"
         ) from unsupported
-    policy = training.policy
-    if args.resume and args.checkpoint.exists():
-        training.load(args.checkpoint)
-    pretraining = Pretraining.begin(case, training)
-    # What the recipe made of what was not asked for: map, solver, network and batch.
-    print(f"training {case.id}", file=sys.stderr)
-    first = training.world.rank == 0
-    with tqdm(
-        total=1.0,
-        file=sys.stderr,
-        disable=not first,
-        bar_format="{l_bar}{bar}| {elapsed} {postfix}",
-    ) as bar:
+    with interruptible(args.checkpoint, args.arguments) as stop:
+        if stop is not None:
+            training.hooks.insert(0, stop)
+        if args.resume and args.checkpoint.exists():
+            training.load(args.checkpoint)
+        pretraining = Pretraining.begin(case, training)
+        # What the recipe made of what was not asked for: map, solver, network and batch.
+        print(f"training {case.id}", file=sys.stderr)
+        first = training.world.rank == 0
+        with tqdm(total=1.0, file=sys.stderr, disable=not first, bar_format=_BAR) as bar:
 
-        def progress(fraction: float, line: str) -> None:
-            bar.n = min(fraction, 1.0)
-            bar.set_postfix_str(line)
+            def progress(fraction: float, line: str) -> None:
+                bar.n = min(fraction, 1.0)
+                bar.set_postfix_str(line)
 
-        result = training.run(progress)
+            result = training.run(progress)
+    for intervention in result.interventions:
+        print(f"rejected step {intervention.step}: {intervention.reason}", file=sys.stderr)
     if not first:
         return 0
     if pretraining is not None:
         result = pretraining.counted(result)
-    gap = gaps(policy.problem)
-    if gap.reason is not None:
-        print(f"no optimality gap: {gap.reason}", file=sys.stderr)
-
-    def describe(point: Any) -> dict[str, float | None]:
-        return {
-            "loss": point.loss,
-            "running_cost": point.running_cost,
-            "terminal_cost": point.terminal_cost,
-            "evaluation_cost": point.evaluation_cost,
-            "optimality_gap": gap.of(point.costs),
-        }
-
-    for intervention in result.interventions:
-        print(f"rejected step {intervention.step}: {intervention.reason}", file=sys.stderr)
-    if result.status != "ok":
-        print(f"{result.status}: {result.reason}", file=sys.stderr)
-    elif training.scheduled() < 1.0:
+    if result.status == "ok" and training.scheduled() < 1.0:
         print(
             f"the time limit came after {training.scheduled():.0%} of the schedule; a shorter "
             "limit or --steps makes a shorter schedule",
             file=sys.stderr,
         )
-    found = trainings.evaluation(policy, result.curve[-1], gap)
-    if found["tolerance_reached"] is False:
-        print(
-            f"inner tolerance missed: after training the residual is up to "
-            f"{found['residual']['max']:.3g} on the held-out states",
-            file=sys.stderr,
-        )
-    answer = {
-        "final": describe(result.curve[-1]),
-        "first": describe(result.curve[0]),
-        "steps": result.steps,
-        "seconds": result.seconds,
-        "step_seconds": {"median": result.median_step_seconds},
-        "peak_rss_bytes": peak_rss_bytes(),
-        "seed": args.seed,
+    gap = gaps(training.policy.problem)
+    content = answer(training.policy, result, gap, args.seed) | {
         "world_size": training.world.size,
-        "status": result.status,
-        "reason": result.reason,
-        "interventions": len(result.interventions),
         "pretraining_seconds": None if pretraining is None else pretraining.seconds,
-        "evaluation": found,
     }
-    print(json.dumps(finite(answer), allow_nan=False))
+    for line in summary(content, gap, args.checkpoint):
+        print(line, file=sys.stderr)
+    print(json.dumps(finite(content), allow_nan=False))
     return 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bench.report.figures import Drawing, draw_all, draw_roofline, theme
+from bench.report.answer import answer
+from bench.report.download import downloads
+from bench.report.figures import draw_all, draw_others, theme
+from bench.report.figures.hover import titled
 from bench.report.frames import case_frame, curve_frame
 from bench.report.header import (
     CLAIMS_READING,
@@ -17,13 +19,14 @@ from bench.report.header import (
     limitations,
     workload_table,
 )
-from bench.report.html import Page, Section, claims_of, figure_image, render
+from bench.report.html import Page, claims_of, render
 from bench.report.load import Run, load_runs
+from bench.report.ranking import gap_table, gaps_at_equal_time, ranking, ranking_table, with_map
 from bench.report.roofline import SECTION as ROOFLINE
 from bench.report.roofline import roofline_tables
+from bench.report.sections import arranged, trajectories
 from bench.report.summary import summary
 from bench.report.tables import (
-    Table,
     case_table,
     generic_table,
     missing_table,
@@ -51,13 +54,25 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     cases.to_csv(out / "cases.csv", index=False)
     curves.to_csv(out / "curves.csv", index=False)
-    drawings = [*draw_all(cases, curves), *draw_roofline(runs)]
+    gaps = gaps_at_equal_time(with_map(curves, cases))
+    ranked = ranking(cases, gaps)
+    drawings = [*draw_all(cases, curves, gaps), *draw_others(runs)]
     for drawing in drawings:
         _save(drawing.figure, out / "figures" / drawing.name)
+    headline, shown, folded = arranged(drawings, out / "figures", {ROOFLINE: roofline_tables(runs)})
     times = target_times(curves, cases)
-    extra = [generic_table(table) for run in runs for table in run.tables]
+    tables = [
+        *(gap_table(gaps), target_table(times), tuned_table(times)),
+        *(generic_table(table) for run in runs for table in run.tables),
+    ]
     page = Page(
         title=" + ".join(run.name for run in runs),
+        answer=answer(runs, cases, ranked, gaps),
+        ranking=ranking_table(ranked) if len(ranked) else None,
+        headline=headline,
+        shown=shown,
+        trajectories=trajectories(runs),
+        folded=folded,
         environment=environment_table(runs),
         workload=workload_table(cases),
         reading=READING,
@@ -66,9 +81,9 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
         summary=summary(cases),
         claims=claims_of(runs),
         beyond=claims_of(runs, "beyond"),
-        sections=_sections(drawings, out / "figures", {ROOFLINE: roofline_tables(runs)}),
-        tables=[table for table in (target_table(times), tuned_table(times), *extra) if table],
+        tables=[table for table in tables if table],
         cases=case_table(cases),
+        downloads=downloads(runs, out),
     )
     index = out / "index.html"
     index.write_text(render(page), encoding="utf-8")
@@ -80,16 +95,12 @@ def _write_claims(runs: Sequence[Run], out: Path) -> Path:
     page = Page(
         title=" + ".join(run.name for run in runs),
         environment=environment_table(runs),
-        workload=None,
         reading=CLAIMS_READING,
         limitations=limitations(runs),
-        missing=None,
-        summary=(),
         claims=claims_of(runs),
         beyond=claims_of(runs, "beyond"),
-        sections=(),
         tables=[generic_table(table) for run in runs for table in run.tables],
-        cases=None,
+        downloads=downloads(runs, out),
     )
     out.mkdir(parents=True, exist_ok=True)
     index = out / "index.html"
@@ -103,19 +114,7 @@ def _save(figure: Figure, stem: Path) -> None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         # no date in the file, so that the same records give the same bytes
-        figure.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
+        vector = stem.with_name(f"{stem.name}.svg")
+        figure.savefig(vector, metadata={"Date": None})
+        titled(vector)
         figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=_DOTS_PER_INCH)
-
-
-def _sections(
-    drawings: Sequence[Drawing], folder: Path, tables: Mapping[str, Sequence[Table]]
-) -> list[Section]:
-    return [
-        Section(
-            title,
-            title.lower().replace(" ", "-").replace(":", ""),
-            [figure_image(folder / drawing.name, drawing.caption) for drawing in group],
-            tables.get(title, ()),
-        )
-        for title, group in itertools.groupby(drawings, key=lambda drawing: drawing.section)
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import mimetypes
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,23 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from bench.report.download import Download
+from bench.report.figures.hover import inline
 from bench.report.load import Run, UnusableFile
 from bench.report.style import format_number
 from bench.report.tables import Cell, Table
 
-#: an SVG larger than this gives way to a smaller PNG, to keep the page small
-_LARGEST_SVG = 350_000
+#: of an SVG that is part of the page, and of one that is a picture in it; larger ones are rastered
+_LARGEST_INLINE, _LARGEST_SVG = 300_000, 45_000
 
 
 @dataclass(frozen=True)
 class Image:
-    """An embedded image with its caption."""
+    """An embedded image with its caption: `source` a data URI, or `inline` an SVG's own text."""
 
     source: str
     caption: str
     name: str
+    inline: Markup | str = ""
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,22 @@ class Page:
 
     title: str
     environment: Table
-    workload: Table | None
     reading: Sequence[str]
     limitations: Sequence[str]
-    missing: Table | None
-    summary: Sequence[str]
     claims: Sequence[Claim]
-    sections: Sequence[Section]
+    beyond: Sequence[Claim]
     tables: Sequence[Table]
-    cases: Table | None
-    beyond: Sequence[Claim] = ()
+    downloads: Sequence[Download]
+    answer: Sequence[tuple[str, str]] = ()
+    ranking: Table | None = None
+    headline: Image | None = None
+    shown: Sequence[Section] = ()
+    trajectories: Section | None = None
+    folded: Sequence[Section] = ()
+    workload: Table | None = None
+    missing: Table | None = None
+    summary: Sequence[str] = ()
+    cases: Table | None = None
 
 
 def render(page: Page) -> str:
@@ -79,12 +91,26 @@ def render(page: Page) -> str:
     return environment.get_template("template.html").render(page=page)
 
 
-def figure_image(stem: Path, caption: str) -> Image:
-    """The figure saved as `stem`.svg and `stem`.png: the SVG, or the PNG where much smaller."""
+def figure_image(stem: Path, caption: str, hovers: bool = False) -> Image:
+    """The figure saved as `stem`.svg and, mostly, `stem`.png, embedded.
+
+    With `hovers` an SVG is part of the page, so that its points have words on hovering. Elsewhere,
+    and where it is large, it gives way to a small raster of the same picture.
+    """
     vector, raster = (stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png"))
-    size = vector.stat().st_size
-    chosen = raster if size > _LARGEST_SVG and size > raster.stat().st_size else vector
-    return Image(data_uri(chosen), caption, stem.name)
+    if vector.stat().st_size > (_LARGEST_INLINE if hovers else _LARGEST_SVG) and raster.exists():
+        return Image(_webp(raster), caption, stem.name)
+    if hovers:
+        return Image("", caption, stem.name, Markup(inline(vector, caption or stem.name)))
+    return Image(data_uri(vector), caption, stem.name)
+
+
+def _webp(raster: Path) -> str:
+    """A data URI of the picture in `raster`, compressed until letters are just crisp."""
+    packed = io.BytesIO()
+    with PIL.Image.open(raster) as picture:
+        picture.convert("RGB").save(packed, "WEBP", quality=55, method=6)
+    return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode('ascii')}"
 
 
 def data_uri(path: Path) -> str:

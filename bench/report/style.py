@@ -101,6 +101,20 @@ def format_seconds(value: float) -> str:
     return f"{_three_digits(value * 1e6)} µs"
 
 
+def format_factor(value: float) -> str:
+    """A multiple of the best, such as 1.0× or 12×."""
+    return f"{value:,.0f}×" if value >= 10 else f"{value:.1f}×"
+
+
+def format_percent(gap: float) -> str:
+    """A share as per cent: one decimal below 10, none above; ∞ for a run that failed."""
+    if not math.isfinite(gap):
+        return "∞"
+    if abs(gap) >= 0.1:
+        return f"{100 * gap:,.0f}%"
+    return f"{gap:.1%}" if abs(gap) >= 0.001 else f"{100 * gap:.2g}%"
+
+
 def format_number(value: float) -> str:
     """Three significant digits, in powers of ten outside 0.001 to 100,000."""
     if value == 0 or not math.isfinite(value):

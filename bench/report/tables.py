@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ import pandas as pd
 from bench.case import REPEATS
 from bench.record import COLUMNS
 from bench.report.frames import FIELDS, PROCESSOR_UNKNOWN, missed
-from bench.report.style import DASH, format_bytes, format_number, format_seconds
+from bench.report.style import DASH, format_bytes, format_number, format_percent, format_seconds
 from bench.report.targets import TARGETS, own_rate, tuned
 
 
@@ -45,17 +45,54 @@ _TARGET_COLUMNS = ("seeds", *(f"to a gap of {target:.0%}" for target in TARGETS)
 _MEASURED = (
     *("iterations_mean", "residual_max", "step_seconds", "saved_tensor_bytes"),
     *("peak_live_tensor_bytes", "peak_rss_bytes", "final_evaluation_cost", "final_optimality_gap"),
-    *("forward_seconds", "backward_seconds", "cuda_max_allocated_bytes"),
-    *("cuda_max_reserved_bytes", "cuda_nvml_device_delta_bytes", "cuda_nvml_process_bytes"),
-    *("iterations_max", "residual_mean", "gradient_cosine", "linear_residual_max"),
-    *("reversible_drift_max", "final_loss", "interventions"),
+    *("gradient_error", "control_error_max", "forward_seconds", "backward_seconds"),
+    *("cuda_max_allocated_bytes", "cuda_max_reserved_bytes", "cuda_nvml_device_delta_bytes"),
+    *("cuda_nvml_process_bytes", "iterations_max", "residual_mean", "gradient_cosine"),
+    *("linear_residual_max", "reversible_drift_max", "final_loss", "interventions"),
 )
 _WRITERS: dict[str, Callable[[float], str]] = {"s": format_seconds, "B": format_bytes}
+
+
+def _writer(name: str) -> Callable[[float], str]:
+    return (
+        format_percent
+        if name == "final_optimality_gap"
+        else _WRITERS.get(COLUMNS[name].unit, format_number)
+    )
+
+
 #: heading, column, how its median over seeds is written
-_MEASURES = tuple(
-    (COLUMNS[name].heading, name, _WRITERS.get(COLUMNS[name].unit, format_number))
-    for name in _MEASURED
+_MEASURES = tuple((COLUMNS[name].heading, name, _writer(name)) for name in _MEASURED)
+
+
+#: what identifies a row to a reader; the case's id appears on hovering
+IDENTITY = ("problem", "agents", "method", "map")
+#: the rest of a case, as far as a reader has to tell rows apart
+_WORKLOAD = (
+    *(("solver", "solver"), ("budget", "stops at"), ("batch_size", "batch")),
+    *(("n_steps", "time steps"), ("execution", "execution"), ("recipe", "recipe")),
 )
+
+
+def identity(row: Mapping[str, Any]) -> list[Cell]:
+    """Problem, agents, method and map of a case, as `IDENTITY` heads them."""
+    variant = row["variant"]
+    usual = variant is None or pd.isna(variant) or variant == "default"
+    problem = row["problem"] if usual else f"{row['problem']}, {variant}"
+    ascent = row["ascent"]
+    ascent = DASH if ascent is None or pd.isna(ascent) else str(ascent).replace(" map", "")
+    return [
+        Cell(str(problem), str(problem), str(row["id"])),
+        Cell(str(row["n_agents"]), int(row["n_agents"])),
+        Cell(str(row["gradient"]), str(row["gradient"]), str(row["id"])),
+        Cell(ascent, ascent),
+    ]
+
+
+def _word(row: Mapping[str, Any], name: str) -> Cell:
+    value = row[name]
+    text = DASH if value is None or pd.isna(value) else str(value)
+    return Cell(text, text)
 
 
 def case_table(cases: pd.DataFrame) -> Table:
@@ -66,13 +103,20 @@ def case_table(cases: pd.DataFrame) -> Table:
         first = group.iloc[0]
         lead = [Cell(str(first["run"]), str(first["run"]))] if several else []
         lead += [
-            Cell(str(first["id"]), str(first["id"]), kind="id"),
+            *identity(first),
+            *(_word(first, name) for name, _ in _WORKLOAD),
             _status(group),
             _seeds(group),
         ]
         rows.append(lead + [_measure(group, column, write) for _, column, write in _MEASURES])
     headings = ["run"] if several else []
-    headings += ["case", "status, reason", "seeds", *(name for name, _, _ in _MEASURES)]
+    headings += [
+        *IDENTITY,
+        *(name for _, name in _WORKLOAD),
+        "status, reason",
+        "seeds",
+        *(name for name, _, _ in _MEASURES),
+    ]
     notes = [
         "Numbers are medians over the seeds with that status; hover over a number for the range, "
         f"over a {DASH} for why it is missing. Click a heading to sort. Printed, only the leading "
@@ -96,7 +140,7 @@ def target_table(times: pd.DataFrame) -> Table | None:
         "the end of training, below it the range."
     )
     rows = _target_rows(own_rate(times))
-    return Table("Time to target", ["case", *_TARGET_COLUMNS], rows, [note], "targets")
+    return Table("Time to target", [*IDENTITY, *_TARGET_COLUMNS], rows, [note], "targets")
 
 
 def tuned_table(times: pd.DataFrame) -> Table | None:
@@ -111,8 +155,8 @@ def tuned_table(times: pd.DataFrame) -> Table | None:
     )
     rows = _target_rows(best)
     for cells, count in zip(rows, best["settings"], strict=True):
-        cells.insert(1, Cell(str(count), count))
-    columns = ["case", "settings tried", *_TARGET_COLUMNS]
+        cells.insert(len(IDENTITY), Cell(str(count), count))
+    columns = [*IDENTITY, "settings tried", *_TARGET_COLUMNS]
     return Table("Time to target, recipe tuned", columns, rows, [note], "targets-tuned")
 
 
@@ -121,7 +165,8 @@ def _target_rows(times: pd.DataFrame) -> list[list[Cell]]:
     rows = []
     for row in times.to_dict("records"):
         on = (" and ".join(row["cpus"]) or PROCESSOR_UNKNOWN) if several else ""
-        cells = [Cell(row["id"], row["id"], kind="id", below=on)]
+        cells = identity(row)
+        cells[0] = replace(cells[0], below=on)
         cells.append(Cell(str(row["seeds"]), row["seeds"]))
         for target in TARGETS:
             seconds, reached = row[f"target_{target:g}"], row[f"reached_{target:g}"]
@@ -139,16 +184,11 @@ def _target_rows(times: pd.DataFrame) -> list[list[Cell]]:
 
 
 def _final_gap(median: float, least: float, greatest: float) -> Cell:
-    low, high = (_percent(gap) if math.isfinite(gap) else "∞" for gap in (least, greatest))
+    low, high = (format_percent(gap) if math.isfinite(gap) else "∞" for gap in (least, greatest))
     below = "" if low == high else f"{low} to {high}"
     if not math.isfinite(median):
         return Cell(DASH, 1e300, "half of the seeds or more did not finish", "null", below)
-    return Cell(_percent(median), median, below=below)
-
-
-def _percent(gap: float) -> str:
-    """One decimal, or two digits where that would leave none."""
-    return f"{gap:.1%}" if abs(gap) >= 0.001 else f"{100 * gap:.2g}%"
+    return Cell(format_percent(median), median, below=below)
 
 
 def missing_table(cases: pd.DataFrame) -> Table | None:

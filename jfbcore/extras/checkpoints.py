@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ import torch
 from jfbcore import _validate
 from jfbcore.extras.clock import Clock
 from jfbcore.extras.description import describe, one_line, rebuild
+from jfbcore.extras.guard import GuardSettings
 from jfbcore.extras.results import Evaluation
+from jfbcore.extras.training_config import TrainingConfig
 from jfbcore.policy import Policy
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 CHECKPOINT_VERSION = 7
 #: version of the part of a checkpoint that `load` reads, and the whole of what `save` writes
 POLICY_VERSION = 1
+
+#: of a configuration, how long the run is: a checkpoint may be continued to another end
+_LENGTH = ("steps", "time_limit")
 
 
 def save(policy: Policy, file: str | Path) -> None:
@@ -109,15 +114,43 @@ def save_training(training: Training, path: Path) -> None:
     )
 
 
-def load_training(training: Training, path: Path) -> None:
-    """Continue `training` where the run in the file was; ValueError where it is another run."""
+@dataclass(frozen=True)
+class SavedRun:
+    """What a checkpoint says of its run: how it was configured, and how far it has come."""
+
+    config: TrainingConfig
+    step: int
+    seconds: float
+
+
+def saved_run(path: Path) -> SavedRun:
+    """The run in the checkpoint `path`; ValueError where the file is no checkpoint of a run."""
+    state = _training_state(path)
+    settings = state["config"] | {"guard": GuardSettings(**state["config"]["guard"])}
+    return SavedRun(TrainingConfig(**settings), state["progress"][0], state["clock"]["seconds"])
+
+
+def _training_state(path: Path) -> dict[str, Any]:
     state = _read("checkpoint", path)
     if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
         raise ValueError(f"`checkpoint` {path} is not a version {CHECKPOINT_VERSION} checkpoint")
-    if missing := {"config", "identity", "policy", "optimizer", "guard"} - set(state):
+    if missing := {"config", "identity", "policy", "optimizer", "guard", "progress"} - set(state):
         raise ValueError(f"`checkpoint` {path} is incomplete: no {', '.join(sorted(missing))}")
+    return state
+
+
+def load_training(training: Training, path: Path) -> None:
+    """Continue `training` where the run in the file was; ValueError where it is another run.
+
+    It may end later than the run in the file would have; schedules then run to the new end.
+    """
+    state = _training_state(path)
     expected = asdict(training.config)
-    changed = [name for name, value in state["config"].items() if expected[name] != value]
+    changed = [
+        name
+        for name, value in state["config"].items()
+        if name not in _LENGTH and expected[name] != value
+    ]
     if changed:
         raise ValueError(
             f"`checkpoint` {path} was written with another configuration; different: "
@@ -132,7 +165,8 @@ def load_training(training: Training, path: Path) -> None:
     for part in ("optimizer", "guard", "schedules"):
         getattr(training, part).load_state_dict(state[part])
     # Whether the first training step compiles is a question of this process.
-    training.clock = Clock(**(state["clock"] | {"compiling": training.clock.compiling}))
+    own = {name: getattr(training.clock, name) for name in (*_LENGTH, "compiling")}
+    training.clock = Clock(**(state["clock"] | own))
     training.generator.set_state(state["generator"])
     minibatch = state["minibatch"]
     training.minibatch = None if minibatch is None else minibatch.to(training.problem.device)

@@ -121,7 +121,7 @@ class Liquidation(Problem):
             matrix = torch.tensor(self.covariance, dtype=z.dtype, device=z.device)
             risk: Tensor = self.risk_aversion * torch.linalg.vecdot(z, z @ matrix)
             return risk
-        own = (1.0 - self.correlation) * torch.linalg.vecdot(z, z)
+        own: Tensor = (1.0 - self.correlation) * torch.linalg.vecdot(z, z)
         shared = self.correlation * z.sum(1).square()
         return self.risk_aversion * self.volatility**2 * (own + shared)
 

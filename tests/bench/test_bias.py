@@ -10,7 +10,7 @@ from baselines import GRADIENTS, build_policy
 from bench import bias
 from bench.check.points import draw_point, generator
 from bench.diagnostics import contraction_rate
-from bench.report.figures.bias import bias_figure, bias_figures, iteration_figure
+from bench.report.figures.bias_study import bias_figure, iteration_figure
 from jfbcore.maps import MAPS
 from jfbcore.problems import Liquidation, RotorQuadrotor
 from jfbcore.solvers import Newton
@@ -92,6 +92,3 @@ def test_figures(policy, states):
     table = pd.DataFrame([head | row for row in rows])
     assert len(bias_figure(table).axes) == 3
     assert sum(ax.axison for ax in iteration_figure(table).axes) == 2
-    assert [drawing.name for drawing in bias_figures(table)] == ["bias"]
-    assert bias_figures(table.drop(columns="map_norm")) == []
-    assert bias_figures(table[table["gradient"] == "unrolled"]) == []

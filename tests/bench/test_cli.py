@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,9 @@ BAD = [
     (tiny(steps="1", time_limit="1"), ["--steps", "--time-limit"]),
     (tiny(tolerance="0"), ["tolerance", "0", "> 0"]),
     (tiny(tolerance="nan"), ["tolerance", "nan", "finite"]),
+    (tiny(gradient="direct", solver="picard"), ["solver", "picard", "direct", "no inner problem"]),
+    (tiny(gradient="direct", iterations="5"), ["iterations", "5", "direct"]),
+    (tiny(gradient="cvxpylayers", map="plain"), ["map", "plain", "cvxpylayers"]),
     (tiny(iterations="5", tolerance="0.1"), ["tolerance", "0.1", "iterations", "5"]),
     (tiny(step_size="-1"), ["step_size", "-1", "> 0"]),
     (tiny(learning_rate="0"), ["learning_rate", "0", "> 0"]),
@@ -506,6 +510,51 @@ class TestCheckpoint:
         assert str(file) in err
         assert file.read_bytes() == content
 
+    @pytest.mark.parametrize("content", [b"", b"a letter"])
+    def test_what_is_no_checkpoint_is_not_overwritten(self, content, capsys, tmp_path):
+        file = tmp_path / "letter.pt"
+        file.write_bytes(content)
+        code, out, err = run_cli(capsys, *TINY, "--steps", "1", "--checkpoint", file)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert str(file) in err
+        assert file.read_bytes() == content
+
+    def test_a_finished_run_goes_on_to_more_steps(self, capsys, tmp_path):
+        """The recipe's stages stay those of the run that began, and the clock goes on."""
+        arguments = [*TINY, "--checkpoint", tmp_path / "run.pt"]
+        _, first, _ = run_cli(capsys, *arguments, "--steps", "2")
+        code, out, err = run_cli(capsys, *arguments, "--steps", "5", "--resume")
+        assert (code, last_line(out)["steps"]) == (0, 5)
+        assert last_line(out)["first"] == last_line(first)["first"]
+        assert last_line(out)["final"] != last_line(first)["final"]
+        code, out, err = run_cli(capsys, *arguments, "--steps", "4", "--resume")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "at least the 5" in err
+
+    def test_ctrl_c_saves_between_steps_and_says_how_to_go_on(self, capsys, tmp_path, monkeypatch):
+        """The command that it prints ends where an uninterrupted run does."""
+        from jfbcore.train import Training
+
+        arguments = [*TINY, "--steps", "6", "--checkpoint"]
+        _, out, _ = run_cli(capsys, *arguments, tmp_path / "whole.pt")
+        whole, original = last_line(out), Training._train_step
+
+        def interrupted(self):
+            if self.step == 2:
+                signal.raise_signal(signal.SIGINT)
+            original(self)
+
+        monkeypatch.setattr(Training, "_train_step", interrupted)
+        code, out, err = run_cli(capsys, *arguments, tmp_path / "run.pt")
+        assert (code, out) == (130, "")
+        assert "saved at step 3" in err
+        monkeypatch.undo()
+        command = shlex.split(err.partition("continue with: ")[2].splitlines()[0])
+        assert command[:3] == ["python", "-m", "bench"]
+        code, out, _ = run_cli(capsys, *command[3:])
+        assert code == 0
+        assert without_clock(last_line(out)) == without_clock(whole)
+
     def test_a_full_disk_keeps_the_old_checkpoint(self, capsys, tmp_path, monkeypatch):
         file = tmp_path / "run.pt"
         run_cli(capsys, *TINY, "--steps", "1", "--checkpoint", file)
@@ -615,6 +664,32 @@ class TestReadme:
         record = empty_record(select("smoke", [])[0], 0)
         assert set(record) - {"schema_version", "null_reasons"} <= documented
         assert "null_reasons" in documented
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate")]
+)
+def test_out_of_memory_is_one_line(error, capsys, monkeypatch):
+    """The second is how torch's allocator on the host says it."""
+    from jfbcore.train import Training
+
+    def exhausted(self):
+        raise error
+
+    if isinstance(error, RuntimeError):
+        error = RuntimeError(f"{error} memory: you tried to allocate 1000000 bytes")
+    monkeypatch.setattr(Training, "_train_step", exhausted)
+    code, out, err = run_cli(capsys, *TINY, "--steps", "1")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("bench train: error: out of memory: ")
+
+
+def test_training_ends_with_a_summary_for_readers(capsys):
+    _, out, err = run_cli(capsys, *TINY, "--steps", "2")
+    final = last_line(out)["final"]
+    assert len(out.splitlines()) == 1
+    assert f"{final['evaluation_cost']:.5g} after" in err
+    assert "2 steps in" in err
 
 
 def test_a_diverged_training_run_still_answers(capsys):

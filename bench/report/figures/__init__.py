@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.report.figures.bias import bias_figures
+from bench.report.figures.bias import bias_figure
 from bench.report.figures.canvas import Drawing, theme
 from bench.report.figures.convergence import convergence_figures
+from bench.report.figures.headline import headline_figure
 from bench.report.figures.profiles import profile_figures
 from bench.report.figures.residuals import residual_figures
 from bench.report.figures.roofline import roofline_figures
@@ -19,24 +20,24 @@ from bench.report.figures.scaling import (
 )
 from bench.report.load import Run
 
-__all__ = ["Drawing", "draw_all", "draw_roofline", "theme"]
+__all__ = ["Drawing", "draw_all", "draw_others", "theme"]
 
 
-def draw_all(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
+def draw_all(cases: pd.DataFrame, curves: pd.DataFrame, gaps: pd.DataFrame) -> list[Drawing]:
     """Every figure the data allow, in the order of the report."""
     with theme():
         return [
+            *headline_figure(cases, gaps),
             *memory_agents_figures(cases),
             *memory_iterations_figures(cases),
             *time_agents_figures(cases),
             *residual_figures(cases),
-            *bias_figures(cases),
             *convergence_figures(curves, cases),
             *profile_figures(cases, curves),
         ]
 
 
-def draw_roofline(runs: Sequence[Run]) -> list[Drawing]:
-    """The profile's figure, where a run has a profile."""
+def draw_others(runs: Sequence[Run]) -> list[Drawing]:
+    """Figures of what other commands left: the bias of gradients, the profile of a step."""
     with theme():
-        return roofline_figures(runs)
+        return [*bias_figure(runs), *roofline_figures(runs)]

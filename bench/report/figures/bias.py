@@ -1,97 +1,57 @@
-"""JFB's relative error beside |dT/du|, and the derivative of the unrolled iteration against K."""
+"""How far JFB's gradient is from the true one, against how strongly the map contracts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.figures.canvas import Drawing, grid, handle, log_counts
-from bench.report.style import Look, look
+from bench.report.figures.canvas import Drawing
+from bench.report.figures.hover import hover
+from bench.report.load import Run
+from bench.report.style import format_percent
 
-#: maps by marker, problems by colour
-_MARKERS = {"plain": "o", "scaled": "s", "newton": "^"}
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8D1A", "#4B6584")
-#: errors and norms below are drawn here: rounding
-_LEAST = 1e-12
-_STARTS: dict[str, tuple[float, ...] | str] = {"cold": "", "warm": (4, 1.5)}
+_COLUMNS = ("run", "step", "rate_max", "angle_expectation", "norm_ratio")
+_LOOKS = (
+    *(("#0072B2", "o"), ("#D55E00", "^"), ("#009E73", "s"), ("#CC79A7", "D"), ("#56B4E9", "v")),
+    *(("#E69F00", "P"), ("#1B3A6B", "X"), ("#767676", "<"), ("#7A2E00", ">"), ("#000000", "*")),
+)
 
 
-def bias_figures(cases: pd.DataFrame) -> list[Drawing]:
-    """JFB's bias against the norm of the map, where records have both."""
-    if not {"gradient_bias", "map_norm"} <= set(cases.columns):
-        return []
-    own = cases[cases["gradient"].str.startswith("jfb")]
-    if own[["gradient_bias", "map_norm"]].dropna().empty:
-        return []
-    caption = (
-        "Every mark is one record: norm of the difference between JFB's and the exact minibatch "
-        "gradient over the norm of the exact one, against the largest spectral norm of dT/du at "
-        "the measured states. The line is the theory's bound for the derivative of one control "
-        "(one-step differentiation, Bolte et al. 2023); a rollout adds such errors up, and some "
-        f"of them cancel. Below {_LEAST:g} marks are drawn there: JFB is exact on that map."
+def bias_figure(runs: Sequence[Run]) -> list[Drawing]:
+    """From the traces that `bench verify` leaves; nothing where no run has any."""
+    files = [run.directory / "data" / "traces.csv" for run in runs]
+    frames = [pd.read_csv(file) for file in files if file.is_file()]
+    frames = [frame for frame in frames if set(_COLUMNS) <= set(frame)]
+    traces = (
+        pd.concat(frames, ignore_index=True)[list(_COLUMNS)].dropna() if frames else pd.DataFrame()
     )
-    return [Drawing("bias", "Bias of JFB's gradient", caption, bias_figure(own))]
-
-
-def bias_figure(table: pd.DataFrame) -> Figure:
-    """A panel per number k of tracked steps; the line is |dT/du|^k."""
-    table = table.dropna(subset=["gradient_bias", "map_norm"])
-    names = [name for name in ("jfb", "jfb-3", "jfb-5") if name in set(table["gradient"])]
-    problems = list(dict.fromkeys(table["problem"]))
-    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(problems)}
-    figure, axes = grid(1, max(len(names), 1), 3.8)
-    for ax, name in zip(axes[0], names, strict=False):
-        tracked = int(name.partition("-")[2] or 1)
-        for (problem, map_name), part in table[table["gradient"] == name].groupby(
-            ["problem", "map"], sort=False
-        ):
-            x, y = part["map_norm"].clip(lower=_LEAST), part["gradient_bias"].clip(lower=_LEAST)
-            ax.plot(x, y, _MARKERS.get(map_name, "x"), color=colors[problem], alpha=0.75, ms=5)
-        norms = [10.0**e for e in (-12, -9, -6, -4, -3, -2, -1)] + [0.2, 0.4, 0.6, 0.8, 1.0]
-        ax.plot(norms, [max(x**tracked, _LEAST) for x in norms], color="#555555", lw=1.0)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_title(f"{name}: k = {tracked}")
-        ax.set_xlabel("largest |dT/du|")
-    axes[0][0].set_ylabel("relative error of the gradient")
-    handles = [handle(Look(color, "o", ""), name) for name, color in colors.items()]
-    handles += [handle(Look("#333333", mark, ""), f"{name} map") for name, mark in _MARKERS.items()]
-    for entry in handles:
-        entry.set_linestyle("none")
-    handles.append(handle(Look("#555555", "", ""), "bound of one control, |dT/du|^k"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False, fontsize=8)
-    return figure
-
-
-def iteration_figure(table: pd.DataFrame) -> Figure:
-    """The relative error of K unrolled iterations, cold and warm; a panel per problem and map."""
-    own = table[(table["gradient"] == "unrolled") & table["gradient_bias"].notna()]
-    panels = list(own.groupby(["problem", "n_agents", "map"], sort=False))
-    columns = min(4, max(len(panels), 1))
-    figure, axes = grid(-(-max(len(panels), 1) // columns), columns, 2.6)
-    style = look("unrolled")
-    for ax, ((problem, n_agents, map_name), part) in zip(axes.flat, panels, strict=False):
-        for start, dashes in _STARTS.items():
-            line = part[part["start"] == start].groupby("count")["gradient_bias"].median()
-            (drawn,) = ax.plot(line.index, line, color=style.color, marker=style.marker, ms=3.5)
-            if dashes:
-                drawn.set_dashes(dashes)
-        jfb = table[
-            (table["problem"] == problem) & (table["n_agents"] == n_agents)
-            & (table["map"] == map_name) & (table["stage"] == part["stage"].iloc[0])
-        ]  # fmt: skip
-        for name in ("jfb", "jfb-3", "jfb-5"):
-            level = jfb[jfb["gradient"] == name]["gradient_bias"].median()
-            ax.axhline(max(level, _LEAST), color=look(name).color, lw=1.0, ls=":")
-        ax.set_yscale("log")
-        log_counts(ax, part["count"], "K")
-        ax.set_title(f"{problem}, N = {n_agents}, {map_name} map")
-    for ax in axes.flat[len(panels) :]:
-        ax.set_axis_off()
-    handles = [
-        handle(Look(style.color, style.marker, dashes), f"unrolled from a {start} start")
-        for start, dashes in _STARTS.items()
-    ]
-    handles += [handle(Look(look(n).color, "", (1, 1.5)), n) for n in ("jfb", "jfb-3", "jfb-5")]
-    figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False, fontsize=8)
-    return figure
+    if traces.empty:
+        return []
+    ratio, angle = traces["norm_ratio"], np.deg2rad(traces["angle_expectation"])
+    # |g_jfb - g| / |g| by the law of cosines, from the ratio of norms and the angle.
+    bias = np.sqrt((1 + ratio**2 - 2 * ratio * np.cos(angle)).clip(lower=0))
+    figure = Figure(figsize=(8.2, 4.3), layout="constrained")
+    ax = figure.subplots()
+    for (name, own), (color, marker) in zip(traces.groupby("run"), _LOOKS * 9, strict=False):
+        x, y = own["rate_max"].clip(lower=1e-4), bias[own.index].clip(lower=1e-4)
+        ax.plot(x, y, marker, color=color, markersize=5, linestyle="none", label=name)
+        words = [
+            f"{name}, training step {step}: |dT/du| {rate:.2g}, bias {format_percent(value)}"
+            for step, rate, value in zip(own["step"], own["rate_max"], bias[own.index], strict=True)
+        ]
+        hover(ax, x, y, words)
+    ax.axvline(1.0, color="#555555", linewidth=1)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("largest |dT/du| over the states of a minibatch; left of 1 the map contracts")
+    ax.set_ylabel("bias of JFB's expected gradient")
+    ax.yaxis.set_major_formatter(lambda value, _: format_percent(value))
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    caption = (
+        "Distance between JFB's expected gradient and the true one, relative to the true one, at "
+        "measured steps of training. Values below 0.01% are drawn there."
+    )
+    return [Drawing("bias", "Gradient bias against |dT/du|", caption, figure)]

@@ -32,7 +32,7 @@ _MISSED = "#C00000"
 #: width of a figure [in]; the page shows it at its full width
 WIDTH = 11.0
 
-_FORMATS = {"bytes": format_bytes, "seconds": format_seconds, "number": format_number}
+FORMATS = {"bytes": format_bytes, "seconds": format_seconds, "number": format_number}
 _LANE = 0.085
 _MOST_STRIP = 0.5
 #: width of a letter of the strip's words, as a fraction of the narrowest axes in use
@@ -62,7 +62,7 @@ class Lane:
 def theme() -> Iterator[None]:
     """Light seaborn theme, readable in print, undone on leaving."""
     own: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
+        "font.family": ["DejaVu Sans", "sans-serif"],
         "axes.edgecolor": "#555555",
         "axes.titlesize": 9.5,
         "axes.titlelocation": "left",
@@ -71,6 +71,8 @@ def theme() -> Iterator[None]:
         "ytick.labelsize": 8.5,
         "grid.color": "#e4e4e4",
         "grid.linewidth": 0.7,
+        # letters as letters: smaller, and read aloud
+        "svg.fonttype": "none",
         # the same records give the same SVG, byte for byte
         "svg.hashsalt": "jfbbench",
     }
@@ -102,7 +104,7 @@ def scale_axis(ax: Axes, unit: str, values: Iterable[float], log: bool, lanes: i
     low, high = low - pad, high + pad
     high = low + (high - low) / (1 - _strip_height(lanes))
     ax.set_ylim(*(np.exp([low, high]) if log else (low, high)))
-    write = _FORMATS[unit]
+    write = FORMATS[unit]
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(write(value))))
     if log:
         narrow = high - low < np.log(200)

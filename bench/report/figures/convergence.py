@@ -22,6 +22,7 @@ from bench.report.figures.canvas import (
     scale_axis,
     spread_in_words,
 )
+from bench.report.figures.hover import hover
 from bench.report.frames import WORKLOAD, trained
 from bench.report.series import Panel, Series, constant_settings, describe, panels, series_of, title
 from bench.report.style import FAILURES
@@ -36,7 +37,7 @@ _AXES = {"seconds": "wall-clock [s], evaluation off the clock", "step": "gradien
 _VARIANTS = ("ascent", "solver", "budget", "recipe", "learning_rate")
 _CURVE = ("run", "id", "seed")
 #: points of a line; more cannot be told apart at this size
-_GRID = 120
+_GRID = 60
 _MOST_ROWS = 6
 
 
@@ -145,6 +146,10 @@ def _line(ax: Axes, series: Series, band: pd.DataFrame) -> None:
         markeredgewidth=0.5,
         markevery=max(1, len(finite) // 8),
     )
+    some = finite.iloc[:: max(1, len(finite) // 12)]
+    words = [f"{series.label}: {y:.4g} at {x:.4g}" for x, y in zip(some["x"], some["median"],
+                                                                   strict=True)]  # fmt: skip
+    hover(ax, some["x"], some["median"], words)
 
 
 def median_band(rows: pd.DataFrame, metric: str, axis: str) -> pd.DataFrame:

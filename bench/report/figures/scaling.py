@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from bench.report.figures.canvas import FORMATS as WRITE
 from bench.report.figures.canvas import (
     Drawing,
     Lane,
@@ -26,6 +27,7 @@ from bench.report.figures.canvas import (
     spread_in_words,
 )
 from bench.report.figures.cells import Cell, Metric, select_cells
+from bench.report.figures.hover import hover
 from bench.report.fits import power_law_slope
 from bench.report.frames import WORKLOAD, missed
 from bench.report.series import Panel, Series, constant_settings, describe, panels, title
@@ -148,6 +150,15 @@ def _draw(
         if len(predicted):
             hollow = True
             _hollow(ax, predicted[column].astype(float) * factor, predicted["bytes"], series)
+        said = [
+            f"{series.label}, {column.removeprefix('n_').replace('_', ' ')} {place}: "
+            f"{WRITE[metric.unit](value)} (seed {seed})"
+            for place, value, seed in zip(
+                measured[column], measured[metric.column].astype(float), measured["seed"],
+                strict=True,
+            )
+        ]  # fmt: skip
+        hover(ax, measured[column].astype(float) * factor, measured[metric.column], said)
         slope = power_law_slope(measured[column], measured[metric.column])
         text = "" if slope is None else f"  slope {round(slope, 2) + 0.0:.2f}"
         handles.append(handle(series.look, f"{series.label}{text}"))

@@ -1,0 +1,108 @@
+"""The figure beside the answer: gaps at equal time, or what exactly K iterations keep in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from bench.report.figures.canvas import Drawing, handle, line_style, log_counts, scale_axis
+from bench.report.figures.hover import hover
+from bench.report.frames import WORKLOAD
+from bench.report.style import format_bytes, format_percent, gradient_rank, look
+
+_SIZE = (5.9, 4.5)
+
+
+def headline_figure(cases: pd.DataFrame, gaps: pd.DataFrame) -> list[Drawing]:
+    """One small figure, or none where neither gaps nor bytes at fixed K were measured."""
+    compared = gaps.groupby(["problem", "n_agents"])["gradient"].transform("nunique") > 1
+    if compared.any():
+        return [_gap_figure(gaps[compared])]
+    exact = cases[
+        cases["tolerance"].isna()
+        & cases["max_iterations"].notna()
+        & cases["saved_tensor_bytes"].notna()
+        & (cases["status"] == "ok")
+    ]
+    sizes = exact.groupby("n_agents")["max_iterations"].nunique()
+    if len(sizes) and sizes.max() > 1:
+        keep = sizes[sizes == sizes.max()].index.max()
+        return [_memory_figure(exact[exact["n_agents"] == keep])]
+    return []
+
+
+def _gap_figure(gaps: pd.DataFrame) -> Drawing:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    ax = figure.subplots()
+    places = list(dict.fromkeys(zip(gaps["problem"], gaps["n_agents"], strict=True)))
+    places.sort(key=lambda place: (place[0], place[1]))
+    names = sorted(gaps["gradient"].unique(), key=gradient_rank)
+    for line, place in enumerate(places):
+        here = gaps[(gaps["problem"] == place[0]) & (gaps["n_agents"] == place[1])]
+        for offset, name in zip(np.linspace(-0.3, 0.3, len(names)), names, strict=True):
+            own = here[here["gradient"] == name]
+            if len(own):
+                _whisker(ax, own, line + offset, name, place)
+    ax.set_yticks(range(len(places)), [f"{problem} {agents}" for problem, agents in places])
+    ax.set_ylim(len(places) - 0.5, -0.5)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_percent(value)))
+    ax.set_xlabel("above the reference optimum at equal training time")
+    ax.grid(visible=False, axis="y")
+    handles = [handle(look(name), name) for name in names]
+    for each in handles:
+        each.set_linestyle("none")
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    caption = (
+        "How far above the reference optimum each method is when the first run of a problem ends: "
+        "median over seeds, with its best map, and the range. Left is better; a number behind a "
+        "problem is its agents or goods."
+    )
+    return Drawing("headline", "Gap at equal time", caption, figure)
+
+
+def _whisker(ax: Axes, own: pd.DataFrame, y: float, name: str, place: tuple[str, int]) -> None:
+    best = own.groupby(["map", "id"])["gap"].median().idxmin()
+    seeds = own[(own["map"] == best[0]) & (own["id"] == best[1])]["gap"].clip(lower=1e-6)
+    middle, drawn = float(seeds.median()), look(name)
+    ax.plot([seeds.min(), seeds.max()], [y, y], color=drawn.color, linewidth=1.4)
+    ax.plot([middle], [y], marker=drawn.marker, color=drawn.color, markersize=5.5,
+            markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
+    words = f"{name}{'' if best[0] == 'none' else f', {best[0]} map'}, {place[0]} {place[1]}: "
+    words += f"{format_percent(middle)}, {len(seeds)} seeds from {format_percent(seeds.min())}"
+    hover(ax, [middle], [y], [f"{words} to {format_percent(seeds.max())}"])
+
+
+def _memory_figure(exact: pd.DataFrame) -> Drawing:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    ax = figure.subplots()
+    first = exact.iloc[0]
+    same = exact["problem"].eq(first["problem"])
+    for name in WORKLOAD:
+        same &= exact[name].isna() if pd.isna(first[name]) else exact[name].eq(first[name])
+    rows = exact[same & exact["ascent"].eq(first["ascent"])]
+    values: list[float] = []
+    handles = []
+    for name in sorted(rows["gradient"].unique(), key=gradient_rank):
+        own = rows[rows["gradient"] == name].astype({"saved_tensor_bytes": float})
+        medians = own.groupby("max_iterations")["saved_tensor_bytes"].median()
+        drawn = look(name)
+        ax.plot(medians.index.astype(float), medians, color=drawn.color, marker=drawn.marker,
+                linestyle=line_style(drawn), markersize=6)  # fmt: skip
+        words = [f"{name}, K = {k}: {format_bytes(size)}" for k, size in medians.items()]
+        hover(ax, medians.index.astype(float), medians, words)
+        values += medians.tolist()
+        handles.append(handle(drawn, name))
+    log_counts(ax, rows["max_iterations"].astype(float), "inner iterations K, exactly")
+    scale_axis(ax, "bytes", values, log=True)
+    ax.set_ylabel("saved for backward")
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    caption = (
+        f"Bytes that one training step saves for backward: {first['problem']}, "
+        f"{first['n_agents']} agents, batch {first['batch_size']}, {first['n_steps']} time steps, "
+        f"{first['ascent']}."
+    )
+    return Drawing("headline", "Memory against K", caption, figure)

@@ -1,0 +1,62 @@
+"""Words that appear when the pointer rests on a point of a figure in the page.
+
+matplotlib has no such thing; invisible markers carry the words in their group's id, and `titled`
+turns those into SVG titles, which browsers show and screen readers read.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+_SVG = "http://www.w3.org/2000/svg"
+_LINK = "http://www.w3.org/1999/xlink"
+_MARK, _BETWEEN = "hover:", "\N{SYMBOL FOR RECORD SEPARATOR}"
+
+
+def hover(ax: Axes, x: Iterable[float], y: Iterable[float], words: Sequence[str]) -> None:
+    """Show `words` at the points (x, y); points that are not finite have none."""
+    points = np.column_stack([np.asarray(list(x), float), np.asarray(list(y), float)])
+    there = np.isfinite(points).all(axis=1)
+    if there.any():
+        kept = [text for text, shown in zip(words, there, strict=True) if shown]
+        gid = _MARK + _BETWEEN.join(kept)
+        ax.plot(*points[there].T, "o", markersize=11, alpha=0.0, gid=gid, label="_", zorder=6)
+
+
+def titled(path: Path) -> None:
+    """Rewrite the SVG in `path` with a title at every point that `hover` marked."""
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _LINK)
+    tree = ElementTree.parse(path)
+    for group in tree.iter(f"{{{_SVG}}}g"):
+        name = group.get("id", "")
+        if name.startswith(_MARK):
+            del group.attrib["id"]
+            words = name.removeprefix(_MARK).split(_BETWEEN)
+            for use, text in zip(group.iter(f"{{{_SVG}}}use"), words, strict=False):
+                ElementTree.SubElement(use, f"{{{_SVG}}}title").text = text
+    for metadata in tree.getroot().findall(f"{{{_SVG}}}metadata"):
+        tree.getroot().remove(metadata)
+    text = ElementTree.tostring(tree.getroot(), encoding="unicode")
+    # A hundredth of a point is finer than any screen, and half the size of what matplotlib writes.
+    text = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text)
+    path.write_text(f"<?xml version='1.0' encoding='utf-8'?>\n{text}\n", encoding="utf-8")
+
+
+def inline(path: Path, label: str) -> str:
+    """The SVG in `path` as part of an HTML page: its ids its own, as wide as its box."""
+    text = path.read_text(encoding="utf-8")
+    text = text[text.index("<svg") :]
+    own = re.sub(r"[^A-Za-z0-9]", "-", path.stem)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{own}-\1"', text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{own}-", text)
+    head, _, rest = text.partition(">")
+    head = re.sub(r'\s(?:width|height|version|role|aria-label)="[^"]*"', "", head)
+    label = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return f'{head} role="img" aria-label="{label}">{rest}'

@@ -1,0 +1,73 @@
+"""What `bench train` says at the end: a few lines to read, and one JSON object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.gap import Gaps
+from bench.measure import peak_rss_bytes
+from bench.report.style import format_seconds
+from bench.training import evaluation
+from jfbcore.extras.results import Evaluation, TrainingResult
+from jfbcore.policy import Policy
+
+
+def answer(policy: Policy, result: TrainingResult, gap: Gaps, seed: int) -> dict[str, Any]:
+    """The JSON object: first and final costs, steps, times, memory, status, interventions."""
+
+    def describe(point: Evaluation) -> dict[str, float | None]:
+        return {
+            "loss": point.loss,
+            "running_cost": point.running_cost,
+            "terminal_cost": point.terminal_cost,
+            "evaluation_cost": point.evaluation_cost,
+            "optimality_gap": gap.of(point.costs),
+        }
+
+    return {
+        "final": describe(result.curve[-1]),
+        "first": describe(result.curve[0]),
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "step_seconds": {"median": result.median_step_seconds},
+        "peak_rss_bytes": peak_rss_bytes(),
+        "seed": seed,
+        "status": result.status,
+        "reason": result.reason,
+        "interventions": len(result.interventions),
+        "evaluation": evaluation(policy, result.curve[-1], gap),
+    }
+
+
+def summary(content: dict[str, Any], gap: Gaps, checkpoint: Path | None) -> list[str]:
+    """The same for a reader: what was trained, how far the cost fell, what to do next."""
+    first, final = content["first"], content["final"]
+    speed = content["step_seconds"]["median"]
+    pace = "" if speed is None else f", {format_seconds(speed)} a step"
+    lines = [
+        f"{content['steps']} steps in {format_seconds(content['seconds'])}{pace}",
+        f"held-out cost: {first['evaluation_cost']:.5g} before training, "
+        f"{final['evaluation_cost']:.5g} after (running {final['running_cost']:.4g}, terminal "
+        f"{final['terminal_cost']:.4g})",
+    ]
+    if final["optimality_gap"] is not None:
+        lines.append(
+            f"above the reference optimum: {first['optimality_gap']:.0%} before, "
+            f"{final['optimality_gap']:.1%} after"
+        )
+    else:
+        lines.append(f"no optimality gap: {gap.reason or 'the final cost is not finite'}")
+    if content["interventions"]:
+        lines.append(f"{content['interventions']} training steps were rejected and rolled back")
+    if content["status"] != "ok":
+        lines.append(f"{content['status']}: {content['reason']}")
+    scored = content["evaluation"]
+    if scored["tolerance_reached"] is False:
+        lines.append(
+            f"inner tolerance missed: after training the residual is up to "
+            f"{scored['residual']['max']:.3g} on the held-out states"
+        )
+    if checkpoint is not None:
+        lines.append(f"saved in {checkpoint}; look at it: python -m bench plot {checkpoint}")
+    return lines
