@@ -40,8 +40,11 @@ def faults(record: Any) -> Iterator[str]:
     if not isinstance(record, Mapping):
         yield f"{_shown(record)} is not a record, which is an object"
         return
-    version: Any = record.get("schema_version")
-    yield from _inside("", record, "", version if _is(version, "integer") else 1)
+    version = record.get("schema_version", 1)
+    if wrong := list(_at(parts()[0], version, "schema_version", 1)):
+        yield from wrong  # nobody knows what such a record should hold
+    else:
+        yield from _inside("", record, "", version)
 
 
 def _inside(path: str, value: Any, place: str, version: int) -> Iterator[str]:
