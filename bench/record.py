@@ -160,10 +160,10 @@ _DECLARED: tuple[Field, ...] = (
         # An order of magnitude: the last residual before stopping is anywhere below the tolerance.
         gate=Gate("residual", relative=9.0, absolute=1e-7),
     ),
-    _flag("tolerance_reached", "whether the largest residual did; null with fixed iterations"),
+    _flag("tolerance_reached", "whether the largest residual met the tolerance; null with fixed K"),
     _number(
         "gradient_cosine",
-        "between the minibatch gradient and the implicit one",
+        "cosine between the minibatch gradient and the implicit one",
         # Rounding may leave a cosine a little above one.
         minimum=-1.000001,
         maximum=1.000001,

@@ -40,10 +40,12 @@ def faults(record: Any) -> Iterator[str]:
     if not isinstance(record, Mapping):
         yield f"{_shown(record)} is not a record, which is an object"
         return
-    version: Any = record.get("schema_version")
-    # What a probe other than a training step leaves out is no fault.
-    whole = _is(version, "integer") and not record.get("probe")
-    yield from _inside("", record, "", version if whole else 1)
+    version = record.get("schema_version", 1)
+    if wrong := list(_at(parts()[0], version, "schema_version", 1)):
+        yield from wrong  # nobody knows what such a record should hold
+    else:
+        # What a probe other than a training step leaves out is no fault.
+        yield from _inside("", record, "", 1 if record.get("probe") else version)
 
 
 def _inside(path: str, value: Any, place: str, version: int) -> Iterator[str]:

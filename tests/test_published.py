@@ -47,4 +47,4 @@ def test_every_run_is_rendered_with_the_claims_figures(tmp_path: Path) -> None:
     index = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
     assert 'href="verify-quick/index.html"' in index
     with pytest.raises(ValueError, match="no run directories"):
-        render_all(tmp_path / "html", tmp_path / "again")
+        render_all(tmp_path / "html" / "selftest", tmp_path / "again")

@@ -53,7 +53,8 @@ def load_run(directory: Path) -> Run:
     # a directory that holds a profile only has no environment file
     environment = _read_object(directory / "environment.json") or roofline.get("environment") or {}
     own = _limits(records, sum(1 for _ in entries(directory)) - len(valid))
-    limits = [*(environment.get("limits") or ()), *own]
+    stated = environment.get("limits")
+    limits = [*(stated if isinstance(stated, list) else ()), *own]
     return Run(
         name=directory.resolve().name,
         directory=directory,
