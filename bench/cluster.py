@@ -24,16 +24,16 @@ def outcomes(
         executor = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=settings.jobs)
     except RuntimeError as error:
         raise ValueError(f"`jobs` {settings.jobs} cannot be used here: {error}") from error
-    # Minutes; the timeouts of the case and of its prediction act first.
+    # Minutes; the timeouts of the job, tried twice, and of its prediction act first.
     executor.update_parameters(
-        timeout_min=2 * int(settings.timeout / 60) + 5,
+        timeout_min=3 * int(settings.timeout / 60) + 5,
         gpus_per_node=_gpus(todo),
         cpus_per_task=max((job.threads for job in todo), default=1),
     )
     with executor.batch():
         submitted = [(job, executor.submit(run_one, job)) for job in todo]
     for job, running in submitted:
-        yield job.case.id, functools.partial(collect, running, job)
+        yield job.job.name, functools.partial(collect, running, job)
 
 
 def collect(running: Any, job: Order) -> dict[str, Any]:

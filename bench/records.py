@@ -61,6 +61,7 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
         "forward_seconds": None,
         "backward_seconds": None,
         "compile_seconds": None,
+        "disturbed": None,
         "iterations": None,
         "residual": None,
         "tolerance_reached": None,
