@@ -161,8 +161,8 @@ class _Sweep:
             # Before it is submitted: the name finds the jobs of a sweep that dies in between.
             _write_private(array.folder / "array.json", json.dumps(content).encode())
             case, options = jobs[0].case, self.settings.slurm
-            # Minutes; the timeouts of the case and of its prediction act first.
-            minutes = 2 * int(self.settings.timeout / 60) + 5
+            # Minutes; the timeouts of the job, tried twice, and of its prediction act first.
+            minutes = 3 * int(self.settings.timeout / 60) + 5
             flags = options.flags(timed=_timed(jobs[0]), cuda=case.device == "cuda")
             flags += [f"--time={minutes}", f"--cpus-per-task={jobs[0].threads}"]
             slurm.submit(array.folder, array.name, len(jobs), flags, options)

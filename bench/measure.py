@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bench.build import build, build_rollout, exact_estimator
 from bench.case import REPEATS, Case
 from bench.diagnostics import policy_gradient
 from bench.memory import LiveTensorTracker, SavedTensorCounter
+from jfbcore.jfb import GradientEstimator
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout
 
@@ -216,31 +218,31 @@ def gradient_cosine(step: Step) -> float | None:
 def linear_residual(step: Step) -> dict[str, float] | None:
     """{mean, max} over time steps and samples of the relative residuals of implicit
     differentiation's linear solves in one step; None for gradients without one."""
-    if not isinstance(step.policy, HamiltonianPolicy):
-        return None
-    gradient = step.policy.gradient
+    gradient = getattr(step.policy, "gradient", None)
     if not isinstance(gradient, Implicit):
         return None
     watched = Watched(gradient.linear_solver)
-    estimator = replace(gradient, linear_solver=watched)
-    policy_gradient(step.policy, step.states, estimator, segment=step.case.segment)
-    step.clear()
-    found = torch.stack(watched.residuals)
-    return {"mean": found.mean().item(), "max": found.max().item()}
+    return _over_a_step(step, replace(gradient, linear_solver=watched), watched.residuals)
 
 
 def reversible_drift(step: Step) -> dict[str, float] | None:
     """{mean, max} over time steps and samples of how far the controls that the backward pass of one
     step reconstructed are from the true ones, relative; None for gradients that invert nothing."""
-    if not isinstance(step.policy, HamiltonianPolicy):
-        return None
-    gradient = step.policy.gradient
+    gradient = getattr(step.policy, "gradient", None)
     if not isinstance(gradient, Reversible):
         return None
-    watched = replace(gradient, drifts=[])
+    drifts: list[Tensor] = []
+    return _over_a_step(step, replace(gradient, drifts=drifts), drifts)
+
+
+def _over_a_step(
+    step: Step, watched: GradientEstimator, noted: Sequence[Tensor]
+) -> dict[str, float]:
+    """{mean, max} of what the estimator `watched` has `noted` along one policy gradient."""
+    assert isinstance(step.policy, HamiltonianPolicy)
     policy_gradient(step.policy, step.states, watched, segment=step.case.segment)
     step.clear()
-    found = torch.stack(watched.drifts or [])
+    found = torch.stack(list(noted))
     return {"mean": found.mean().item(), "max": found.max().item()}
 
 

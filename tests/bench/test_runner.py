@@ -211,7 +211,9 @@ class TestRecords:
     def test_what_a_measurement_holds(self, measured):
         record = record_of(measured, TRAINED)
         seconds = record["step_seconds"]
-        assert set(seconds) == {"median", "min", "q25", "q75", "repeats"}
+        assert set(seconds) == {"median", "min", "q25", "q75", "repeats", "cpu_share"}
+        assert 0 < seconds["cpu_share"] <= 1
+        assert record["disturbed"] is (seconds["cpu_share"] < 0.9)
         assert 0 < seconds["min"] <= seconds["q25"] <= seconds["median"] <= seconds["q75"]
         assert seconds["repeats"] >= 10
         assert record["forward_seconds"] > 0
@@ -271,12 +273,13 @@ class TestRecords:
 
     def test_gaps_are_those_of_the_curve_against_the_reference_on_file(self, tmp_path, monkeypatch):
         """With optima at half of what the untrained policy costs, state by state."""
-        from bench import gap, measure
+        from bench import gap
         from bench.build import build
         from bench.reference.cache import make_reference, save_reference
         from bench.reference.solution import Solution
+        from bench.training import config
 
-        training = Training(build(TRAINED, 0), measure.training_config(TRAINED, 0))
+        training = Training(build(TRAINED, 0), config(TRAINED, 0))
         before = training.evaluate().costs
         problem = training.problem
         optima = [
@@ -294,7 +297,7 @@ class TestRecords:
         assert found[0] == pytest.approx(1.0)
         assert record["final"]["optimality_gap"] == found[-1] != found[0]
         # State by state, and the mean of that; the same training once more, to the bit.
-        again = Training(build(TRAINED, 0), measure.training_config(TRAINED, 0)).run()
+        again = Training(build(TRAINED, 0), config(TRAINED, 0)).run()
         ratios = [2 * a / b for a, b in zip(again.curve[-1].costs, before, strict=True)]
         assert found[-1] == pytest.approx(sum(ratios) / len(ratios) - 1, rel=1e-9)
         assert record["evaluation"]["reference_states"] == len(before) == 64
