@@ -271,7 +271,9 @@ def test_for_problem(name, n_agents):
     assert network.opening.shape == (defaults.width, problem.state_dim)
     assert all(p.dtype == F64 for p in network.parameters())
     scaling = defaults.scaling
-    unit = 1.0 if scaling is None else scaling.value / scaling.state
+    unit: Tensor | float = 1.0
+    if scaling is not None:
+        unit = scaling.value / torch.tensor(scaling.state, dtype=F64)
     torch.testing.assert_close(unit * network.linear.detach(), problem.initial_costate())
     small = ValueNetwork.for_problem(problem, width=3, depth=2, generator=generator())
     assert (small.width, small.depth) == (3, 2)

@@ -76,9 +76,10 @@ def test_costs_against_a_loop_on_floats(name, gradient):
     x = problem.sample_initial_states(BATCH, generator())
     record = Recording(policy)
     result = rollout(policy, x)
-    dynamics = getattr(scalar, f"{name}_dynamics")
-    running_cost = getattr(scalar, f"{name}_running_cost")
-    terminal_cost = getattr(scalar, f"{name}_terminal_cost")
+    prefix = name.replace("-", "_")
+    dynamics = getattr(scalar, f"{prefix}_dynamics")
+    running_cost = getattr(scalar, f"{prefix}_running_cost")
+    terminal_cost = getattr(scalar, f"{prefix}_terminal_cost")
     assert record.times == pytest.approx([h * i for i in range(6)])
     for sample in range(BATCH):
         z, running = x[sample].tolist(), 0.0

@@ -161,3 +161,66 @@ def consumption_running_cost(
 
 def consumption_terminal_cost(z: Vector, epsilon: float = 5.0, gamma: float = 2.0) -> float:
     return -epsilon * z[0] ** (1.0 - gamma) / (1.0 - gamma)
+
+
+def rotor_quadrotor_dynamics(z: Vector, u: Vector) -> list[float]:
+    """At the default parameters."""
+    rate, ratio, hover = [], (0.149 - 0.082) / 0.082, 4.0 * 9.81 / 4.0
+    for state, command in zip(split(z, 12), split(u, 4), strict=True):
+        yaw, pitch, roll, *velocity = state[3:9]
+        yaw_rate, pitch_rate, roll_rate = state[9:12]
+        d = (
+            math.sin(yaw) * math.sin(roll) + math.cos(yaw) * math.sin(pitch) * math.cos(roll),
+            math.sin(yaw) * math.sin(pitch) * math.cos(roll) - math.cos(yaw) * math.sin(roll),
+            math.cos(pitch) * math.cos(roll),
+        )
+        w = [1.0 + 0.5 * math.tanh(x / 0.5) for x in command]
+        along = math.fsum(a * b for a, b in zip(velocity, d, strict=True))
+        lift, drag = 9.81 * math.fsum(x * x for x in w) / 4.0, 0.4 * math.fsum(w) / 4.0
+        rate += state[6:12]
+        rate += [lift * a - drag * (v - along * a) for a, v in zip(d, velocity, strict=True)]
+        rate[-1] -= 9.81
+        turn = w[1] ** 2 + w[3] ** 2 - w[0] ** 2 - w[2] ** 2
+        lever = 0.315 * hover / 0.082
+        rate.append(0.0081 * hover / 0.149 * turn)
+        rate.append(lever * (w[2] ** 2 - w[0] ** 2) + ratio * roll_rate * yaw_rate)
+        rate.append(lever * (w[1] ** 2 - w[3] ** 2) - ratio * pitch_rate * yaw_rate)
+    return rate
+
+
+def rotor_quadrotor_running_cost(
+    z: Vector, u: Vector, effort: float = 100.0, supply: float = 100.0
+) -> float:
+    agents = split(u, 4)
+    costs = [0.5 * (effort * math.fsum(x * x for x in v) + supply * sum(v) ** 2) for v in agents]
+    return math.fsum(costs) / len(agents) + 0.1 * interaction([s[:3] for s in split(z, 12)])
+
+
+def rotor_quadrotor_terminal_cost(
+    z: Vector, target: Vector = (2.0, 2.0, 1.0), settling_time: float = 0.2
+) -> float:
+    agents, terms = split(z, 12), []
+    for state in agents:
+        terms += [(state[k] - target[k]) ** 2 for k in range(3)]
+        terms += [x * x for x in state[3:6]]
+        terms += [(settling_time * x) ** 2 for x in state[6:12]]
+    return 1000.0 / (4.0 * len(agents)) * math.fsum(terms)
+
+
+def liquidation_dynamics(z: Vector, u: Vector) -> list[float]:
+    return [-x for x in u]
+
+
+def liquidation_running_cost(z: Vector, u: Vector) -> float:
+    return _mixed(u, 2.5, 0.05) + _mixed(z, 0.95**2, 0.3)
+
+
+def liquidation_terminal_cost(z: Vector) -> float:
+    return 20.0 * _mixed(z, 2.5, 0.05)
+
+
+def _mixed(x: Vector, size: float, share: float) -> float:
+    """sum_ij size (share + (1 - share) [i = j]) x_i x_j."""
+    return size * math.fsum(
+        a * b * (1.0 if i == j else share) for i, a in enumerate(x) for j, b in enumerate(x)
+    )

@@ -14,56 +14,24 @@ from jfbcore.kernels.rotor_quadrotor import curvature_constants
 from jfbcore.maps import MAPS
 from jfbcore.problems import RotorQuadrotor
 from jfbcore.solvers import Newton, Picard
+from tests.problems import scalar
 
 F64 = torch.float64
 
 
-def by_hand(z: list[float], u: list[float]) -> list[float]:
-    """f of one agent at the default parameters, in Python's floats."""
-    yaw, pitch, roll, *velocity = z[3:9]
-    d = (
-        math.sin(yaw) * math.sin(roll) + math.cos(yaw) * math.sin(pitch) * math.cos(roll),
-        math.sin(yaw) * math.sin(pitch) * math.cos(roll) - math.cos(yaw) * math.sin(roll),
-        math.cos(pitch) * math.cos(roll),
-    )
-    w = [1.0 + 0.5 * math.tanh(x / 0.5) for x in u]
-    along = sum(a * b for a, b in zip(velocity, d, strict=True))
-    lift, drag = 9.81 * sum(x * x for x in w) / 4.0, 0.4 * sum(w) / 4.0
-    push = [lift * a - drag * (v - along * a) for a, v in zip(d, velocity, strict=True)]
-    yaw_rate, pitch_rate, roll_rate = z[9:12]
-    hover, ratio = 4.0 * 9.81 / 4.0, (0.149 - 0.082) / 0.082
-    return [
-        *z[6:12],
-        push[0],
-        push[1],
-        push[2] - 9.81,
-        0.0081 * hover / 0.149 * (w[1] ** 2 + w[3] ** 2 - w[0] ** 2 - w[2] ** 2),
-        0.315 * hover / 0.082 * (w[2] ** 2 - w[0] ** 2) + ratio * roll_rate * yaw_rate,
-        0.315 * hover / 0.082 * (w[1] ** 2 - w[3] ** 2) - ratio * pitch_rate * yaw_rate,
-    ]
-
-
-def test_dynamics_and_costs_against_formulas_for_one_agent():
+def test_formulas_against_loops_on_floats():
     point = draw_point(RotorQuadrotor, 2)
     problem, z, u = point.problem, point.z, point.u
-    expected = [by_hand(x[:12], v[:4]) + by_hand(x[12:], v[4:])
-                for x, v in zip(z.tolist(), u.tolist(), strict=True)]  # fmt: skip
-    torch.testing.assert_close(problem.dynamics(0.0, z, u), torch.tensor(expected, dtype=F64))
-    # Two agents far apart: no interaction, and L is the mean of theirs.
-    apart = z.clone()
-    apart[:, 12] += 10.0
-    cost = [
-        sum(50.0 * sum(x * x for x in v) + 50.0 * sum(v) ** 2 for v in (row[:4], row[4:])) / 2.0
-        for row in u.tolist()
-    ]
-    torch.testing.assert_close(problem.running_cost(0.0, apart, u), torch.tensor(cost, dtype=F64))
-    target = torch.tensor([2.0, 2.0, 1.0, *[0.0] * 9] * 2, dtype=F64)
-    assert problem.terminal_cost(target.expand(3, -1)).abs().max() == 0.0
-    # 0.1 m, 0.1 rad, 0.5 m/s and 0.5 rad/s off count the same at a settling time of 0.2 s.
-    for index, size in ((0, 0.1), (15, 0.1), (6, 0.5), (23, 0.5)):
-        off = target.clone()
-        off[index] += size
-        assert problem.terminal_cost(off[None]).item() == pytest.approx(1000.0 / 8.0 * 0.01)
+    pairs = list(zip(z.tolist(), u.tolist(), strict=True))
+    for found, expected in (
+        (problem.dynamics(0.0, z, u), [scalar.rotor_quadrotor_dynamics(*pair) for pair in pairs]),
+        (
+            problem.running_cost(0.0, z, u),
+            [scalar.rotor_quadrotor_running_cost(*pair) for pair in pairs],
+        ),
+        (problem.terminal_cost(z), [scalar.rotor_quadrotor_terminal_cost(x) for x, _ in pairs]),
+    ):
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=F64))
 
 
 def test_hovering_is_at_rest():
