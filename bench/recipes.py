@@ -53,7 +53,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 #: coarser grid count for less), and the seconds in which jfb takes them on one core. Measured once
 #: (`reports/recipes.md`), the same for every method.
 LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
-    "quadrotor": {1: (600, 300.0), 6: (900, 300.0), 20: (1300, 400.0), 100: (850, 600.0)},
+    "quadrotor": {1: (700, 300.0), 6: (900, 300.0), 20: (1300, 400.0), 100: (850, 600.0)},
     "bicycle": {1: (3000, 200.0), 20: (4800, 600.0)},
     "consumption": {1: (280, 60.0), 100: (770, 120.0)},
 }
