@@ -23,9 +23,9 @@ from bench import cluster, environment, runner, worker, workers
 from bench.case import Case
 from bench.environment import ROOT, git_revision, processor
 from bench.jobs import Job, RunSettings
+from bench.record import STATUSES
 from bench.record_schema import faults
 from bench.records import (
-    STATUSES,
     CorruptRecord,
     claim,
     empty_record,
