@@ -19,10 +19,8 @@ from typing import IO, Any, NamedTuple
 
 from bench.case import Case
 from bench.identity import stem
-from bench.record import SCHEMA_VERSION, STATUSES, Field, parts
+from bench.record import SCHEMA_VERSION, Field, parts
 from bench.record_schema import faults
-
-__all__ = ["SCHEMA_VERSION", "STATUSES"]
 
 #: the file of lines
 PACKED = "records.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -158,6 +159,12 @@ def test_schema_and_table_are_current() -> None:
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text()
     readme = README.read_text(encoding="utf-8")
     assert readme == with_table(readme)
+
+
+def test_the_schema_is_shipped() -> None:
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        shipped = tomllib.load(file)["tool"]["setuptools"]["package-data"]["bench"]
+    assert any(SCHEMA_FILE.match(pattern) for pattern in shipped)
 
 
 def test_the_json_schema_agrees() -> None:

@@ -24,9 +24,9 @@ from bench.case import Case
 from bench.environment import ROOT, git_revision, processor
 from bench.jobs import Job, Order, RunSettings
 from bench.probes.probe import Hooks
+from bench.record import STATUSES
 from bench.record_schema import faults
 from bench.records import (
-    STATUSES,
     CorruptRecord,
     claim,
     empty_record,
