@@ -14,7 +14,7 @@ from jfbcore.problems.base import Hamiltonian, Problem, Time
 
 
 class Liquidation(Problem):
-    """Sell m assets over a horizon at least impact and risk (Almgren, Chriss, J. Risk 2000).
+    """Sell m assets over a horizon at least impact and risk (Almgren, Chriss, J. Risk 3, 2000).
 
     State, (batch, m): holdings x [million shares]. Control, (batch, m): selling rates u [million
     shares a day], x' = -u. Costs are in million dollars: the market gives way by E u [dollars a
@@ -27,7 +27,7 @@ class Liquidation(Problem):
 
     E = impact ((1 - cross_impact) I + cross_impact 1 1'), S = volatility^2 ((1 - correlation) I +
     correlation 1 1') unless `covariance`, (m, m), is given, of which the symmetric part counts. The
-    defaults are the source's example (table 1: a million shares, five days), for every asset.
+    defaults are the source's example for every asset: a million shares, five days.
 
     The optimum is linear in x: `optimal_controls` and `optimal_cost` are exact for this very
     problem in Euler's steps, `continuous_holdings` and `continuous_cost` the limit of small steps.

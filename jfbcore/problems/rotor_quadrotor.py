@@ -30,28 +30,33 @@ class RotorQuadrotor(Problem):
 
     A rotor turns at w_i = 1 + s tanh(u_i / s) times that speed, with s = `speed_range`: motors
     saturate at both ends (at s = 1/2 thrust lies between 1/4 and 9/4 of hovering). Its thrust and
-    its drag torque grow with w_i^2 (Mahony, Kumar, Corke, Multirotor Aerial Vehicles, IEEE RAM
-    2012, eq. 5 and 6); torques are differences of these. The blades drag on the air in proportion
-    to rotor speed and to the velocity across the rotor disc (there, sec. III.B; Kai, Allibert,
-    Hua, Hamel, IFAC 2017). With d the thrust direction and means over the four rotors,
+    its drag torque grow with w_i^2; torques are differences of these. Flapping blades and induced
+    drag resist in proportion to rotor speed and to the velocity across the rotor disc (Mahony,
+    Kumar, Corke, Multirotor Aerial Vehicles, IEEE RAM 2012; Kai, Allibert, Hua, Hamel, IFAC 2017).
+    With d the thrust direction and means over the four rotors,
         v' = g mean(w^2) d - g e_z - D mean(w) (v - <v, d> d),
         theta'' = A (w_3^2 - w_1^2) + phi' psi' (I_z - I_x) / I_x,
         phi'' = A (w_2^2 - w_4^2) - theta' psi' (I_z - I_x) / I_x,
         psi'' = Y (w_2^2 + w_4^2 - w_1^2 - w_3^2),
     A = `arm` m g / 4 I_x, Y = `torque_ratio` m g / 4 I_z: Euler's equations where angles are small
     enough that their rates are the body's (Bouabdallah, Noth, Siegwart, IROS 2004). The defaults
-    are the 4 kg X-4 flyer (Pounds, Mahony, Corke, Control Engineering Practice 2010), D that of a
-    racing quadrotor (Faessler, Franchi, Scaramuzza, RA-L 2018). Rotors' gyroscopic torque and
-    their lag are left out.
+    are the 4 kg X-4 flyer (Pounds, Mahony, Corke, Control Engineering Practice 2010), D [1/s] is
+    of the size that Faessler, Franchi and Scaramuzza (RA-L 2018) identified. Rotors' gyroscopic
+    torque and their lag are left out.
 
     L = mean over agents of (effort |u|^2 + supply (sum_i u_i)^2) / 2 + the interaction cost: all
     rotors of an agent draw on one battery, whose loss grows with the square of the total current.
 
     With a_i and e_i the factors of w_i^2 and w_i in <p, f>, -d2H/du2 is, agent by agent,
     diag(effort / N + a_i (w^2)'' + e_i w'') + supply / N in every entry, and the derivatives are
-    bounded: |(w^2)''| <= c_2, |w''| <= c_1 (3.58 and 1.54 at s = 1/2). Hence H is strongly
+    bounded: |(w^2)''| <= c_2, |w''| <= c_1 (3.57 and 1.54 at s = 1/2). Hence H is strongly
     concave in u, with modulus (effort / N)(1 - x), wherever x = N max_i (c_2 |a_i| + c_1 |e_i|) /
-    effort < 1, for every u; `concavity(z, p)` is 1 - x. Beyond, H may have several maxima.
+    effort < 1, for every u; `concavity(z, p)` is 1 - x. Beyond, H may have several maxima. The
+    maximiser has no closed form.
+
+    Along the optima of four held-out states, one agent, the range holds at 97 % of the time steps;
+    from a cold start to 1e-4 `plain` takes 81 iterations (at most 111) with |dT/du| = 0.91 to 0.93,
+    `scaled` 26 (29) with 0.69 to 0.76, `newton` 2 (4).
     """
 
     name = "rotor-quadrotor"

@@ -80,7 +80,7 @@ def test_small_steps_lead_to_continuous_time(make):
 
 def test_the_papers_trajectory():
     """x0 sinh(kappa (T - t)) / sinh(kappa T) for one asset, kappa^2 = lambda sigma^2 / eta, where
-    nothing may be left (Almgren & Chriss, eq. 21 in the limit of small steps)."""
+    nothing may be left (Almgren & Chriss, in the limit of small steps)."""
     problem = Liquidation(final_rate=1e9, dtype=F64)
     kappa = math.sqrt(0.95**2 / 2.5)
     times = torch.linspace(0.0, 5.0, 11, dtype=F64)
