@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from bench import csv_cells
 from bench.case import Case
 
 SCHEMA_VERSION = 1
@@ -123,7 +124,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     with _whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows(map(csv_cells.cell, row) for row in rows)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import math
@@ -12,7 +11,9 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import filelock
 
 from bench import cluster
 from bench.build_ahead import SHARE, build_ahead
@@ -248,17 +249,18 @@ def _gpu_uuid() -> str:
 
 
 @contextlib.contextmanager
-def _claim(out: Path) -> Iterator[IO[str]]:
+def _claim(out: Path) -> Iterator[None]:
     """Hold the folder for this sweep alone; released by the system however the sweep ends."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "records").mkdir(exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115 - held by the with below
+        lock = filelock.FileLock(out / ".lock")
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise ValueError(f"`out` {out} is in use by another sweep") from error
     except OSError as error:
         raise ValueError(f"`out` {out} cannot be written: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"`out` {out} is in use by another sweep") from error
-        yield lock
+    try:
+        yield
+    finally:
+        lock.release()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from bench import csv_cells
 from bench.report.figures import Drawing, draw_all, draw_roofline, theme
 from bench.report.frames import case_frame, curve_frame
 from bench.report.header import (
@@ -49,8 +50,8 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     curves = curve_frame(runs, cases)
     out = Path(out)
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    cases.to_csv(out / "cases.csv", index=False)
-    curves.to_csv(out / "curves.csv", index=False)
+    csv_cells.table(cases).to_csv(out / "cases.csv", index=False)
+    csv_cells.table(curves).to_csv(out / "curves.csv", index=False)
     drawings = [*draw_all(cases, curves), *draw_roofline(runs)]
     for drawing in drawings:
         _save(drawing.figure, out / "figures" / drawing.name)

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from bench import csv_cells
 from bench.environment import describe
 from bench.records import write_json
 from bench.verify.assertions import failures
@@ -97,7 +98,7 @@ def judge(scope: Scope, out: Path, started: str) -> Outcome:
     if scope.sizes:
         data["mean-field"] = reference_sizes()
     for name, table in {**data, **_derived(data)}.items():
-        table.to_csv(out / "data" / f"{name}.csv", index=False)
+        csv_cells.table(table).to_csv(out / "data" / f"{name}.csv", index=False)
     draw(data, out)
     missing, crashed = store.missing(wanted), store.errors(wanted)
     absent: dict[str, list[str]] = {}
