@@ -13,7 +13,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP ?= $(BIN)/python -m pip
 
 .PHONY: help venv bench report gpu test test-all test-slurm lint format ci nightly history \
-	history-site dist clean
+	history-site continuous time-gate dist clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
@@ -99,6 +99,17 @@ nightly: bench test-all
 history: $(STAMP)
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run --skip-existing-successful HEAD^!
+
+continuous: $(STAMP)
+	$(BIN)/asv machine --yes
+	$(BIN)/asv continuous origin/main HEAD
+
+# Time against the first parent, or against what was there SINCE a time.
+SINCE ?=
+time-gate: $(STAMP)
+	base=HEAD^1; \
+	if [ -n "$(SINCE)" ]; then base=$$(git rev-list -1 --first-parent --before="$(SINCE)" HEAD); fi; \
+	$(BIN)/python -m bench gate --base "$${base:-HEAD^1}"
 
 COMMIT_URL ?=
 history-site: $(STAMP)

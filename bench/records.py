@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from bench import csv_cells
 from bench.case import Case
 from bench.identity import stem
 from bench.record import SCHEMA_VERSION, Field, parts
@@ -110,7 +111,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     with _whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows(map(csv_cells.cell, row) for row in rows)
 
 
 @contextlib.contextmanager

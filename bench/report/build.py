@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from bench import csv_cells
 from bench.report.answer import answer
 from bench.report.download import downloads
 from bench.report.figures import draw_all, draw_others, theme
@@ -52,8 +53,8 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     curves = curve_frame(runs, cases)
     out = Path(out)
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    cases.to_csv(out / "cases.csv", index=False)
-    curves.to_csv(out / "curves.csv", index=False)
+    csv_cells.table(cases).to_csv(out / "cases.csv", index=False)
+    csv_cells.table(curves).to_csv(out / "curves.csv", index=False)
     gaps = gaps_at_equal_time(with_map(curves, cases))
     ranked = ranking(cases, gaps)
     drawings = [*draw_all(cases, curves, gaps), *draw_others(runs)]

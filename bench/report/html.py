@@ -130,7 +130,13 @@ def claims_of(runs: Sequence[Run], kind: str = "claims") -> list[Claim]:
             image = None
             if fields.get("figure"):
                 path = run.directory / str(fields["figure"])
-                if path.is_file():
+                # A page is handed on: it must not carry any other file of this machine.
+                if not path.resolve().is_relative_to(run.directory.resolve()):
+                    text = (
+                        f"figure {fields['figure']} of a claim is not in {run.directory}; left out"
+                    )
+                    warnings.warn(text, UnusableFile, 2)
+                elif path.is_file():
                     caption = str(fields.get("figure_caption") or "")
                     image = Image(data_uri(path), caption, path.stem)
                 else:

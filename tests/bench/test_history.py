@@ -123,17 +123,20 @@ def test_pytest_benchmark_times_a_case_and_notes_its_numbers(tmp_path):
     arguments = ["bench", "--benchmark-only", f"--benchmark-json={out}", "-p", "no:cacheprovider"]
     # A worker of pytest-xdist would hand on that it is one, and then nothing is timed.
     alone = {name: value for name, value in os.environ.items() if "XDIST" not in name}
-    subprocess.run(
+    ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *arguments, "-k", case.id],
-        cwd=ROOT, env=alone, check=True, capture_output=True,
+        cwd=ROOT, env=alone, check=True, capture_output=True, text=True,
     )  # fmt: skip
     (found,) = json.loads(out.read_text())["benchmarks"]
     assert case.id in found["name"]
     assert found["group"].startswith("bicycle")
     assert found["stats"]["rounds"] == REPEATS
     body = measure_memory(Step(case))
-    for name in ("saved_tensor_bytes", "peak_live_tensor_bytes", "iterations", "residual"):
+    for name in ("saved_tensor_bytes", "peak_live_tensor_bytes"):
         assert found["extra_info"][name] == body[name]
+        assert f" {body[name]:,d}" in ran.stdout
+    assert found["extra_info"]["residual"] is found["extra_info"]["iterations"] is None
+    assert found["extra_info"]["gradient"] == "direct"
 
 
 def test_a_commit_without_a_case_has_no_number_for_it(monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from bench.ab.statistics import exact_bounds, ratio_interval
 
 
