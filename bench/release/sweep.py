@@ -8,7 +8,7 @@ from typing import Any
 from bench.case import DEFAULT_STEPS, Case
 
 #: agents, or goods; the ends first, because growth shows there
-_SIZES = (1, 100, 20, 6)
+_SIZES = (1, 100, 20)
 _BATCH = 32
 #: who competes on memory; all others are flat in K by construction and measured once, to tolerance
 _MEMORY = ("jfb", "unrolled", "unrolled-checkpoint", "reversible", "implicit")

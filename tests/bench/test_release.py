@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from bench.records import empty_record, record_path, write_json
 from bench.release import campaign
 from bench.release.check import check_release
+from bench.release.pack import pack_release
 from bench.release.plan import PLAN, Part
 from tests.bench.helpers import run_cli
 
@@ -115,6 +118,31 @@ def test_code_or_machine_that_changed_since_is_refused(tmp_path, monkeypatch):
             campaign.measure_release(tmp_path, ())
 
 
+def test_a_packed_release_is_whole_and_its_checksums_hold(tmp_path):
+    pytest.importorskip("pyarrow")
+    import pandas as pd
+
+    directory, out = _release(tmp_path / "release"), tmp_path / "data"
+    archive = pack_release(directory, (_RECORDS, _RESULT), out, "9.9")
+    lines = (out / "small.jsonl").read_text().splitlines()
+    assert len(lines) == len(pd.read_parquet(out / "cases.parquet")) == len(_RECORDS.jobs())
+    assert {json.loads(line)["fingerprint"] for line in lines} == {"f" * 16}
+    assert (out / "claims-verify.json").is_file()
+    sums = dict(
+        reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines()
+    )
+    assert set(sums) == {path.name for path in out.iterdir()} - {"SHA256SUMS"}
+    for name, checksum in sums.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == checksum
+    card = (out / "README.md").read_text()
+    assert "CC-BY-4.0" in card
+    assert f"| `small` | {len(lines)} |" in card
+    with zipfile.ZipFile(archive) as packed:
+        assert set(packed.namelist()) >= set(sums)
+    with pytest.raises(ValueError, match="`pack` must be an empty or a new folder"):
+        pack_release(directory, (_RECORDS, _RESULT), out, "9.9")
+
+
 def test_check_says_what_is_missing(tmp_path, capsys):
     code, out, _ = run_cli(capsys, "release", "--check", "--only", "smoke", "--out", tmp_path)
     assert code == 1
@@ -122,4 +150,4 @@ def test_check_says_what_is_missing(tmp_path, capsys):
     assert out.splitlines()[-1].startswith(f"{due} missing, 0 dirty")
     code, _, err = run_cli(capsys, "release", "--only", "nothing")
     assert code == 2
-    assert "`only` must be one of smoke, targets" in err
+    assert "`only` must be one of smoke, field, targets" in err
