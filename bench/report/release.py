@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.record import UNDISTURBED
-from bench.records import entries
+from bench.records import Entry, RecordError, entries
 from bench.report.frames import machines, value_at
 from bench.report.header import not_run
 from bench.report.load import Run
@@ -34,9 +34,8 @@ def _of(run: Run) -> Iterator[str]:
     if not run.records:
         yield "holds no valid records"
         return
-    faulty = sum(1 for _ in entries(run.directory)) - len(run.records)
     counts = {
-        "are not valid: see `bench validate`": faulty,
+        "are not valid: see `bench validate`": sum(map(_faulty, entries(run.directory))),
         "crashed": _count(run, "status", lambda value: value == "crashed"),
         "do not name a commit without changes": _count(run, "git.dirty", lambda v: v is not False),
         "name no fingerprint of the measuring code": _count(run, "fingerprint", lambda v: not v),
@@ -59,6 +58,14 @@ def _of(run: Run) -> Iterator[str]:
     if few := [name for name, own in seeds.items() if len(own) < SEEDS]:
         more = f" and {len(few) - 3} more" if len(few) > 3 else ""
         yield f"fewer than {SEEDS} seeds of cases on a recipe: {', '.join(few[:3])}{more}"
+
+
+def _faulty(entry: Entry) -> bool:
+    try:
+        entry.read()
+    except RecordError:
+        return True
+    return False
 
 
 def _count(run: Run, place: str, holds: Any) -> int:
