@@ -109,7 +109,7 @@ def test_exit_codes(tmp_path, capsys):
     [
         ({"schema_version": 1}, "has no versions"),
         ({"schema_version": 1, "versions": {}, "cases": []}, "has no cases"),
-        (make_record(), "has no cases"),
+        (make_record(), "not a baseline of version"),
         (
             {"schema_version": 1, "versions": {}, "cases": {CASE.id: {"status": "ok"}}},
             f"lacks gradient cosine, mean iterations, peak live bytes, residual, saved bytes of "

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jsonschema
 import pytest
@@ -373,6 +373,57 @@ class TestGroups:
         assert letters(*({"git": {"commit": name, "dirty": False}} for name in "123")) == ["A"] * 3
         (limit,) = load.load_run(tmp_path / "run").environment["limits"]
         assert limit.startswith("3 records of 3 commits name no fingerprint")
+
+
+class TestRelease:
+    """Nothing is written while there is a reason not to publish; each is a line."""
+
+    CLEAN: ClassVar[dict[str, Any]] = {
+        "fingerprint": "a",
+        "git": {"commit": "1", "dirty": False},
+        "machine": {"cpu": "one", "gpu": None},
+        "cpu_share": {"step": 1.0, "training": None},
+    }
+
+    @pytest.fixture
+    def refused(self, tmp_path: Path, capsys) -> Callable[..., tuple[int, list[str]]]:
+        pytest.importorskip("seaborn")
+
+        def refused(*changes: dict[str, Any]) -> tuple[int, list[str]]:
+            for seed, change in enumerate(changes):
+                record = whole(seed, **self.CLEAN | change)
+                write_json(record_path(tmp_path / "run", CASE, seed), record)
+            out = tmp_path / "out"
+            code, printed, _ = run_cli(
+                capsys, "report", "--release", tmp_path / "run", "--out", out
+            )
+            assert out.exists() == (code == 0)
+            return code, printed.splitlines()
+
+        return refused
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"git": {"commit": "1", "dirty": True}}, "1 records do not name a commit without"),
+            ({"fingerprint": "b"}, "2 measuring codes: a, b"),
+            ({"fingerprint": None}, "1 records name no fingerprint"),
+            ({"machine": {"cpu": "two", "gpu": None}}, "2 kinds of machine: one; two"),
+            ({"cpu_share": {"step": 0.4, "training": None}}, "1 records were disturbed"),
+            ({"saved_tensor_bytes": -1}, "1 records are not valid"),
+            ({"case": CASE.to_dict(1) | {"recipe": "recommended"}}, "fewer than 5 seeds"),
+        ],
+        ids=["dirty", "codes", "no-code", "machines", "disturbed", "faulty", "seeds"],
+    )
+    def test_each_reason_is_a_line(self, refused, change, words) -> None:
+        code, lines = refused({}, change)
+        assert (code, len(lines)) == (1, 1)
+        assert words in lines[0]
+
+    def test_clean_runs_are_written(self, refused) -> None:
+        code, (page,) = refused({}, {})
+        assert code == 0
+        assert Path(page).is_file()
 
 
 def test_waiting_is_no_processor_time() -> None:

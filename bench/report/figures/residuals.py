@@ -122,6 +122,8 @@ def _draw(
     for line in range(1, len(order)):
         ax.axhline(line - 0.5, color="#d5d5d5", linewidth=0.6)
     ax.grid(visible=False, axis="y")
+    if values.isna().all():
+        return
     if counts:
         ax.set_xlim(-0.15, 1.5 * max(values.max(), 10.0))
         return
