@@ -154,8 +154,10 @@ class TestTime:
             synchronise=lambda: take(0.25),
             forward=lambda: take(5.0) or SimpleNamespace(backward=lambda: take(2.0)),
         )
-        monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        clocks = {"perf_counter": lambda: now[0], "process_time": lambda: now[0] / 2}
+        monkeypatch.setattr(measure, "time", SimpleNamespace(**clocks))
         timing = measure_time(step, repeats=3, budget=math.inf)
+        assert timing.cpu_share == 0.5
         assert (timing.forward, timing.backward) == ([5.25] * 3, [2.25] * 3)
         assert timing.step == [7.5] * 3
         assert timing.first == 7.5
