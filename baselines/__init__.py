@@ -55,7 +55,7 @@ METHODS: dict[str, Method] = {
     "torchdeq-implicit": EstimatorMethod(TorchDEQ(mode="implicit")),
     "direct": PolicyMethod(DirectPolicy),
     "supervised": EstimatorMethod(JFB(), Supervision()),
-    "pretrained-jfb": EstimatorMethod(JFB(), Supervision(share=0.2)),
+    "pretrained-jfb": EstimatorMethod(JFB(), Supervision(share=0.4)),
 }
 #: the gradient estimators among them, by the same names
 GRADIENTS: dict[str, GradientEstimator] = {

@@ -17,6 +17,10 @@ from jfbcore.policy import Policy
 from jfbcore.rollout import Rollout
 from jfbcore.train import Training
 
+#: what a step that fits counts for among the whole steps of a recipe: it costs a thirtieth to a
+#: seventieth of one
+_FIT_STEP = 1.0 / 20.0
+
 
 def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[ReferenceMisfit, float]:
     """What the policy of `case` is fitted with, and the seconds its reference trajectories took.
@@ -39,7 +43,8 @@ class Pretraining:
     """A hook of a training run that fits first, as `supervision` says; then `then` rolls out.
 
     Each part has learning rates of its own, from the highest to the lowest; rollouts are on the
-    whole grid and under the whole terminal cost throughout. `references`: seconds that the
+    whole grid and under the whole terminal cost throughout. The parts are divided in the steps of
+    the recipe, where it says how many. `references`: seconds that the
     reference trajectories took. `fit`: seconds of training steps that fitted, None of a run that
     was continued after them.
     """
@@ -62,7 +67,8 @@ class Pretraining:
         begun = cls(supervision, misfit, training.rollout, seconds)
         begun.compiling, training.clock.compiling = training.clock.compiling, False
         training.rollout = misfit
-        training.schedules = _schedules(training, 1.0, (0.0, supervision.share))
+        n_steps = max(1, round(_FIT_STEP * training.problem.n_steps))
+        training.schedules = _schedules(training, 1.0, (0.0, supervision.share), n_steps)
         training.hooks.insert(0, begun)
         if training.step > 0:  # it continues from a checkpoint, which may be past the fit
             begun(training)
@@ -74,9 +80,10 @@ class Pretraining:
             return
         self.fit = training.clock.seconds
         share = self.supervision.share
-        if share < 1.0 and training.fraction_done() >= share:
+        if share < 1.0 and training.scheduled() >= share:
             training.rollout, training.clock.compiling = self.then, self.compiling
-            training.schedules = _schedules(training, self.supervision.rate, (share, 1.0))
+            rate, n_steps = self.supervision.rate, training.problem.n_steps
+            training.schedules = _schedules(training, rate, (share, 1.0), n_steps)
             # The misfit's losses say nothing of the costs to come.
             training.guard.forget()
 
@@ -91,12 +98,15 @@ class Pretraining:
         return replace(result, curve=curve, seconds=result.seconds + self.references)
 
 
-def _schedules(training: Training, rate: float, part: tuple[float, float]) -> Schedules:
-    """The run's schedules at `rate` times its learning rate, in a `part` of it, without stages."""
+def _schedules(
+    training: Training, rate: float, part: tuple[float, float], n_steps: int
+) -> Schedules:
+    """The run's schedules at `rate` times its learning rate, in a `part` of it, without stages, for
+    steps that count as those on a grid of `n_steps`."""
     config = replace(
         training.config,
         learning_rate=rate * training.config.learning_rate,
         coarsening=(),
         terminal_ramp=None,
     )
-    return Schedules(config, training.problem.n_steps, part)
+    return Schedules(config, n_steps, part)

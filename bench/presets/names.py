@@ -13,9 +13,13 @@ MAIN_GRADIENTS = (
     "direct",
 )
 MORE_GRADIENTS = ("jfb-3", "torchdeq-phantom", "torchdeq-implicit", "implicit-gmres")
+#: what a problem that is there for its Hamiltonian or its formula is measured with in brief
+FEW_GRADIENTS = ("jfb", "implicit", "unrolled", "cvxpylayers", "direct")
 #: those that fit reference trajectories before, or instead of, minimising the cost
 SUPERVISED = ("supervised", "pretrained-jfb")
 #: maps and solvers on which JFB is measured in rows of equal rank: its bias is the map's
 JFB_MAPS = (("plain", "picard"), ("scaled", "picard"), ("newton", "newton"))
 #: problems beside quadrotors in the smoke preset: agents or goods, and time steps
 OTHER_PROBLEMS = (("bicycle", 1, 20), ("consumption", 5, 20))
+#: the same, measured with FEW_GRADIENTS
+BRIEF_PROBLEMS = (("rotor-quadrotor", 1, 12), ("liquidation", 20, 20))

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bench.case import Case
-from bench.presets.names import JFB_MAPS, MAIN_GRADIENTS, OTHER_PROBLEMS
+from bench.presets.names import (
+    BRIEF_PROBLEMS,
+    FEW_GRADIENTS,
+    JFB_MAPS,
+    MAIN_GRADIENTS,
+    OTHER_PROBLEMS,
+)
 
 
 def smoke() -> Iterator[Case]:
@@ -24,6 +30,10 @@ def smoke() -> Iterator[Case]:
         yield replace(base, solver=solver)
     for problem, n_agents, n_steps in OTHER_PROBLEMS:
         yield from _gradients(problem, n_agents, n_steps=n_steps, batch_size=8)
+    for problem, n_agents, n_steps in BRIEF_PROBLEMS:
+        for case in _gradients(problem, n_agents, n_steps=n_steps, batch_size=8):
+            if case.gradient in FEW_GRADIENTS:
+                yield case
     yield Case(
         problem="consumption",
         variant="concave",

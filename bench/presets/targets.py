@@ -19,6 +19,8 @@ _TRAINED = (
     ("consumption", 100, 120.0),
     ("bicycle", 20, 600.0),
     ("quadrotor", 100, 600.0),
+    ("rotor-quadrotor", 1, 300.0),
+    ("liquidation", 20, 60.0),
 )
 #: those on which the learning rate is tuned for each gradient, and the factors tried
 _TUNED = _TRAINED[:3]

@@ -19,7 +19,7 @@ from bench.case import (
     Case,
 )
 from bench.presets import MAIN_GRADIENTS, PRESETS, TIMEOUTS, select
-from bench.presets.names import JFB_MAPS, SUPERVISED
+from bench.presets.names import FEW_GRADIENTS, JFB_MAPS
 from bench.recipes import RECOMMENDED
 from bench.registry import has_inner_problem
 from bench.training import config as training_config
@@ -245,6 +245,11 @@ class TestSmoke:
     def test_the_other_problems_with_every_main_gradient(self, problem):
         assert {c.gradient for c in self.CASES if c.problem == problem} >= set(MAIN_GRADIENTS)
 
+    def test_every_problem_of_the_suite_is_there(self):
+        for problem in PROBLEM_NAMES:
+            found = {c.gradient for c in self.CASES if c.problem == problem}
+            assert found >= set(FEW_GRADIENTS)
+
     def test_main_gradients_are_one_of_each_kind(self):
         assert set(MAIN_GRADIENTS) >= {
             "jfb",
@@ -314,7 +319,9 @@ class TestOtherPresets:
             rates.setdefault((case.problem, case.gradient), set()).add(case.learning_rate)
         for (problem, gradient), found in rates.items():
             own = RECOMMENDED[problem]["learning_rate"]
-            tuned = set() if gradient in SUPERVISED else {2 * own, own / 2}
+            tuned = {2 * own, own / 2} if gradient in MAIN_GRADIENTS else set()
+            if problem not in ("quadrotor", "consumption", "bicycle"):
+                tuned = set()
             assert found == {None} | tuned
 
     @pytest.mark.parametrize("n_agents", [1, 6, 20, 100])
