@@ -58,8 +58,6 @@ LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
     "bicycle": {1: (3000, 200.0), 20: (4800, 600.0)},
     "consumption": {1: (280, 60.0), 100: (770, 120.0)},
 }
-#: the length of a run on any other problem
-_DEFAULT_LENGTH = (1000, 200.0)
 #: what the released code of arXiv 2602.00921 trains with, for every problem
 RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau", "plateau_patience": 100}
 #: its weights of the HJB penalties, on bicycles only
@@ -108,16 +106,23 @@ def has_value_network(gradient: str) -> bool:
     return method(gradient).estimator is not None
 
 
-def run_length(case: Case, time_limit: float) -> float:
+def run_length(case: Case, time_limit: float) -> float | None:
     """Whole training steps of the recommended recipe within `time_limit` seconds.
 
     `LENGTHS` alone decides, from the problem, its size and the limit, so that every method has the
     same schedule at the same step on every machine. A limit that leaves time for the whole recipe
     changes nothing: its stages stay where they are, and what is not used is not spent. A shorter
     one shortens the schedule in proportion. A method too slow for its steps is cut off.
+
+    None where a step is not the one that was timed (another grid or batch, a problem of somebody
+    else's): the schedule is then stretched over the limit.
     """
-    sizes = LENGTHS.get(case.problem, {1: _DEFAULT_LENGTH})
-    whole, seconds = sizes[max((size for size in sizes if size <= case.n_agents), default=1)]
+    own = case_settings("recommended", case.problem, case.n_agents, case.gradient)["batch_size"]
+    as_timed = case.n_steps == default_steps(case.problem) and case.batch_size == own
+    if case.problem not in LENGTHS or not as_timed:
+        return None
+    sizes = LENGTHS[case.problem]
+    whole, seconds = sizes[max(size for size in sizes if size <= case.n_agents)]
     return whole * min(1.0, time_limit / seconds)
 
 

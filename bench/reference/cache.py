@@ -76,8 +76,8 @@ class Reference:
     def better(self, other: Reference) -> Reference:
         """The better of both in every state; states that one lacks are the other's.
 
-        A lower cost is better, and at equal cost the one that converged. Lower bounds hold whatever
-        they were found with, and the greater one counts.
+        A lower cost is better, and at equal cost the one that converged and whose KKT residual is
+        known. Lower bounds hold whatever they were found with, and the greater one counts.
         """
         count = max(len(self.costs), len(other.costs))
         rows: list[list] = []
@@ -114,9 +114,10 @@ def _at(entries: tuple, index: int):
 
 
 def _rank(row: tuple) -> tuple:
-    """Order of one state's entries, the best first: the least cost, then one that converged."""
-    cost, status = row[:2]
-    return (math.inf if cost is None else round(cost, 9), status not in CONVERGED, status is None)
+    """Order of one state's entries, the best first; costs equal to eight digits are equal."""
+    cost, status, residual = row[0], row[1], row[_ROWS.index("kkt_residuals")]
+    digits = math.inf if cost is None else float(f"{cost:.8g}")
+    return (digits, status not in CONVERGED, residual is None, status is None)
 
 
 def discretisation_hash(problem: Problem) -> str:

@@ -66,7 +66,7 @@ class TrainingConfig:
             )
         if self.steps is not None:
             _validate.positive_int("steps", self.steps)
-        for name in ("full_steps", "time_limit"):
+        for name in ("time_limit", "full_steps"):
             if getattr(self, name) is not None:
                 _validate.positive(name, getattr(self, name))
         for name in ("batch_size", "plateau_patience", "evaluations", "held_out"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,9 @@ def test_the_schedule_does_not_depend_on_method_or_limit(gradient):
         assert (config.full_steps, config.time_limit) == (whole, limit)
     # A shorter limit shortens the schedule, for every method alike.
     assert training_config(case, time_limit=seconds / 4).full_steps == whole / 4
+    # Steps on another grid or batch were not timed.
+    assert training_config(replace(case, n_steps=8), time_limit=9.0).full_steps is None
+    assert training_config(replace(case, batch_size=1), time_limit=9.0).full_steps is None
     # What trains for a number of steps has no other end.
     assert training_config(case, steps=300).time_limit is None
 
