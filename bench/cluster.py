@@ -187,7 +187,8 @@ class _Sweep:
         done = {(name, task) for name in names for task in self.arrays[name].finished()}
         for key in [key for key in self.waiting if key not in done]:
             name, task = key
-            found = states.get(key, slurm.State("gone from the queue", ""))
+            rest = states.get((name, slurm.REST), slurm.State("gone from the queue", ""))
+            found = states.get(key, rest)
             if found.state == "PENDING" and found.reason in slurm.NEVER:
                 slurm.cancel(name, [task])
                 self._lose(key, f"can never start ({found.reason}) and was cancelled")

@@ -31,6 +31,8 @@ NEVER = (
     ),
     *("PartitionNodeLimit", "PartitionTimeLimit", "QOSNotAllowed"),
 )
+#: the number under which `states` has the tasks of an array that it does not tell apart
+REST = -1
 #: how many elements an array may have where Slurm does not say
 _USUAL_ARRAY = 1001
 #: seconds for an answer of the controller
@@ -161,7 +163,9 @@ def states(names: Sequence[str]) -> dict[tuple[str, int], State]:
 
 
 def _numbers(tasks: str) -> Iterator[int]:
-    """Of "7", "2-4,7" (elements that were cancelled before they started) and "2-4%1"."""
+    """Of "7", "2-4,7" and "2-4%1"; REST of "N/A", which are elements cancelled as they waited."""
+    if tasks == "N/A":
+        yield REST
     for part in tasks.partition("%")[0].split(","):
         first, _, last = part.partition("-")
         if first.isdigit():

@@ -116,3 +116,12 @@ def test_a_task_that_is_started_again_after_its_sweep_does_nothing(tmp_path):
     (tmp_path / "0.json").write_text("{}")
     cluster_task.main(tmp_path, 0)
     assert (tmp_path / "0.json").read_text() == "{}"
+
+
+def test_the_queues_words_for_tasks_are_understood(monkeypatch):
+    rows = "a|3|RUNNING|None\na|4-5,7%2|PENDING|Resources\na|N/A|CANCELLED|None\n"
+    monkeypatch.setattr(slurm, "call", lambda *_: rows)
+    found = slurm.states(["a"])
+    assert {task for _, task in found} == {3, 4, 5, 7, slurm.REST}
+    assert found["a", 5] == ("PENDING", "Resources")
+    assert found["a", slurm.REST].state == "CANCELLED"

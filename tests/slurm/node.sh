@@ -79,6 +79,7 @@ cat >"$dir/slurm.conf" <<-END
 	SelectType=select/cons_tres
 	SelectTypeParameters=CR_Core_Memory
 	SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
+	DefMemPerCPU=500
 	MaxArraySize=1001
 	MinJobAge=60
 	JobAcctGatherType=jobacct_gather/none
