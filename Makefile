@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SMOKE := reports/runs/smoke
 
-.PHONY: help venv bench gpu test test-all lint format clean
+.PHONY: help venv bench docs gpu test test-all lint format clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
 	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
 	@echo "make test    run the tests but for the slow ones"
 	@echo "make test-all  run all tests: what is compiled, too"
+	@echo "make docs    build the documentation into build/site, notebooks executed"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite"
 
@@ -43,6 +44,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(TEST)
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -150,7 +150,7 @@ def _draw(
         if len(predicted):
             hollow = True
             _hollow(ax, predicted[column].astype(float) * factor, predicted["bytes"], series)
-        words = [
+        labels = [
             f"{series.label}, {column.removeprefix('n_').replace('_', ' ')} {place}: "
             f"{WRITE[metric.unit](value)} (seed {seed})"
             for place, value, seed in zip(
@@ -158,7 +158,7 @@ def _draw(
                 strict=True,
             )
         ]  # fmt: skip
-        hover(ax, measured[column].astype(float) * factor, measured[metric.column], words)
+        hover(ax, measured[column].astype(float) * factor, measured[metric.column], labels)
         slope = power_law_slope(measured[column], measured[metric.column])
         text = "" if slope is None else f"  slope {round(slope, 2) + 0.0:.2f}"
         handles.append(handle(series.look, f"{series.label}{text}"))
