@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Bring your own problem
 #
-# A problem is four formulas and its sizes. Here carts are pushed to the origin, at a running cost of
+# A problem is four formulas and its sizes. Here carts are pushed to the origin, at a cost of
 # exp(|u|²/2), whose maximiser of the Hamiltonian has no elementary closed form.
 
 # %%

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Train and plot a quadrotor
 #
-# A quadrotor starts near the origin and has to come to rest at (2, 2, 2) m. We train a value network
-# with JFB on a coarse grid of 16 time steps, which takes seconds, and look at the flight.
+# A quadrotor starts near the origin and has to come to rest at (2, 2, 2) m. We train a value
+# network with JFB on a coarse grid of 16 time steps, which takes seconds, and look at the flight.
 
 # %%
 import torch
