@@ -12,7 +12,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # pip, or uv pip where uv is there and asked for: make venv PIP="uv pip".
 PIP ?= $(BIN)/python -m pip
 
-.PHONY: help venv bench report gpu test test-all test-slurm lint format ci nightly history \
+.PHONY: help venv bench report docs gpu test test-all test-slurm lint format ci nightly history \
 	history-site continuous time-gate dist clean
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test    run the tests but for the slow ones"
 	@echo "make test-all  run all tests: what is compiled, too"
 	@echo "make test-slurm  run a Slurm of one node and the sweep on it (root, Debian's packages)"
+	@echo "make docs    build the documentation into build/site, notebooks executed"
 	@echo "make lint    ruff, mypy, docstrings, workflows"
 	@echo "make format  let ruff rewrite"
 	@echo "make ci, make nightly  what continuous integration runs"
@@ -72,6 +73,10 @@ test-slurm: $(STAMP)
 		tests/slurm/node.sh stop $(SLURM)-$$accounting; \
 		test $$code = 0 || exit $$code; \
 	done
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -11,7 +11,7 @@ from bench.registry import default_batch, default_steps, has_inner_problem, meth
 if TYPE_CHECKING:
     from jfbcore.train import TrainingConfig
 
-#: per problem, what differs from TrainingConfig's own defaults (reports/recipes.md says why); a
+#: per problem, what differs from TrainingConfig's own defaults (docs/recipes.md says why); a
 #: problem that is not here trains on the defaults
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "quadrotor": {

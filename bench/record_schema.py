@@ -1,4 +1,4 @@
-"""What the declared fields decide: faults of a record, its JSON Schema, README's table.
+"""What the declared fields decide: faults of a record, its JSON Schema, the documentation's table.
 
 `python -m bench.record_schema` writes the schema file and the table again.
 """
@@ -17,8 +17,8 @@ from bench.record import SCHEMA_VERSION, Field, Type, parts
 
 #: shipped with the package
 SCHEMA_FILE = Path(__file__).with_name("record.schema.json")
-README = ROOT / "README.md"
-#: between these lines README's table is generated
+TABLE_FILE = ROOT / "docs" / "records.md"
+#: between these lines the documentation's table is generated
 MARKERS = ("<!-- record table: begin -->", "<!-- record table: end -->")
 #: what a table's column of whole numbers holds
 _LARGEST = 2**63 - 1
@@ -180,7 +180,7 @@ def _required(path: str, version: int) -> dict[str, Any]:
 
 
 def readme_table() -> str:
-    """README's table: a row for each field of the record itself, with its parts."""
+    """the documentation's table: a row for each field of the record itself, with its parts."""
     rows = ["| field | meaning |", "|---|---|"]
     for field in parts():
         entry = field if field.type != "array" else parts(field.path)[0]
@@ -194,12 +194,12 @@ def readme_table() -> str:
 
 
 def with_table(text: str) -> str:
-    """README's `text` with the table as it is now; ValueError where it has no place for one."""
+    """the documentation's `text` with the table as it is now; ValueError where it has no place for one."""
     begin, end = MARKERS
     head, found, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"{README} has no lines {begin} and {end}")
+        raise ValueError(f"{TABLE_FILE} has no lines {begin} and {end}")
     return f"{head}{begin}\n{readme_table()}\n{end}{tail}"
 
 
@@ -210,7 +210,7 @@ def schema_text() -> str:
 
 def main() -> None:
     SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    TABLE_FILE.write_text(with_table(TABLE_FILE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

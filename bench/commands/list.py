@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from bench.selection import add_preset
+
+if TYPE_CHECKING:
+    from bench.case import Case
 
 HELP = "list the cases of a preset, or problems, gradients, maps, solvers, presets"
 #: what can be listed besides cases
@@ -54,10 +59,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+#: how long a preset takes, in words, where its own description does not say so
+_DURATIONS = {"quick": "minutes on two cores", "gate": "minutes on two cores"}
+_SAID = ("minutes", "night")
+
+
 def _presets() -> dict[str, str]:
     from bench.presets import PRESETS
 
-    return {name: _first_line(cases) for name, cases in PRESETS.items()}
+    return {name: _described_preset(name, make) for name, make in PRESETS.items()}
+
+
+def _described_preset(name: str, make: Callable[[], Iterable[Case]]) -> str:
+    """What the preset is for, how many cases it has, how long it takes."""
+    cases, text = list(make()), _first_line(make).rstrip(".")
+    trained = sum(case.train_seconds or 0.0 for case in cases)
+    if any(word in text for word in _SAID):
+        duration = ""
+    elif trained:
+        duration = f", {trained / 3600:.1f} hours a seed for the training alone"
+    else:
+        duration = f", {_DURATIONS.get(name, 'not timed as a whole')}"
+    return f"{text}; {len(cases)} cases{duration}"
 
 
 def _names(plural: str) -> dict[str, str]:

@@ -25,10 +25,10 @@ _SHOWN: tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...] = (
         (("convergence-optimality-gap", "convergence-evaluation-cost", "convergence-loss"),),
     ),
     ("profile", "How often a gradient is near the fastest", (("profile-target", "profile-step"),)),
-    ("bias", "Gradient bias against |dT/du|", (("bias",),)),
+    ("bias", "Gradient bias against |dT/du|", (("contraction",),)),
 )
 #: flights that are shown where a run has none of its own
-_OWN_FLIGHTS = ROOT / "reports" / "trajectories"
+_OWN_FLIGHTS = ROOT / "docs" / "flights"
 #: how much of the page what is folded away may take
 _FOLDED_BYTES = 500_000
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import re
@@ -20,7 +19,6 @@ from bench import cli
 from bench.environment import ROOT
 from tests.bench.helpers import run_cli
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 COSTS = {"loss", "running_cost", "terminal_cost", "evaluation_cost", "optimality_gap"}
 
 #: a training run of milliseconds
@@ -593,77 +591,6 @@ class TestCheckpoint:
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert str(tmp_path) in err
         assert list(tmp_path.parent.glob(f".{tmp_path.name}.*")) == []
-
-
-class TestReadme:
-    COMMANDS = tuple(
-        shlex.split(line.split("#")[0])
-        for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-        for line in block.splitlines()
-        if "-m bench" in line
-    )
-
-    def test_there_are_commands(self):
-        assert len(self.COMMANDS) >= 3
-
-    @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-    def test_commands_parse(self, command, capsys, monkeypatch):
-        """Up to the verb's own work, which is replaced; what the parser accepts, `run` gets."""
-        verb, *_ = arguments = command[command.index("bench") + 1 :]
-        called = []
-        module = importlib.import_module(f"bench.commands.{verb}")
-        monkeypatch.setattr(module, "run", lambda args: called.append(args) or 0)
-        assert run_cli(capsys, *arguments) == (0, "", "")
-        assert len(called) == 1
-
-    def test_what_it_trains_trains(self, capsys, threads):
-        """In milliseconds: an option that is given again replaces the first."""
-        small = ("--batch", "2", "--horizon-steps", "3", "--steps", "1", "--threads", "1")
-        commands = [command for command in self.COMMANDS if "train" in command]
-        assert len(commands) >= 2
-        for command in commands:
-            arguments = command[command.index("bench") + 1 :]
-            code, out, _ = run_cli(capsys, *arguments, *small)
-            assert code == 0
-            assert last_line(out)["status"] == "ok"
-
-    def test_the_library_example_runs(self, tmp_path, monkeypatch):
-        """As it stands, but for its minibatch of fifty and fewer time steps."""
-        monkeypatch.chdir(tmp_path)
-        (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-        assert block.count("(50,") == 1
-        names: dict = {}
-        shorter = block.replace("(50,", "(2,").replace("(n_agents=6)", "(n_agents=6, n_steps=8)")
-        exec(shorter.replace("policy = jfb.load(", "loaded = jfb.load("), names)
-        assert names["flown"].states.shape == (9, 2, 72)
-        assert repr(names["loaded"]) == repr(names["policy"])
-        gradients = [p.grad for p in names["policy"].parameters() if p.grad is not None]
-        assert gradients
-        assert all(gradient.isfinite().all() for gradient in gradients)
-
-    def test_the_first_command_comes_early(self):
-        lines = README.splitlines()
-        first = next(i for i, line in enumerate(lines, 1) if line.startswith("make "))
-        assert first <= 20
-
-    def test_every_verb_is_described_with_options_it_has(self, capsys):
-        section = README.split("## Command line")[1].split("\n## ")[0]
-        described = dict(re.findall(r"^- `(\w+) ?(.*?)`:", section, re.MULTILINE | re.DOTALL))
-        assert set(described) == set(cli.VERBS)
-        for verb, usage in described.items():
-            _, helped, _ = run_cli(capsys, verb, "--help")
-            for option in re.findall(r"--[a-z-]+", usage):
-                assert option in helped, f"{verb} {option}"
-
-    def test_every_field_of_a_record_is_described(self):
-        from bench.presets import select
-        from bench.records import empty_record
-
-        section = README.split("## Records")[1].split("\n## ")[0]
-        documented = set(re.findall(r"`(\w+)`", section))
-        record = empty_record(select("smoke", [])[0], 0)
-        assert set(record) - {"schema_version", "null_reasons"} <= documented
-        assert "null_reasons" in documented
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,14 @@ from bench.gate.counts import QUANTITIES
 from bench.jobs import Job
 from bench.measure import measure_time
 from bench.record import COLUMNS, FIELDS, SCHEMA_VERSION, STATUSES, parts
-from bench.record_schema import README, SCHEMA_FILE, faults, json_schema, schema_text, with_table
+from bench.record_schema import (
+    SCHEMA_FILE,
+    TABLE_FILE,
+    faults,
+    json_schema,
+    schema_text,
+    with_table,
+)
 from bench.records import (
     CorruptRecord,
     claim,
@@ -157,8 +164,8 @@ def test_something_is_published() -> None:
 def test_schema_and_table_are_current() -> None:
     """After a change of bench/record.py: `python -m bench.record_schema`."""
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text()
-    readme = README.read_text(encoding="utf-8")
-    assert readme == with_table(readme)
+    page = TABLE_FILE.read_text(encoding="utf-8")
+    assert page == with_table(page)
 
 
 def test_the_schema_is_shipped() -> None:

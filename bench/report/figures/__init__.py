@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.report.figures.bias import bias_figure
 from bench.report.figures.canvas import Drawing, theme
+from bench.report.figures.contraction import contraction_figure
 from bench.report.figures.convergence import convergence_figures
 from bench.report.figures.headline import headline_figure
 from bench.report.figures.profiles import profile_figures
@@ -40,4 +40,4 @@ def draw_all(cases: pd.DataFrame, curves: pd.DataFrame, gaps: pd.DataFrame) -> l
 def draw_others(runs: Sequence[Run]) -> list[Drawing]:
     """Figures of what other commands left: the bias of gradients, the profile of a step."""
     with theme():
-        return [*bias_figure(runs), *roofline_figures(runs)]
+        return [*contraction_figure(runs), *roofline_figures(runs)]

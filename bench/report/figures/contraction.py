@@ -20,7 +20,7 @@ _LOOKS = (
 )
 
 
-def bias_figure(runs: Sequence[Run]) -> list[Drawing]:
+def contraction_figure(runs: Sequence[Run]) -> list[Drawing]:
     """From the traces that `bench verify` leaves; nothing where no run has any."""
     files = [run.directory / "data" / "traces.csv" for run in runs]
     frames = [pd.read_csv(file) for file in files if file.is_file()]
@@ -54,4 +54,4 @@ def bias_figure(runs: Sequence[Run]) -> list[Drawing]:
         "Distance between JFB's expected gradient and the true one, relative to the true one, at "
         "measured steps of training. Values below 0.01% are drawn there."
     )
-    return [Drawing("bias", "Gradient bias against |dT/du|", caption, figure)]
+    return [Drawing("contraction", "Gradient bias against |dT/du|", caption, figure)]

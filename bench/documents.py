@@ -1,0 +1,112 @@
+"""The generated parts of README and of the documentation, each between its markers.
+
+`python -m bench.documents` writes them anew: README's answer and ranking and the table of claims
+from the published records, the page of commands from the parsers. A test fails where they are stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.cli import VERBS
+from bench.environment import ROOT
+
+
+def ranking() -> str:
+    """The answer as a list and the ranking as a table, of training to stated gaps."""
+    from bench.report.answer import answer
+    from bench.report.frames import case_frame, curve_frame
+    from bench.report.load import load_run
+    from bench.report.ranking import gaps_at_equal_time, ranking, ranking_table, with_map
+
+    runs = [load_run(ROOT / "reports" / "targets")]
+    cases = case_frame(runs)
+    gaps = gaps_at_equal_time(with_map(curve_frame(runs, cases), cases))
+    ranked = ranking(cases, gaps)
+    table = ranking_table(ranked)
+    lines = [f"- **{name}:** {line}" for name, line in answer(runs, cases, ranked, gaps)]
+    rows = [[cell.text for cell in row] for row in table.rows]
+    return "\n".join([*lines, "", _table(table.columns, rows)])
+
+
+def claims() -> str:
+    """The claims with their verdicts, as `bench verify` left them."""
+    from bench.report.load import load_run
+
+    rows = [
+        [claim.get("number", ""), claim["claim"], claim["verdict"], claim["value"]]
+        for claim in load_run(ROOT / "reports" / "verify").claims
+    ]
+    return _table(("", "claim", "verdict", "measured"), rows)
+
+
+def commands() -> str:
+    """Every verb with its arguments, from the parsers themselves."""
+    parts = []
+    for name in VERBS:
+        module = importlib.import_module(f"bench.commands.{name}")
+        parser = argparse.ArgumentParser(add_help=False)
+        module.add_arguments(parser)
+        rows = [
+            [f"`{_spelled(action)}`", (action.help or "").replace("%%", "%")]
+            for action in parser._actions
+        ]
+        text = (module.__doc__ or "").strip().replace("`%", "`")
+        parts.append(f"## {name}\n\n{text}\n\n{_table(('argument', 'meaning'), rows)}")
+    return "\n\n".join(parts)
+
+
+#: file -> marker -> what stands there
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"ranking": ranking},
+    "docs/claims.md": {"claims": claims},
+    "docs/commands.md": {"commands": commands},
+}
+
+
+def refreshed(name: str) -> str:
+    """The text of the file `name` with its generated parts as they are now.
+
+    Raises ValueError where a marker is missing.
+    """
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for marker, make in PARTS[name].items():
+        begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+        before, found, rest = text.partition(f"{begin}\n")
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"{name} has no lines {begin} and {end}")
+        text = f"{before}{begin}\n{make()}\n{end}{after}"
+    return text
+
+
+def _spelled(action: argparse.Action) -> str:
+    """An option or argument as one types it."""
+    value = action.metavar or (action.dest if not action.option_strings else "")
+    if action.option_strings and action.nargs != 0:
+        value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
+        value = value or action.dest.upper()
+    names = ", ".join(action.option_strings)
+    return " ".join(part for part in (names, str(value)) if part)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    cells = [
+        [re.sub(r"\s+", " ", str(cell)).replace("|", "\\|") for cell in line] for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def main() -> None:
+    for name in PARTS:
+        path = Path(ROOT / name)
+        path.write_text(refreshed(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
