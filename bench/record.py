@@ -1,9 +1,9 @@
 """Every field of a record, declared once: where it is, what it holds, how the gate treats it.
 
 A new metric is one line here, with `since` one above the latest version where records of that one
-are kept, and the probe that measures it. Checks on load, the JSON Schema, the table in docs/records.md, the
-columns of `cases.csv` and the gate's quantities are derived from these lines; after a change of
-them `python -m bench.record_schema` writes the two files again.
+are kept, and the probe that measures it. Checks on load, the JSON Schema, the table in
+docs/records.md, the columns of `cases.csv` and the gate's quantities are derived from these lines;
+after a change of them `python -m bench.record_schema` writes the two files again.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def readme_table() -> str:
 
 
 def with_table(text: str) -> str:
-    """the documentation's `text` with the table as it is now; ValueError where it has no place for one."""
+    """The page `text` with the table as it is now; ValueError where it has no place for one."""
     begin, end = MARKERS
     head, found, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)

@@ -60,8 +60,8 @@ PLAN = (
         name="targets",
         what="training to a gap, five seeds; the ranking rests on it",
         preset="targets",
-        # Unrolling has implicit differentiation's gradient at a higher price, which the sweep shows;
-        # the rates tuned for one seed are a study of the recipe, not of the methods.
+        # Unrolling has implicit differentiation's gradient at a price that the sweep shows; the
+        # rates tuned for one seed are a study of the recipe, not of the methods.
         filters=("gradient=jfb,implicit,direct", "learning_rate=none"),
         seeds=5,
     ),
