@@ -231,9 +231,9 @@ def test_cache_round_trip_and_staleness(tmp_path):
 def test_a_damaged_file_is_named_and_a_reason_for_no_gap(damage, words, tmp_path, monkeypatch):
     problem = Quadrotor(2)
     saved = make_reference(problem, "transcription", [solution(2.0)])
-    folder = tmp_path / "reports" / "references"
+    folder = tmp_path / "references"
     path = save_reference(saved, problem, folder)
-    monkeypatch.setattr("bench.gap.ROOT", tmp_path)
+    monkeypatch.setattr("bench.places.references", lambda _: folder)
     assert gaps(problem).of([3.0]) == pytest.approx(0.5)
     path.write_text(damage(json.loads(path.read_text())))
     with pytest.raises(ValueError, match=words):

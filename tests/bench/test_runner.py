@@ -273,7 +273,6 @@ class TestRecords:
 
     def test_gaps_are_those_of_the_curve_against_the_reference_on_file(self, tmp_path, monkeypatch):
         """With optima at half of what the untrained policy costs, state by state."""
-        from bench import gap
         from bench.build import build
         from bench.reference.cache import make_reference, save_reference
         from bench.reference.solution import Solution
@@ -287,10 +286,10 @@ class TestRecords:
                      status="made up", solved=True)
             for cost in before
         ]  # fmt: skip
-        folder = tmp_path / "reports" / "references"
-        folder.mkdir(parents=True)
+        folder = tmp_path / "references"
+        folder.mkdir()
         save_reference(make_reference(problem, "transcription", optima), problem, folder)
-        monkeypatch.setattr(gap, "ROOT", tmp_path)
+        monkeypatch.setattr("bench.places.references", lambda _: folder)
         record = empty_record(TRAINED, 0)
         worker.fill(record, TRAINED, 0)
         found = [point["optimality_gap"] for point in record["curve"]]
