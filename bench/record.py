@@ -233,7 +233,7 @@ _DECLARED: tuple[Field, ...] = (
     _number("predicted.model_error", minimum=0),
     Field("curve", "points of the training; evaluation is off the clock", type="array"),
     Field("curve[]", nullable=False),
-    _seconds("curve[].seconds", nullable=False),
+    _seconds("curve[].seconds"),
     _count("curve[].step", nullable=False),
     _number("curve[].loss"),
     _number("curve[].evaluation_cost"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import tomllib
@@ -322,7 +323,10 @@ class TestExport:
         assert run_cli(capsys, "export", folder / "nowhere", "--pack")[0] == 2
         assert run_cli(capsys, "export", folder, "--pack")[0] == 0
         assert (folder / store.PACKED).exists()
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        real = importlib.util.find_spec
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda name: None if name == "pyarrow" else real(name)
+        )
         code, _, err = run_cli(capsys, "export", folder, "--parquet", folder / "x")
         assert code == 2
         assert "jfbbench[export]" in err
