@@ -12,6 +12,7 @@ from typing import Any
 from bench.claims import discover
 from bench.claims.claim import NOT, NOT_MEASURED, PARTLY, REPRODUCED, Judgement, Tables
 from bench.claims.tables import Record, by_job, record_of, tables
+from bench.identity import stem
 from bench.jobs import Job, RunSettings
 from bench.records import read_records, write_json
 from bench.runner import earlier_environment, run_jobs
@@ -52,20 +53,21 @@ def verify(quick: bool, settings: RunSettings) -> Outcome:
     """
     wanted = jobs(quick)
     if quick and not settings.resume:
-        _begin_anew(settings.out, {job.path(settings.out).name for job in wanted})
+        _begin_anew(settings.out, {job.name for job in wanted})
     run_jobs(wanted, settings)
     return judge(quick, settings.out)
 
 
 def _begin_anew(out: Path, own: set[str]) -> None:
     """Remove the records under `out`; ValueError where there are others than the check's `own`."""
-    others = sorted({path.name for path in (out / "records").glob("*.json")} - own)
+    others = sorted({stem(record) for record in read_records(out)} - own)
     if others:
         raise ValueError(
             f"`out` {out} holds other records than those of the quick check "
             f"({', '.join(others[:3])}, …), which it would remove; give it another folder"
         )
     shutil.rmtree(out / "records", ignore_errors=True)
+    (out / "records.jsonl").unlink(missing_ok=True)
 
 
 def judge(quick: bool, out: Path) -> Outcome:
