@@ -6,7 +6,7 @@ consumption, a trigonometric and not concave Hamiltonian for bicycles.
 
 from __future__ import annotations
 
-_QUADRATIC = "quadratic programs only: not the Hamiltonians of quadrotors, bicycles and goods"
+_QUADRATIC = "quadratic programs only: of the problems here liquidation alone has one"
 _WHOLE_HORIZON = "differentiates an optimal control problem over the whole horizon, not argmax H"
 
 #: reasons by name
