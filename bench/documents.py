@@ -1,7 +1,8 @@
 """The generated parts of README and of the documentation, each between its markers.
 
 `python -m bench.documents` writes them anew: README's answer and ranking and the table of claims
-from the published records, the page of commands from the parsers. A test fails where they are stale.
+from the published records, the page of commands from the parsers. A test fails where they are
+stale.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
 #   kernelspec:
 #     name: python3
@@ -12,8 +13,8 @@
 # # Compare gradients on your own layer
 #
 # The gradient estimators work on any problem with a Hamiltonian. We take one minibatch of one
-# problem, compute its gradient in several ways at the same converged controls, and compare them with
-# the exact one.
+# problem, compute its gradient in several ways at the same converged controls, and compare each
+# with the exact one.
 
 # %%
 import time
