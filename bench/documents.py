@@ -1,8 +1,7 @@
 """The generated parts of README and of the documentation, each between its markers.
 
 `python -m bench.documents` writes them anew: README's answer and ranking and the table of claims
-from the published records, the page of commands from the parsers. A test fails where they are
-stale.
+from the published records, the page of commands from the parsers. A test fails where one is stale.
 """
 
 from __future__ import annotations

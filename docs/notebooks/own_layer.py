@@ -13,7 +13,7 @@
 # # Compare gradients on your own layer
 #
 # The gradient estimators work on any problem with a Hamiltonian. We take one minibatch of one
-# problem, compute its gradient in several ways at the same converged controls, and compare each
+# problem, compute its gradient in several ways at the same converged controls, and compare them
 # with the exact one.
 
 # %%
