@@ -150,7 +150,7 @@ def _refuse_what_is_ignored(args: argparse.Namespace) -> None:
 
     method = METHODS.resolve(args.gradient)
     unused = getattr(method.estimator, "unused", ())
-    why = "uses none of its own accord"
+    why = "does not use it"
     if not method.inner_problem:
         unused = ("map", "step_size", "solver", "iterations", "tolerance")
         why = "solves no inner problem"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,12 @@ class FlightFigure:
     name: str
     caption: str
     figure: Figure
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it."""
+        picture = io.BytesIO()
+        self.figure.savefig(picture, format="png", dpi=90)
+        return picture.getvalue()
 
 
 def flight_figures(problem: Problem, flights: Sequence[Flight]) -> list[FlightFigure]:

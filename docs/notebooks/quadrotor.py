@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
 #   kernelspec:
 #     name: python3
@@ -51,7 +52,7 @@ flights = [
     fly.flight(fly.UNTRAINED, fly.fly(fly.untrained(policy), state)),
 ]
 paths, controls = draw.flight_figures(problem, flights)
-paths.figure
+paths
 
 # %%
-controls.figure
+controls

@@ -51,6 +51,15 @@ def test_links_lead_to_files(name: str) -> None:
             assert ((ROOT / name).parent / target.split("#")[0]).exists(), target
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("method", "jfbcore/minimal.py"), ("first-steps", "docs/examples/mine.py")]
+)
+def test_code_is_included_from_the_file_itself(name: str, file: str) -> None:
+    """Spelled to the letter: the site shows anything else as it stands."""
+    assert f'\n--8<-- "{file}"\n' in PAGES[f"docs/{name}.md"]
+    assert (ROOT / file).is_file()
+
+
 def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 8
 

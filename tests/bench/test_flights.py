@@ -181,3 +181,4 @@ def test_an_untrained_policy_does_not_set_the_scale():
     paths, controls = draw.flight_figures(Bicycle(n_steps=2), flights)
     assert paths.figure.axes[0].get_xlim()[1] < 10
     assert [len(ax.lines) for ax in controls.figure.axes] == [2, 2]
+    assert controls._repr_png_().startswith(b"\x89PNG")
