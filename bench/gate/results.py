@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from bench.gate.time import Settings, TimeComparison
 from bench.records import write_csv, write_json
 
@@ -53,7 +51,10 @@ def at_least(limit: float, found: int, runs: int) -> tuple[str, bool]:
 
 def text_table(rows: Sequence[Row]) -> str:
     """The rows in columns of their own width."""
-    return pd.DataFrame([row.cells for row in rows], columns=list(COLUMNS)).to_string(index=False)
+    lines = [[str(cell) for cell in line] for line in (COLUMNS, *(row.cells for row in rows))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def notes(settings: Settings) -> list[str]:

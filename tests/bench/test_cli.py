@@ -373,7 +373,7 @@ class TestTrain:
         assert answer["steps"] == 3
         assert answer["seed"] == 5
         assert set(answer["step_seconds"]) == {"median"}
-        assert 0 < answer["step_seconds"]["median"] <= answer["seconds"] < 60
+        assert 0 < answer["step_seconds"]["median"] <= answer["seconds"]
         # torch alone is some 100 MB; nothing this small needs 8 GB
         assert 50e6 < answer["peak_rss_bytes"] < 8e9
         assert done.stderr != ""  # progress
