@@ -30,7 +30,7 @@ def fill_predictions(
     """
     from tqdm import tqdm
 
-    there = list(entries(directory))
+    there = list(entries(directory)) if directory.is_dir() else []
     if not there:
         raise ValueError(f"`fill` {directory} holds no records")
     models: dict[Case, MemoryModel | None] = {}
