@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from bench.gate.time import Settings, TimeComparison
 from bench.records import write_csv, write_json
 
@@ -52,8 +50,10 @@ def at_least(limit: float, found: int, runs: int) -> tuple[str, bool]:
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """The rows in columns of their own width."""
-    return pd.DataFrame([row.cells for row in rows], columns=list(COLUMNS)).to_string(index=False)
+    """The rows in columns of their own width, to the left."""
+    cells = [list(COLUMNS), *([str(cell) for cell in row.cells] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
 def notes(settings: Settings) -> list[str]:
