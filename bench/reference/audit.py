@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bench.reference.cache import Reference, StaleReference, load_reference
@@ -30,8 +31,9 @@ def audit(directory: Path) -> list[dict[str, Any]]:
     """One row per reference file of `directory`; a file that cannot be used has a `reason`.
 
     `converged`: share of states whose solver ended at an optimum. `starts`: the fewest of any
-    state, `kkt_residual`: the largest. `lower_bound`: mean over the states that have one, and
-    `widest`: the largest (cost - bound) / |cost|, which the gap of a policy can be too small by.
+    state, `kkt_residual`: the largest, `lower_bound`: the mean; None where one of the states has
+    none. `widest`: the largest (cost - bound) / |cost| of the `bounded_states`, by which the gap of
+    a policy can be too small.
     """
     return [_row(name, reference) for name, reference in _references(directory)]
 
@@ -56,7 +58,7 @@ def _shown(key: str, value: Any) -> str:
     if value is None:
         return "unknown"
     if key in ("converged", "widest"):
-        return f"{value:.1%}"
+        return f"{round(value, 6) + 0.0:.1%}"  # no minus sign for a rounding
     if key == "kkt_residual":
         return f"{value:.0e}"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -94,14 +96,20 @@ def _row(name: str, reference: Reference | str) -> dict[str, Any]:
         "method": reference.method,
         "states": len(reference.costs),
         "converged": sum(converged) / len(converged),
-        "starts": min((n for n in reference.starts if n is not None), default=None),
-        "kkt_residual": max((r for r in reference.kkt_residuals if r is not None), default=None),
+        "starts": _over_all(min, reference.starts, len(costs)),
+        "kkt_residual": _over_all(max, reference.kkt_residuals, len(costs)),
         "mean": sum(costs) / len(costs),
         "bounded_states": len(pairs),
-        "lower_bound": sum(bound for _, bound in pairs) / len(pairs) if pairs else None,
+        "lower_bound": _over_all(fmean, reference.lower_bounds, len(costs)),
         "widest": max(((cost - bound) / abs(cost) for cost, bound in pairs), default=None),
         "seconds": round(sum(seconds or 0.0 for seconds in reference.seconds), 1),
     }
+
+
+def _over_all(summary: Callable[..., float], entries: Sequence[Any], count: int) -> float | None:
+    """`summary` of the entries, None unless all of `count` states have one."""
+    known = [entry for entry in entries if entry is not None]
+    return summary(known) if len(known) == count else None
 
 
 def run(directory: Path) -> int:
