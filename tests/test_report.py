@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 pytest.importorskip("seaborn")
 pytest.importorskip("jinja2")
@@ -22,7 +23,9 @@ from bench.commands import report as command
 from bench.presets import PRESETS
 from bench.records import CorruptRecord, empty_record
 from bench.report import load_run, write_report
+from bench.report.figures.canvas import theme
 from bench.report.figures.convergence import convergence_figures, median_band
+from bench.report.figures.hover import hover, titled
 from bench.report.figures.residuals import residual_figures
 from bench.report.figures.scaling import SAVED, memory_agents_figures, predicted_rows
 from bench.report.fits import power_law_slope
@@ -276,6 +279,20 @@ def test_predicted_bytes_are_drawn_where_a_case_did_not_finish(run_directory: Pa
     assert found["bytes"].tolist() == [1024 * 4 * 5000]
     svg = (run_directory / "figures" / "memory-iterations.svg").read_text(encoding="utf-8")
     assert "predicted, did not finish" in svg
+
+
+def test_what_is_written_in_a_figure_is_not_rounded(tmp_path: Path) -> None:
+    figure = Figure()
+    ax = figure.subplots()
+    ax.set_title("tolerance 0.0001")
+    hover(ax, [1.0, math.nan, 3.0], [1.0, 2.0, 3.0], ["first 0.00012", "nowhere", "third"])
+    with theme():
+        figure.savefig(tmp_path / "figure.svg")
+    titled(tmp_path / "figure.svg")
+    text = (tmp_path / "figure.svg").read_text(encoding="utf-8")
+    assert "tolerance 0.0001" in text
+    assert re.findall("<title>(.*?)</title>", text) == ["first 0.00012", "third"]
+    assert not re.search(r' d="[^"]*\d\.\d{3}', text)
 
 
 def test_csv_round_trip(run_directory: Path) -> None:

@@ -54,7 +54,8 @@ def arranged(
             if found is not None:
                 images.append(figure_image(folder / found, by_name.pop(found).caption, True))
         if images:
-            shown.append(Section(heading, anchor, images))
+            cost = anchor == "training" and "gap" not in images[0].name
+            shown.append(Section("Cost against seconds" if cost else heading, anchor, images))
     folded: dict[str, list[Image]] = {}
     left = _FOLDED_BYTES
     for name, drawing in by_name.items():

@@ -297,6 +297,17 @@ def record_folder(tmp_path):
 
 
 class TestList:
+    def test_a_preset_is_described_with_its_size_and_how_long_it_takes(self, capsys):
+        from bench.presets import PRESETS
+
+        code, out, _ = run_cli(capsys, "list", "presets")
+        lines = {line.split()[0]: line for line in out.splitlines()}
+        assert code == 0
+        assert set(lines) == set(PRESETS)
+        for name, line in lines.items():
+            assert f"{len(list(PRESETS[name]()))} cases" in line
+            assert re.search("minutes|night|hours|not timed", line)
+
     def test_prints_ids_one_per_line_and_imports_no_torch(self):
         """A listing is read by eye and by shell completion: it may not take seconds."""
         code = (

@@ -44,6 +44,15 @@ def test_readme_is_short_and_starts_with_something_to_do() -> None:
     assert next(i for i, line in enumerate(lines, 1) if line.startswith("make ")) <= 20
 
 
+def test_readme_shows_two_animations_that_load_quickly() -> None:
+    shown = re.findall(r"\]\((docs/flights/[\w-]+animation\.svg)\)", README)
+    assert len(shown) == 2
+    for name in shown:
+        content = (ROOT / name).read_bytes()
+        assert len(content) <= 1_000_000
+        assert b"<animate " in content
+
+
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_links_lead_to_files(name: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):

@@ -40,6 +40,13 @@ def test_it_is_small_and_answers_in_four_lines(page: Path) -> None:
     ]
 
 
+def test_points_say_what_they_are(page: Path) -> None:
+    """As titles in the figures, which a browser shows on hovering."""
+    text = page.read_text(encoding="utf-8")
+    assert "<title>jfb, K = 500: " in text
+    assert "hover:" not in text
+
+
 @needs_browser
 @pytest.mark.slow
 def test_answer_ranking_and_figure_are_seen_without_scrolling(page: Path, tmp_path: Path) -> None:

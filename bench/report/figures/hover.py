@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "http://www.w3.org/1999/xlink"
+#: attributes that say where something is, and numbers there with more decimals than are seen
+_PLACES, _LONG = {"d", "points", "x", "y", "width", "height"}, re.compile(r"\d+\.\d{3,}")
 _MARK, _BETWEEN = "hover:", "\N{SYMBOL FOR RECORD SEPARATOR}"
 
 
@@ -43,9 +45,13 @@ def titled(path: Path) -> None:
                 ElementTree.SubElement(use, f"{{{_SVG}}}title").text = text
     for metadata in tree.getroot().findall(f"{{{_SVG}}}metadata"):
         tree.getroot().remove(metadata)
+    for element in tree.iter():
+        for name in _PLACES & set(element.attrib):
+            # A hundredth of a point is finer than any screen, and half of what matplotlib writes.
+            element.set(
+                name, _LONG.sub(lambda number: f"{float(number[0]):.2f}", element.get(name, ""))
+            )
     text = ElementTree.tostring(tree.getroot(), encoding="unicode")
-    # A hundredth of a point is finer than any screen, and half the size of what matplotlib writes.
-    text = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text)
     path.write_text(f"<?xml version='1.0' encoding='utf-8'?>\n{text}\n", encoding="utf-8")
 
 
