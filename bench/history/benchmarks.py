@@ -13,8 +13,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
-# At the top: asv forks the process of a benchmark from one that has imported this module, so that
-# torch is imported once and not for each of several hundred.
+# At the top: asv forks the process of a benchmark from one that has imported this module
+# ("forkserver" in asv.conf.json), so that torch is imported once and not several hundred times.
 import torch
 
 from bench.build import Unsupported

@@ -27,7 +27,8 @@ def _run(directory: Path, change: Callable[[Case, dict[str, Any]], None]) -> Pat
         record = copy.deepcopy(empty_record(case, 0))
         record |= {
             "status": "ok",
-            "step_seconds": {"median": 0.1 + 0.01 * index, "repeats": 10},
+            "step_seconds": dict.fromkeys(("median", "min", "q25", "q75"), 0.1 + 0.01 * index)
+            | {"repeats": 10},
             "saved_tensor_bytes": 1000,
             "peak_live_tensor_bytes": 2000,
             "versions": {"torch": "2.13.0"},
@@ -88,7 +89,7 @@ def test_gaps_compare_by_their_range_over_seeds(tmp_path):
         directory = tmp_path / str(gaps[0])
         for seed, gap in enumerate(gaps):
             record = empty_record(_CASES[0], seed) | {"status": "ok"}
-            record["final"] = {"loss": 1.0, "evaluation_cost": 1.0, "optimality_gap": gap}
+            record["final"] |= {"loss": 1.0, "evaluation_cost": 1.0, "optimality_gap": gap}
             write_json(record_path(directory, _CASES[0], seed), record)
         return directory
 

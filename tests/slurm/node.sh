@@ -8,7 +8,7 @@ export SLURM_CONF=$dir/slurm.conf
 host=$(hostname -s)
 
 stop() {
-	for name in slurmd slurmctld slurmdbd mariadbd; do
+	for name in slurmd slurmctld slurmdbd sql/mariadbd; do
 		if [ -f "$dir/$name.pid" ]; then kill "$(cat "$dir/$name.pid")" 2>/dev/null || true; fi
 	done
 }
@@ -35,8 +35,8 @@ if [ "$accounting" = dbd ]; then
 	chown -R mysql: "$dir/sql"
 	chmod 755 "$dir"
 	test -d "$dir/sql/mysql" || mariadb-install-db --user=mysql --datadir="$dir/sql" --skip-test-db >/dev/null
-	mariadbd --user=mysql --datadir="$dir/sql" --socket="$dir/sql/s" --port=17306 \
-		--bind-address=127.0.0.1 --pid-file="$dir/mariadbd.pid" 2>"$dir/mariadbd.log" &
+	setsid mariadbd --user=mysql --datadir="$dir/sql" --socket="$dir/sql/s" --port=17306 \
+		--bind-address=127.0.0.1 --pid-file="$dir/sql/mariadbd.pid" 2>"$dir/mariadbd.log" &
 	for _ in $(seq 100); do mariadb --socket="$dir/sql/s" -e "select 1" >/dev/null 2>&1 && break; sleep 0.2; done
 	mariadb --socket="$dir/sql/s" -e "create user if not exists slurm@'127.0.0.1' identified by 'slurm';
 		create user if not exists slurm@localhost identified by 'slurm';
@@ -90,12 +90,13 @@ cat >"$dir/slurm.conf" <<-END
 	PartitionName=short Nodes=ALL MaxTime=1 State=UP
 END
 if [ "$accounting" = dbd ]; then
-	SLURM_CONF=$dir/slurm.conf slurmdbd -s 2>/dev/null || slurmdbd
-	sleep 2
+	SLURM_CONF=$dir/slurm.conf slurmdbd
+	# Its tables take a while the first time.
+	for _ in $(seq 60); do sacctmgr -n show cluster >/dev/null 2>&1 && break; sleep 1; done
 fi
 slurmctld -c
 slurmd -N "$host" || slurmd
-for _ in $(seq 100); do
+for _ in $(seq 300); do
 	sinfo -h -o %T 2>/dev/null | grep -q idle && exit 0
 	sleep 0.2
 done
