@@ -41,7 +41,7 @@ Row = dict[str, Any]
 _TIGHT = 1e-9
 GRADIENT_NAMES = ("jfb", "jfb-3", "jfb-5")
 #: unrolled iterations K at which the derivative is compared, and where they start
-COUNTS = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 STARTS = ("cold", "warm")
 
 

@@ -193,7 +193,7 @@ def test_predictions_of_what_a_gradient_cannot_serve_have_the_reason(capsys):
     arguments = ["--problem", "bicycle", "--agents", "1", "--gradients", "cvxpylayers"]
     assert main(["predict", *arguments]) == 0
     out = capsys.readouterr().out
-    assert "unsupported: the bicycle Hamiltonian is not concave" in out
+    assert "the bicycle Hamiltonian is not concave" in out
     (row,) = json.loads(out.splitlines()[-1])["rows"]
     assert row["bytes_at_100"] is None
 

@@ -231,9 +231,9 @@ class TestPacked:
     def test_a_sweep_goes_on(self, folder: Path) -> None:
         pack(folder)
         assert Job(case=CASE, seed=2).finished(folder) == whole(2)
-        assert is_there(folder, CASE, 2)
+        assert is_there(folder, record_path(folder, CASE, 2).stem)
         assert Job(case=CASE, seed=3).finished(folder) is None
-        assert not is_there(folder, CASE, 3)
+        assert not is_there(folder, record_path(folder, CASE, 3).stem)
         assert Job(case=replace(CASE, n_steps=4), seed=2).finished(folder) is None
 
     def test_a_later_record_supersedes_and_is_packed_in_its_place(self, folder: Path) -> None:

@@ -211,9 +211,9 @@ class TestRecords:
     def test_what_a_measurement_holds(self, measured):
         record = record_of(measured, TRAINED)
         seconds = record["step_seconds"]
-        assert set(seconds) == {"median", "min", "q25", "q75", "repeats", "cpu_share"}
-        assert 0 < seconds["cpu_share"] <= 1
-        assert record["disturbed"] is (seconds["cpu_share"] < 0.9)
+        assert set(seconds) == {"median", "min", "q25", "q75", "repeats"}
+        # Of one thread; what the clocks' ticks are may round it up.
+        assert 0 < record["cpu_share"]["step"] < 1.1
         assert 0 < seconds["min"] <= seconds["q25"] <= seconds["median"] <= seconds["q75"]
         assert seconds["repeats"] >= 10
         assert record["forward_seconds"] > 0

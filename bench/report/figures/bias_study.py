@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -11,8 +12,8 @@ from bench.report.style import Look, look
 #: maps by marker, problems by colour
 _MARKERS = {"plain": "o", "scaled": "s", "newton": "^"}
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8D1A", "#4B6584")
-#: errors and norms below are drawn here: rounding
-_LEAST = 1e-12
+#: errors and norms below are drawn here: rounding, and maps on which JFB is exact
+_LEAST, _LEAST_NORM = 1e-10, 1e-4
 _STARTS: dict[str, tuple[float, ...] | str] = {"cold": "", "warm": (4, 1.5)}
 
 
@@ -28,10 +29,10 @@ def bias_figure(table: pd.DataFrame) -> Figure:
         for (problem, map_name), part in table[table["gradient"] == name].groupby(
             ["problem", "map"], sort=False
         ):
-            x, y = part["map_norm"].clip(lower=_LEAST), part["gradient_bias"].clip(lower=_LEAST)
+            x, y = part["map_norm"].clip(_LEAST_NORM), part["gradient_bias"].clip(_LEAST)
             ax.plot(x, y, _MARKERS.get(map_name, "x"), color=colors[problem], alpha=0.75, ms=5)
-        norms = [10.0**e for e in (-12, -9, -6, -4, -3, -2, -1)] + [0.2, 0.4, 0.6, 0.8, 1.0]
-        ax.plot(norms, [max(x**tracked, _LEAST) for x in norms], color="#555555", lw=1.0)
+        norms = np.geomspace(_LEAST_NORM, 1.0, 60)
+        ax.plot(norms, np.maximum(norms**tracked, _LEAST), color="#555555", lw=1.0)
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_title(f"{name}: k = {tracked}")
