@@ -154,7 +154,8 @@ def _inverse(curvature: Tensor) -> Tensor:
     """Of a symmetric matrix that is positive at an optimum; what is not is raised to a floor."""
     values, vectors = torch.linalg.eigh(curvature)
     floor = _FLOOR * values.abs().amax(1, True)
-    return (vectors / values.maximum(floor).unsqueeze(1)) @ vectors.mT
+    inverse: Tensor = (vectors / values.maximum(floor).unsqueeze(1)) @ vectors.mT
+    return inverse
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

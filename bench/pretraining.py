@@ -11,10 +11,11 @@ from bench import registry
 from bench.case import Case
 from bench.reference.solution import in_double
 from bench.reference.trajectories import training_references
+from jfbcore.extras.results import TrainingResult
 from jfbcore.extras.schedules import Schedules
 from jfbcore.policy import Policy
 from jfbcore.rollout import Rollout
-from jfbcore.train import Training, TrainingResult
+from jfbcore.train import Training
 
 #: what a step that fits counts for among the whole steps of a recipe: it costs a thirtieth to a
 #: seventieth of one
