@@ -127,7 +127,7 @@ def _limits_of_service(ranked: pd.DataFrame) -> str:
         time = format_factor(direct.iloc[0]["time"])
         refused.append(f"a direct policy takes {time} and maximises no Hamiltonian")
     words = "; ".join(refused)
-    return f"{words[0].upper()}{words[1:]}." if words else ""
+    return f"{words}." if words else ""
 
 
 def _price(cases: pd.DataFrame, ranked: pd.DataFrame, ties: pd.DataFrame) -> str:
