@@ -52,7 +52,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 }
 #: per problem, from a number of agents on: whole training steps of a recommended run (those on a
 #: coarser grid count for less), and the seconds in which jfb takes them on one core. Measured once
-#: (`reports/recipes.md`), the same for every method.
+#: (`docs/recipes.md`), the same for every method.
 LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
     "quadrotor": {1: (700, 300.0), 6: (900, 300.0), 20: (1300, 400.0), 100: (850, 600.0)},
     "bicycle": {1: (3000, 200.0), 20: (4800, 600.0)},
