@@ -51,8 +51,9 @@ def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
         "Generated from the records beside it by `python -m bench.report.published`; `make report` "
         "renders the whole report of each run into reports/html. `python -m bench validate "
         "reports/targets` checks records, `python -m bench export reports/targets --parquet FILE` "
-        "makes a table of them. How the recipes were found is in [docs/recipes.md](../docs/recipes.md), how "
-        "fast a step is in [docs/performance.md](../docs/performance.md).",
+        "makes a table of them. How the recipes were found is in "
+        "[docs/recipes.md](../docs/recipes.md), how fast a step is in "
+        "[docs/performance.md](../docs/performance.md).",
         "## Runs",
         _runs_table(runs),
         "## Claims of the paper",
