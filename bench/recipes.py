@@ -57,6 +57,7 @@ LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
     "quadrotor": {1: (700, 300.0), 6: (900, 300.0), 20: (1300, 400.0), 100: (850, 600.0)},
     "bicycle": {1: (3000, 200.0), 20: (4800, 600.0)},
     "consumption": {1: (280, 60.0), 100: (770, 120.0)},
+    "liquidation": {1: (400, 20.0)},
 }
 #: what the released code of arXiv 2602.00921 trains with, for every problem
 RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau", "plateau_patience": 100}

@@ -247,6 +247,15 @@ def spectral_radius(matrices: Tensor) -> float:
     return torch.linalg.eigvals(matrices).abs().max().item()
 
 
+def _relaxed_iterations_arrive(point: Point) -> bool:
+    """Whether the relaxed iteration, too, finds the maximiser from the initial control: on the
+    undamped Newton map it may circle it."""
+    solver = Picard(tolerance=1e-4 * point.problem.gradient_scale, max_iterations=1000)
+    with torch.no_grad():
+        found = (attach(point, Reversible(), solver, m) for m in MAPS.values())
+        return all(bool(solution.converged.all()) for solution in found)
+
+
 @functools.cache
 def contractive_point(case: str, n_agents: int, batch: int = 3, seed: int = 0) -> Point:
     """A generic point at whose maximiser, inside all bounds, every registered map contracts.
@@ -271,7 +280,8 @@ def contractive_point(case: str, n_agents: int, batch: int = 3, seed: int = 0) -
         solved = gradient.abs().max() < 1e-11 * problem.gradient_scale
         # 0.8: far enough from 1 that a few hundred iterations reach rounding.
         most = 0.8 if _slowness(problem) == 1 else 0.93
-        if solved and all(spectral_radius(map_jacobian(point, m, u)) < most for m in MAPS.values()):
+        contracts = all(spectral_radius(map_jacobian(point, m, u)) < most for m in MAPS.values())
+        if solved and contracts and _relaxed_iterations_arrive(point):
             return Point(problem, t, z, point.p, u)
         deviation = 0.5 * deviation
     raise AssertionError("no contractive point found")
