@@ -79,6 +79,8 @@ class Job:
         if self.probe == STEP:
             return record
         names = (*_COMMON, *self.probe.record_fields)
+        for name in ("probe", "rows"):
+            del record["null_reasons"][name]
         return {"probe": self._probe(), **{name: record.get(name) for name in names}}
 
     def is_of(self, record: Mapping[str, Any]) -> bool:

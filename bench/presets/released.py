@@ -17,7 +17,7 @@ def released() -> Iterator[Case]:
     # Here, so that listing the other presets does not import torch.
     from bench.build import released_tolerance
 
-    for problem in DEFAULT_STEPS:
+    for problem in ("quadrotor", "bicycle", "consumption"):
         for n_agents in (1, 6, 20, 100):
             for gradient in ("jfb", "unrolled", "direct"):
                 case = Case(

@@ -230,6 +230,7 @@ class TestContext:
         assert record["null_reasons"]["cuda.context_bytes"] == "no NVML"
 
 
+@pytest.mark.slow
 class TestFill:
     def record(self, out: Path, case: Case, status: str) -> Path:
         record = empty_record(case, 0) | {"status": status}

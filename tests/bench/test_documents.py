@@ -26,7 +26,7 @@ COMMANDS = sorted(
         line.split(" #")[0].strip()
         for text in PAGES.values()
         for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         if "-m bench " in line
     }
 )

@@ -198,6 +198,7 @@ def test_predictions_of_what_a_gradient_cannot_serve_have_the_reason(capsys):
     assert row["bytes_at_100"] is None
 
 
+@pytest.mark.slow
 def test_predicted_peak_is_never_below_what_is_saved():
     """Where another moment is the peak at the small sizes than at the large one."""
     case = Case(problem="quadrotor", n_agents=6, gradient="unrolled", tolerance=None,
@@ -208,6 +209,7 @@ def test_predicted_peak_is_never_below_what_is_saved():
     assert model.predict(32, 40, model.crossover(32, 40, 2**31)) == pytest.approx(2**31)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["jfb", "unrolled", "unrolled-checkpoint"])
 def test_predicted_memory_is_measured_memory(gradient):
     case = Case(problem="quadrotor", n_agents=2, gradient=gradient, tolerance=None,
@@ -222,6 +224,7 @@ def test_predicted_memory_is_measured_memory(gradient):
     assert model.error < 0.05
 
 
+@pytest.mark.slow
 def test_checkpointing_fits_as_many_iterations_as_the_square_of_its_segments():
     case = Case(problem="quadrotor", n_agents=2, gradient="unrolled-checkpoint", tolerance=None,
                 max_iterations=1, batch_size=1, n_steps=1)  # fmt: skip

@@ -194,7 +194,9 @@ class TestMemory:
         measure_time(step, repeats=3, warm_up=1)
         assert measure_memory(step) == cold
 
-    @pytest.mark.parametrize("gradient", ["jfb", "reversible"])
+    @pytest.mark.parametrize(
+        "gradient", ["jfb", pytest.param("reversible", marks=pytest.mark.slow)]
+    )
     def test_the_same_bytes_for_5_and_500_iterations(self, gradient):
         few, many = (measure_memory(Step(fixed(k, gradient=gradient))) for k in (5, 500))
         assert few["saved_tensor_bytes"] == many["saved_tensor_bytes"]

@@ -241,7 +241,7 @@ class TestErrors:
         [
             (
                 ["run", "--problem", "quadroto"],
-                ["'quadroto'", "did you mean quadrotor?", "file.py"],
+                ["'quadroto'", "did you mean quadrotor or rotor-quadrotor?", "file.py"],
             ),
             (["run", "--problem", "quadrotor", "--gradient", "jfb,imp"], ["gradient", "'imp'"]),
             (["run", "--problem", "quadrotor", "--agents", "0"], ["agents", "0", ">= 1"]),
@@ -343,6 +343,7 @@ class TestGrid:
 class TestShows:
     """What the command line promises to a stranger with one file."""
 
+    @pytest.mark.slow
     def test_train_run_and_report(self, di, mine, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
         train = ["train", "--problem", "di.py:DoubleIntegrator", "--gradient", "mine.py:Blend"]

@@ -173,6 +173,7 @@ def test_memory_against_iterations() -> None:
     assert second > 2 * sizes["unrolled"][1]
 
 
+@pytest.mark.slow
 def test_a_prediction_has_a_row_for_each_memory() -> None:
     case = replace(SMALL, gradient="unrolled", tolerance=None, max_iterations=7)
     record = measured(case, Prediction(memory=(1e6, 1e12)))

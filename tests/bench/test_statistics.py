@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bench.ab.statistics import exact_bounds, ratio_interval
+
+from bench.gate.statistics import exact_bounds, ratio_interval
 
 
 def times(

@@ -88,9 +88,11 @@ def every_combination(solvers: list[str], gradients: list[str]) -> pytest.MarkDe
         )  # fmt: skip
         crossed = solver == "picard" or map_name == "scaled"
         if crossed and all(reason is None for reason in reasons):
-            rows.append((name, map_name, solver, gradient))
-    names = ("name", "map_name", "solver", "gradient")
-    return pytest.mark.parametrize(names, rows, ids=["-".join(row) for row in rows])
+            row = (name, map_name, solver, gradient)
+            quick = name == "quadrotor" or (solver, map_name) == ("picard", "scaled")
+            marks = () if quick else (pytest.mark.slow,)
+            rows.append(pytest.param(*row, id="-".join(row), marks=marks))
+    return pytest.mark.parametrize(("name", "map_name", "solver", "gradient"), rows)
 
 
 def assembles(gradient: str) -> bool:
