@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.case import Case
 from bench.commands import reference as command
 from bench.gap import Gaps
+from bench.records import empty_record, record_path, write_json
 from bench.reference.cache import load_reference, make_reference, save_reference
 from bench.reference.solution import Solution, in_double, open_loop_cost
 from jfbcore.held_out import held_out_states
@@ -135,17 +137,17 @@ def test_a_policy_that_beats_a_reference_replaces_it(tmp_path, capsys):
     (exact,) = ipopt.Ipopt().solve(problem, held_out_states(problem, 1))
     loose = [replace(exact, cost=1.1 * exact.cost, status="iteration limit"), solution(1e-3)]
     save_reference(make_reference(problem, "transcription", loose), problem, tmp_path)
-    record = {
-        "case": {"problem": "consumption", "n_agents": 2, "n_steps": problem.n_steps},
-        "final": {"state_costs": [1.05 * exact.cost, 50.0]},
-    }
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "one.json").write_text(json.dumps(record))
+    case = Case(
+        problem="consumption", n_agents=2, gradient="jfb", batch_size=2, n_steps=problem.n_steps
+    )
+    record = empty_record(case, 0) | {"status": "ok"}
+    record["final"] |= {"state_costs": [1.05 * exact.cost, 50.0]}
+    write_json(record_path(tmp_path / "runs", case, 0), record)
     assert run("--improve", str(tmp_path / "runs"), "--out", str(tmp_path)) == 0
     improved = load_reference(problem, tmp_path)
     assert improved is not None
     assert improved.costs == (1.05 * exact.cost, 1e-3)
-    assert improved.statuses[0] == "flown by one"
+    assert improved.statuses[0] == f"flown by {case.id}-s0"
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["improved_states"] == 1
 
 

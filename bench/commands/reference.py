@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
                     if args.bounds:
                         solution = _bounded(problem, states[len(solutions)], solution, solver)
                     solutions.append(solution)
-                    if args.write and len(names) == 1:
+                    if args.write and len(names) == 1 and any(s.solved for s in solutions):
                         # State by state: a run that is cut off has lost one.
                         _keep(problem, make_reference(problem, name, solutions, args.first), args)
                     bar.update(1)

@@ -30,7 +30,7 @@ SCHEMA_VERSION = 1
 #: raise it whenever a formula of a problem changes while its parameters do not
 FORMULA_VERSION = 1
 #: solvers' own words for having ended at an optimum
-CONVERGED = ("Solve_Succeeded", "no agent gains", "converged")
+CONVERGED = ("Solve_Succeeded", "no agent gains", "converged", "closed form")
 
 
 class StaleReference(RuntimeError):  # noqa: N818 -- named for what it says, not for its base

@@ -89,12 +89,13 @@ def test_what_it_trains_trains(capsys, tmp_path, monkeypatch) -> None:
     """In milliseconds: an option that is given again replaces the first."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
-    small = ("--batch", "2", "--horizon-steps", "3", "--time-limit", "0.01", "--threads", "1")
+    small = ("--batch", "2", "--horizon-steps", "3", "--threads", "1", "--device", "cpu")
     lines = [line for line in COMMANDS if " train " in line and "--resume" not in line]
     assert len(lines) >= 2
     for line in lines:
         words = shlex.split(line.replace("docs/examples", str(ROOT / "docs" / "examples")))
-        code, out, err = run_cli(capsys, *words[words.index("bench") + 1 :], *small)
+        end = ("--steps", "1") if "--steps" in words else ("--time-limit", "0.01")
+        code, out, err = run_cli(capsys, *words[words.index("bench") + 1 :], *small, *end)
         assert code == 0, err
         assert json.loads(out.splitlines()[-1])["status"] == "ok"
     torch.set_num_threads(threads)

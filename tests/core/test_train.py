@@ -671,7 +671,7 @@ def test_something_else_is_not_a_checkpoint(tmp_path, content):
         ({"learning_rate": 1e-3}, ["learning_rate"]),
         ({"seed": 3, "batch_size": 5}, ["batch_size", "seed"]),
         ({"guard": GuardSettings(patience=7)}, ["guard"]),
-        ({"steps": 9}, ["steps"]),
+        ({"optimizer": "muon"}, ["optimizer"]),
     ],
 )
 def test_another_configuration_is_refused_by_name(tmp_path, changes, names):
