@@ -1,7 +1,8 @@
 """The generated parts of README and of the documentation, each between its markers.
 
-`python -m bench.documents` writes them anew: README's answer and ranking and the table of claims
-from the published records, the page of commands from the parsers. A test fails where one is stale.
+`python -m bench.documents` writes them anew: README's answer and ranking, the tables of claims and
+of the field from the published records, the page of commands from the parsers. A test fails where
+one is stale.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.case import GRADIENT_NAMES as METHOD_NAMES
 from bench.cli import VERBS
 from bench.environment import ROOT
 
@@ -44,6 +46,31 @@ def claims() -> str:
     return _table(("", "claim", "verdict", "measured"), rows)
 
 
+def side_by_side() -> str:
+    """Every method on 1, 6, 20 and 100 quadrotors: a step's time, bytes and errors."""
+    from bench.records import read_records
+    from bench.report.style import format_bytes, format_seconds
+
+    rows = []
+    for record in read_records(ROOT / "reports" / "field"):
+        case = record["case"]
+        inner = [(record[name] or {}).get("max") for name in ("control_error", "residual")]
+        errors = (record["gradient_error"], *inner)
+        rows.append(
+            [
+                *(case["n_agents"], f"`{case['gradient']}`", case["map"] or ""),
+                format_seconds(record["step_seconds"]["median"]),
+                format_bytes(record["peak_live_tensor_bytes"]),
+                format_bytes(record["saved_tensor_bytes"]),
+                *("" if value is None else f"{value:.1e}" for value in errors),
+            ]
+        )
+    columns = ("agents", "method", "map", "step", "peak", "saved")
+    order = {name: i for i, name in enumerate(METHOD_NAMES)}
+    rows.sort(key=lambda row: (row[0], order[row[1].strip("`")], row[2]))
+    return _table((*columns, "gradient error", "control error", "residual"), rows)
+
+
 def commands() -> str:
     """Every verb with its arguments, from the parsers themselves."""
     parts = []
@@ -64,6 +91,7 @@ def commands() -> str:
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"ranking": ranking},
     "docs/claims.md": {"claims": claims},
+    "docs/field.md": {"field": side_by_side},
     "docs/commands.md": {"commands": commands},
 }
 
