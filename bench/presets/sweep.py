@@ -9,6 +9,8 @@ from typing import Any
 from bench.case import DEFAULT_STEPS, Case
 from bench.presets.names import MAIN_GRADIENTS, MORE_GRADIENTS
 
+#: those of arXiv 2602.00921
+_PROBLEMS = ("quadrotor", "bicycle", "consumption")
 #: agents, or goods, of the sweeps; the ends first, because growth shows there
 _SIZES = (1, 100, 20, 6, 50)
 #: time steps of a checkpointed segment, near the root of the problems' 60 to 160
@@ -60,7 +62,7 @@ def _to_tolerance(
     device: str, batch_size: int, changes: Sequence[Mapping[str, Any]]
 ) -> Iterator[Case]:
     for n_agents in _SIZES:
-        for problem in DEFAULT_STEPS:
+        for problem in _PROBLEMS:
             base = Case(
                 problem=problem,
                 n_agents=n_agents,
@@ -77,7 +79,7 @@ def _to_tolerance(
 def _at_fixed_counts(device: str, batch_size: int, gradients: Sequence[str]) -> Iterator[Case]:
     for iterations in (5, 500, 50, 20, 100):
         for n_agents in _SIZES:
-            for problem in DEFAULT_STEPS:
+            for problem in _PROBLEMS:
                 for gradient in gradients:
                     yield Case(
                         problem=problem,
