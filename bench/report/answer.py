@@ -74,8 +74,9 @@ def _which(ranked: pd.DataFrame, ties: pd.DataFrame) -> str:
         )
         rest = f" ({others})" if others else ""
         return (
-            f"{top['gradient']}: after equal training time it is best, or its seeds overlap the "
-            f"best, on {top['tied']} of {top['instances']} problems and sizes{rest}."
+            f"{top['gradient']}: after equal training time it is the best of those with an inner "
+            f"problem, or its seeds overlap the best, on {top['tied']} of {top['instances']} "
+            f"problems and sizes{rest}."
         )
     if ranked.empty:
         return ""
