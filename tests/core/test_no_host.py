@@ -91,7 +91,9 @@ def _policies(problem: Problem) -> list[tuple[str, Callable[[], Policy]]]:
     ]
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "name", [n if n == "quadrotor" else pytest.param(n, marks=pytest.mark.slow) for n in PROBLEMS]
+)
 def test_no_host_in_the_loop(name):
     problem = PROBLEMS[name](2, n_steps=_STEPS, device="meta")
     seen = set()

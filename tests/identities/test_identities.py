@@ -185,9 +185,9 @@ def every_combination(
         biased = exact and estimator is not None and not is_exact(estimator, MAPS[map_name])
         if crossed and not biased and refusal(problems[case], method, inner) is None:
             usual = solver in (None, "picard"), map_name in (None, "scaled")
-            # The usual solver on the usual map everywhere; one of them on two problems; all of
-            # what goes together where time is no object.
-            quick = all(usual) or (any(usual) and case in CROSSED)
+            # The usual solver on the usual map everywhere; one of them on quadrotors; all of what
+            # goes together where time is no object.
+            quick = all(usual) or (any(usual) and case == "quadrotor")
             quick &= case != _SLOW_CASE or chosen["gradient"] in ("jfb", "implicit")
             marks = () if quick else (pytest.mark.slow,)
             rows.append(pytest.param(*row, id="-".join(row), marks=marks))
