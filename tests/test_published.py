@@ -35,6 +35,7 @@ def test_links_lead_somewhere(page: str) -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_every_run_is_rendered_with_the_claims_figures(tmp_path: Path) -> None:
     """The smallest run and the quick claims; `make report` does the same to all."""
     for name in ("selftest", "verify-quick"):

@@ -113,6 +113,7 @@ def test_the_cases_tracked_are_the_quick_ones():
         assert any(value in benchmarks.key(case) for case in cases), f"{value} has no case"
 
 
+@pytest.mark.slow
 def test_pytest_benchmark_times_a_case_and_notes_its_numbers(tmp_path):
     """In a process of its own, as its users start it."""
     from bench.measure import Step, measure_memory

@@ -546,6 +546,7 @@ class TestOutcomes:
         assert predicted["saved_tensor_bytes"] > 20 * 2**17 * 96 * 4 * 3
         assert predicted["model_error"] < 0.05
 
+    @pytest.mark.slow
     def test_what_took_too_long_is_predicted(self, tmp_path, monkeypatch):
         """By the same model that `bench predict` has, in a worker of its own."""
         from bench.predict import fit_on_cpu, predicted_by

@@ -69,6 +69,7 @@ RETAIN = next(one for one in DETERMINISTIC if one.name == "retain")
 ONE_CASE = replace(RETAIN, cases=RETAIN.cases[:1])
 
 
+@pytest.mark.slow
 def test_retain_shows_in_what_the_copy_measures(tmp_path):
     """By the copy's own worker, against this process's own trackers."""
     (name,) = case_ids(ONE_CASE)

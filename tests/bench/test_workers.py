@@ -62,6 +62,7 @@ def many_cores(monkeypatch) -> None:
     monkeypatch.setattr(workers, "usable_cores", lambda: 16)
 
 
+@pytest.mark.slow
 class TestSpareWorkers:
     def test_each_is_used_once_and_as_many_wait_as_are_needed(self, tmp_path, watched, many_cores):
         cases = [FIXED, DIRECT, replace(FIXED, n_steps=4)]
