@@ -87,7 +87,7 @@ PLAN = (
     Part(
         name="roofline",
         what="where the time of a step goes",
-        command=("roofline",),
+        command=("roofline", "--resume"),
         result="roofline.json",
         hours=0.2,
     ),
