@@ -207,13 +207,15 @@ class ValueNetwork(nn.Module):
 
     def layers(self, matrix: Tensor) -> Layers:
         """The parameters as `jfbcore.kernels.saved_sweep` takes them; `matrix` is `prepare`'s."""
-        weights, biases = self._layers()
-        transposed = [weight.T.contiguous() for weight in weights]
+        weights = self.readout.new_zeros(0, self.width, self.width)
+        biases = self.readout.new_zeros(0, self.width)
+        if self.depth > 1:
+            weights, biases = map(torch.stack, self._layers())
         return Layers(
             matrix,
             matrix.T.contiguous(),
             weights,
-            transposed,
+            weights.transpose(1, 2).contiguous(),
             biases,
             self.readout,
             self.linear,
@@ -226,13 +228,13 @@ class ValueNetwork(nn.Module):
         return (p if self.scaling is None else p * self._costate_unit), saved
 
     def saved_pull_back(
-        self, layers: Layers, saved: Saved, p_bar: Tensor, onto: Tensor
+        self, layers: Layers, saved: Saved, at_step: Tensor, p_bar: Tensor, onto: Tensor
     ) -> tuple[Tensor, Cotangents]:
         """`onto` + (dp/dz)^T p_bar, (batch, n) each, and what `saved_gradients` needs of it."""
         if self.scaling is None:
-            return pull_back(layers, saved, p_bar, onto)
+            return pull_back(layers, saved, at_step, p_bar, onto)
         p_bar = p_bar * self._costate_unit
-        z_bar, cotangents = pull_back(layers, saved, p_bar, torch.zeros_like(onto))
+        z_bar, cotangents = pull_back(layers, saved, at_step, p_bar, torch.zeros_like(onto))
         return onto + z_bar / self._state_unit, cotangents
 
     def saved_gradients(

@@ -17,7 +17,8 @@ from torch._higher_order_ops.scan import scan
 
 from jfbcore.extras.network_gradients import parameter_gradients
 from jfbcore.extras.time_step import TimeStep
-from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
+from jfbcore.kernels import native
+from jfbcore.kernels.saved_sweep import Layers, take
 from jfbcore.policy import HamiltonianPolicy, Policy
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ScannedRollout:
 
     def __init__(self, policy: Policy, compiled: Callable[..., Callable[..., Any]]) -> None:
         self.policy, self.time_step = policy, TimeStep(policy)
+        native.load()
         self._forward = {warm: compiled(self._there(warm)) for warm in (False, True)}
         self._backward = compiled(self._back)
 
@@ -105,7 +107,7 @@ class ScannedRollout:
                 cost, cost_z, cost_u = time_step.cost_gradient(t, h, z, flown)
                 z_next = z + h * problem.dynamics(t, z, flown)
                 count = _as_tensor(solution.iterations)
-                kept = [z.clone(), p.clone(), control.clone(), cost_z, cost_u, *_flat(saved)]
+                kept = [z.clone(), p.clone(), control.clone(), cost_z, cost_u, *saved]
                 carried = [z_next, running + cost, *([flown.clone()] if warm_start else [])]
                 return carried, [solution.residual.clone(), count, *kept]
 
@@ -130,52 +132,36 @@ class ScannedRollout:
     ) -> Any:
         policy, time_step = self.policy, self.time_step
         z_bar = z_bar + time_step.pull_terminal(final, terminal_bar)
+        # Backwards by index: a reversed scan would copy all that was kept.
+        backwards = torch.arange(times.shape[0] - 1, -1, -1)
         if not isinstance(policy, HamiltonianPolicy):
 
-            def through(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-                t, z, control = at
+            def through(carry: list[Tensor], i: Tensor) -> tuple[list[Tensor], Tensor]:
+                t, z, control = (take(x, i) for x in (times, *kept))
                 onto, bar = time_step.pull_back(t, h, z, control, control, carry[0], running_bar)
                 return [time_step.pull_network(t, z, bar, onto)], bar.clone()
 
-            return scan(through, [z_bar], [times, *kept], reverse=True)[1]
+            return scan(through, [z_bar], backwards)[1].flip(0)
         assert layers is not None
         sizes, network = layers, policy.value_network
-        depth = len(sizes.weights)
+        states, costates, controls, *cost_gradients = kept[:5]
+        saved = kept[5:]
 
-        def body(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-            t, z, p, control, cost_z, cost_u, *rest = at
+        def body(carry: list[Tensor], i: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            t, z, p = take(times, i), take(states, i), take(costates, i)
+            control = take(controls, i)
+            cost_z, cost_u = (take(x, i) for x in cost_gradients)
             onto, p_bar = time_step.pull_back(
                 t, h, z, p, control, carry[0], running_bar, (cost_z, cost_u)
             )
-            following, cotangents = network.saved_pull_back(sizes, _saved(rest, depth), p_bar, onto)
-            return [following], [p_bar.clone(), *_flat(cotangents)]
+            following, cotangents = network.saved_pull_back(sizes, saved, i, p_bar, onto)
+            return [following], [p_bar.clone(), *cotangents]
 
-        _, (p_bar, *rest) = scan(body, [z_bar], [times, *kept], reverse=True)
-        z, _, _, _, _, *saved = kept
-        return network.saved_gradients(
-            sizes, times, z, p_bar, _saved(saved, depth), _cotangents(rest, depth)
-        )
+        _, (p_bar, *cotangents) = scan(body, [z_bar], backwards)
+        return network.saved_gradients(sizes, times, states, p_bar, saved, cotangents)
 
 
 def _as_tensor(count: int | Tensor) -> Tensor:
     if isinstance(count, Tensor):
         return count.clone()
     return torch.full((), count, dtype=torch.int64)
-
-
-def _flat(parts: Saved | Cotangents) -> list[Tensor]:
-    """The tensors of `parts` in order."""
-    flat: list[Tensor] = []
-    for part in parts:
-        flat += [part] if isinstance(part, Tensor) else part
-    return flat
-
-
-def _saved(flat: list[Tensor], depth: int) -> Saved:
-    slopes, rest = flat[: depth + 1], flat[depth + 1 :]
-    return Saved(slopes, rest[:depth], rest[depth : 2 * depth], rest[-1])
-
-
-def _cotangents(flat: list[Tensor], depth: int) -> Cotangents:
-    opened, *rest = flat
-    return Cotangents(opened, rest[: depth + 1], rest[depth + 1 :])

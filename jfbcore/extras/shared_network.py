@@ -150,11 +150,11 @@ class SharedValueNetwork(nn.Module):
         return self._costates(p, z) * self.share, saved
 
     def saved_pull_back(
-        self, layers: Layers, saved: Saved, p_bar: Tensor, onto: Tensor
+        self, layers: Layers, saved: Saved, at_step: Tensor, p_bar: Tensor, onto: Tensor
     ) -> tuple[Tensor, Cotangents]:
         """As `ValueNetwork.saved_pull_back`."""
         z_bar, cotangents = self.agent_network.saved_pull_back(
-            layers, saved, self._states_of(p_bar * self.share), self._states_of(onto)
+            layers, saved, at_step, self._states_of(p_bar * self.share), self._states_of(onto)
         )
         return self._costates(z_bar, onto), cotangents
 

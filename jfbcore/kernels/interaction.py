@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jfbcore.kernels import native
 from jfbcore.kernels.fused import differentiable_vjp
 
 #: pairs further apart than this (squared distance) do not interact
@@ -88,7 +89,10 @@ def compiled_interaction(positions: Tensor) -> Tensor:
     write its own loops where a batched product is faster. On a GPU it fuses them away.
     """
     fixed = positions.detach()
-    cost, gradient = torch.ops.jfbcore.interaction(fixed)
+    if native.serves(fixed):
+        cost, gradient = native.operators.pairs(fixed.contiguous(), CUTOFF_SQUARED)
+    else:
+        cost, gradient = torch.ops.jfbcore.interaction(fixed)
     # Adds zero, and the gradient to whatever differentiates this.
     total: Tensor = cost + (gradient * (positions - fixed)).sum((1, 2))
     return total

@@ -6,7 +6,6 @@ Beside `Quadrotor.dynamics_formula` and `control_pull_formula`, which say what i
 from __future__ import annotations
 
 import functools
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +30,6 @@ class QuadrotorHamiltonian(Hamiltonian):
     def __init__(self, problem: Quadrotor, t: Time, z: Tensor, p: Tensor) -> None:
         self.problem, self._t, self._z, self._p = problem, t, z, p
         self._n = problem.n_agents
-        self._scaling: tuple[Tensor, Tensor, Tensor] | None = None
         plain = plain_formula_required()
         self._attitude = None if plain else attitude_of(z)
         #: -c = -(df/du)^T p, (batch, 4 N)
@@ -40,6 +38,10 @@ class QuadrotorHamiltonian(Hamiltonian):
             if plain
             else ControlPull.apply(problem, z, p, self._attitude)
         )
+        if plain and self._pull.shape[0] > self._pull.shape[1]:
+            self._pull = self._pull.mT.clone(memory_format=torch.contiguous_format).mT
+        # Where a compiled loop over u does not evaluate it again.
+        self._longest = self._longest_scaling() if torch.compiler.is_compiling() else None
         # The Hessian of L at zero control is I/N; half of its inverse leaves room for growth.
         self.plain_step_size = 0.5 * self._n
 
@@ -87,25 +89,13 @@ class QuadrotorHamiltonian(Hamiltonian):
         # With s = |u|^2/2N, -Hessian = e^s/N (I + u u^T/N) has eigenvalues e^s/N and
         # e^s (1 + 2s)/N. The inverse of their mean gives spectral radius s/(1 + s) < 1.
         with torch.no_grad():
-            longest, log_n, one = self._scaling_constants()
-            squared = torch.linalg.vector_norm(u, dim=1, keepdim=True).square_()
-            half = 0.5 / self._n
-            # N exp(-s), where exp(s) may overflow, over 1 + s.
-            scale = torch.add(log_n, squared, alpha=-half).exp_()
-            return torch.minimum(scale, longest).div_(torch.add(one, squared, alpha=half))
+            s, weight = self._exponent(u)
+            if self._longest is None:
+                self._longest = self._longest_scaling()
+            return torch.minimum(self._n / weight, self._longest).div_(s.add_(1.0))
 
-    def _scaling_constants(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The longest step, log N and 1, of which an inner iteration makes none anew.
-
-        Tensors: to convert a number takes as long as the arithmetic on so few samples.
-        """
-        if torch.compiler.is_compiling():
-            return self._compute_scaling_constants()
-        if self._scaling is None:
-            self._scaling = self._compute_scaling_constants()
-        return self._scaling
-
-    def _compute_scaling_constants(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _longest_scaling(self) -> Tensor:
+        """The limit of the scaling, (batch, 1)."""
         # |u*| <= R = sqrt(N log(1 + N |c|^2)), because W0(x) <= log(1 + x). No step has to be
         # longer; without the limit the first one, from zero control, overshoots to |u| = N |c|,
         # where exp(|u|^2/2N) may overflow. At the fixed point N e^-s |c| = |u*| <= R: inactive.
@@ -113,8 +103,8 @@ class QuadrotorHamiltonian(Hamiltonian):
         # N log(1 + x)/x, x = N |c|^2, tends to N as c goes to zero: the clamp keeps it from 0/0.
         x = torch.linalg.vecdot(pull, pull).mul_(self._n)
         x = x.clamp_min_(torch.finfo(x.dtype).tiny)
-        longest = x.log1p().div_(x).sqrt_().mul_(self._n).unsqueeze(-1)
-        return longest, longest.new_full((), math.log(self._n)), longest.new_ones(())
+        longest: Tensor = x.log1p().div_(x).sqrt_().mul_(self._n).unsqueeze(-1)
+        return longest
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
         """(-Hessian)^(-1) r, (batch, m), by Sherman and Morrison's formula."""

@@ -10,7 +10,7 @@ of a compiled graph (`iterate`), for a number of steps without any test (`take`)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -273,13 +273,17 @@ def _fixed_in_graph(solver: Iterative, context: Any, state: State, steps: int) -
     if trips == 0:
         return state
 
-    def trip(done: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return done + 1, *take(solver, context, kind(*tensors), _STEPS_PER_TRIP)
+    # Samples last where they are more than a sample's numbers: loops over them are then vectors.
+    turned = [x.dim() == 2 and x.shape[0] > x.shape[1] for x in state]
 
-    device = state[0].device
-    start = (
-        torch.zeros((), dtype=torch.int64, device=device),
-        *(tensor.clone() for tensor in state),
-    )
+    def turn(tensors: Iterable[Tensor]) -> list[Tensor]:
+        return [x.mT if last else x for x, last in zip(tensors, turned, strict=True)]
+
+    def trip(done: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        state = take(solver, context, kind(*turn(tensors)), _STEPS_PER_TRIP)
+        return done + 1, *(x.contiguous() for x in turn(state))
+
+    done = torch.zeros((), dtype=torch.int64, device=state[0].device)
+    start = (done, *(x.clone(memory_format=torch.contiguous_format) for x in turn(state)))
     _, *tensors = while_loop(lambda done, *_: done < trips, trip, start)
-    return kind(*tensors)
+    return kind(*turn(tensors))
