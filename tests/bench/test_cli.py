@@ -107,6 +107,7 @@ BAD = [
     (["run", "--memory-limit", "-1"], ["memory-limit", "-1", "> 0"]),
     (["run", "--memory-limit", "1e300"], ["memory-limit", "1e+300", "at most", "GiB"]),
     (["run", "--jobs", "slurm", "--time-limit", "5"], ["time-limit", "5", "slurm", "local"]),
+    (["run", "--jobs", "slurm", "--part", "1/2"], ["part", "1/2", "slurm", "local"]),
     (["run", "--jobs", "cloud"], ["jobs", "'cloud'", "local", "slurm"]),
     (["train"], ["--problem", "--agents", "--gradient", "required"]),
     (
