@@ -12,12 +12,13 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # pip, or uv pip where uv is there and asked for: make venv PIP="uv pip".
 PIP ?= $(BIN)/python -m pip
 
-.PHONY: help venv bench report docs gpu test test-all test-slurm lint format ci nightly history \
-	history-site continuous time-gate dist clean
+.PHONY: help venv bench report release release-check docs gpu test test-all test-slurm lint format \
+	ci nightly history history-site continuous time-gate dist clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
 	@echo "make report  render the published runs into $(HTML)/index.html"
+	@echo "make release   measure all that is published, resumable; make release-check says what is missing"
 	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
 	@echo "make test    run the tests but for the slow ones"
 	@echo "make test-all  run all tests: what is compiled, too"
@@ -46,6 +47,13 @@ bench: $(STAMP)
 HTML := reports/html
 report: $(STAMP)
 	$(BIN)/python -m bench.report.rendered --out $(HTML)
+
+# Stopped at any moment, it goes on where it was. From a clean tree of a commit only.
+release: $(STAMP)
+	$(BIN)/python -m bench release
+
+release-check: $(STAMP)
+	$(BIN)/python -m bench release --check
 
 # On a machine with a GPU: eight minutes, resumable; whatever torch is there serves.
 GPU := reports/runs/gpu-headline

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.records import read_records
+from bench.records import read_object, read_records
 from bench.release.plan import Part
 
 
@@ -73,7 +72,8 @@ def check_release(directory: Path, plan: Sequence[Part]) -> Findings:
 def _check_records(findings: Findings, part: Part, folder: Path) -> None:
     due = {(case.id, seed) for case, seed in part.jobs()}
     seeds: dict[str, set[int]] = {}
-    for record in read_records(folder):
+    # What is not begun yet is missing, and no damaged file.
+    for record in read_records(folder) if folder.is_dir() else ():
         case, seed = record["case"]["id"], record["case"]["seed"]
         name = f"{part.name}/{case}, seed {seed}"
         if (case, seed) not in due:
@@ -106,19 +106,6 @@ def _check_result(findings: Findings, part: Part, folder: Path) -> None:
     _count(findings.machines, str(environment.get("cpu")))
     if (environment.get("git") or {}).get("dirty") is not False:
         findings.dirty.append(f"{part.name}/{part.result}")
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`, None where there is no file; ValueError where it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return content
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
