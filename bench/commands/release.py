@@ -17,7 +17,12 @@ HELP = "measure all that is published, or check it"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/release; installed, in ./jfbbench-runs")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="default: reports/release; installed, in ./jfbbench-runs",
+    )
     parser.add_argument("--check", action="store_true", help="say what is missing or mixed")
     parser.add_argument("--plan", action="store_true", help="say what would be measured")
     parser.add_argument(
