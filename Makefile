@@ -13,7 +13,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP ?= $(BIN)/python -m pip
 
 .PHONY: help venv bench report release release-check docs gpu test test-all test-slurm lint format \
-	ci nightly history history-site continuous time-gate dist clean
+	ci nightly history history-quick history-site continuous time-gate dist clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
@@ -27,7 +27,7 @@ help:
 	@echo "make lint    ruff, mypy, docstrings, workflows"
 	@echo "make format  let ruff rewrite"
 	@echo "make ci, make nightly  what continuous integration runs"
-	@echo "make history, make history-site  asv over this commit, its pages"
+	@echo "make history, history-quick, history-site  asv over this commit, its counts only, its pages"
 	@echo "TORCH=cpu|cuda|auto  which build of torch .venv gets"
 
 venv: $(STAMP)
@@ -107,15 +107,22 @@ nightly: bench test-all
 	$(BIN)/python -m bench verify --quick
 	$(BIN)/python -m bench gate --self-test --out reports/runs/gate-selftest
 
-# The history of this commit, and the pages of all that is in reports/asv. COMMIT_URL: what a
-# commit's hash is put after, for the links of the pages.
+# The history of REVISIONS, by default of this commit, and the pages of all that is in reports/asv.
+# history-quick: counts only. MACHINE: its name in the results, which are public: no host's name.
+# COMMIT_URL: what a commit's hash is put after, for the links of the pages.
+MACHINE ?= cpu
+BENCH ?= .
+REVISIONS ?= HEAD^!
+BASE ?= origin/main
+ASV := $(BIN)/asv machine --yes --machine $(MACHINE) --os $$(uname -s) --arch $$(uname -m) && $(BIN)/asv
 history: $(STAMP)
-	$(BIN)/asv machine --yes
-	$(BIN)/asv run --skip-existing-successful HEAD^!
+	$(ASV) run --machine $(MACHINE) --bench "$(BENCH)" --skip-existing-successful $(REVISIONS)
+
+history-quick: BENCH := Quantities.track_(saved_bytes|peak_live_bytes|iterations)
+history-quick: history
 
 continuous: $(STAMP)
-	$(BIN)/asv machine --yes
-	$(BIN)/asv continuous origin/main HEAD
+	$(ASV) continuous --machine $(MACHINE) --bench "$(BENCH)" $(BASE) HEAD
 
 # Time against the first parent, or against what was there SINCE a time.
 SINCE ?=
