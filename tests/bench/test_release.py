@@ -66,6 +66,8 @@ def test_a_complete_release_has_nothing_to_say(tmp_path):
         ({"fingerprint": "e" * 16}, "fingerprint", "0 missing, 0 dirty, 2 fingerprints"),
         ({"machine": {"cpu": "another", "gpu": None}}, "machine", "1 fingerprint, 2 machines"),
         ({"status": "crashed", "reason": "a fault"}, "crashed", "1 crashed"),
+        ({"machine": {"cpu": None, "gpu": None}}, "unplaced", "1 unplaced"),
+        ({"cpu_share": {"step": 0.5, "training": None}}, "disturbed", "1 disturbed"),
     ],
 )
 def test_each_fault_is_named_and_counted(tmp_path, changes, word, summary):
