@@ -114,6 +114,7 @@ MACHINE ?= cpu
 BENCH ?= .
 REVISIONS ?= HEAD^!
 BASE ?= origin/main
+FACTOR ?= 1.1
 ASV := $(BIN)/asv machine --yes --machine $(MACHINE) --os $$(uname -s) --arch $$(uname -m) && $(BIN)/asv
 history: $(STAMP)
 	$(ASV) run --machine $(MACHINE) --bench "$(BENCH)" --skip-existing-successful $(REVISIONS)
@@ -122,7 +123,7 @@ history-quick: BENCH := Quantities.track_(saved_bytes|peak_live_bytes|iterations
 history-quick: history
 
 continuous: $(STAMP)
-	$(ASV) continuous --machine $(MACHINE) --bench "$(BENCH)" $(BASE) HEAD
+	$(ASV) continuous --machine $(MACHINE) --factor $(FACTOR) --bench "$(BENCH)" $(BASE) HEAD
 
 # Time against the first parent, or against what was there SINCE a time.
 SINCE ?=
