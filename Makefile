@@ -12,12 +12,13 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # pip, or uv pip where uv is there and asked for: make venv PIP="uv pip".
 PIP ?= $(BIN)/python -m pip
 
-.PHONY: help venv bench report docs gpu test test-all test-slurm lint format ci nightly history \
-	history-site continuous time-gate dist clean
+.PHONY: help venv bench report release release-check docs gpu test test-all test-slurm lint format \
+	ci nightly history history-quick history-site continuous time-gate dist clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
 	@echo "make report  render the published runs into $(HTML)/index.html"
+	@echo "make release   measure all that is published, resumable; make release-check says what is missing"
 	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
 	@echo "make test    run the tests but for the slow ones"
 	@echo "make test-all  run all tests: what is compiled, too"
@@ -26,7 +27,7 @@ help:
 	@echo "make lint    ruff, mypy, docstrings, workflows"
 	@echo "make format  let ruff rewrite"
 	@echo "make ci, make nightly  what continuous integration runs"
-	@echo "make history, make history-site  asv over this commit, its pages"
+	@echo "make history, history-quick, history-site  asv over this commit, its counts only, its pages"
 	@echo "TORCH=cpu|cuda|auto  which build of torch .venv gets"
 
 venv: $(STAMP)
@@ -46,6 +47,13 @@ bench: $(STAMP)
 HTML := reports/html
 report: $(STAMP)
 	$(BIN)/python -m bench.report.rendered --out $(HTML)
+
+# Stopped at any moment, it goes on where it was. From a clean tree of a commit only.
+release: $(STAMP)
+	$(BIN)/python -m bench release
+
+release-check: $(STAMP)
+	$(BIN)/python -m bench release --check
 
 # On a machine with a GPU: eight minutes, resumable; whatever torch is there serves.
 GPU := reports/runs/gpu-headline
@@ -99,15 +107,23 @@ nightly: bench test-all
 	$(BIN)/python -m bench verify --quick
 	$(BIN)/python -m bench gate --self-test --out reports/runs/gate-selftest
 
-# The history of this commit, and the pages of all that is in reports/asv. COMMIT_URL: what a
-# commit's hash is put after, for the links of the pages.
+# The history of REVISIONS, by default of this commit, and the pages of all that is in reports/asv.
+# history-quick: counts only. MACHINE: its name in the results, which are public: no host's name.
+# COMMIT_URL: what a commit's hash is put after, for the links of the pages.
+MACHINE ?= cpu
+BENCH ?= .
+REVISIONS ?= HEAD^!
+BASE ?= origin/main
+FACTOR ?= 1.1
+ASV := $(BIN)/asv machine --yes --machine $(MACHINE) --os $$(uname -s) --arch $$(uname -m) && $(BIN)/asv
 history: $(STAMP)
-	$(BIN)/asv machine --yes
-	$(BIN)/asv run --skip-existing-successful HEAD^!
+	$(ASV) run --machine $(MACHINE) --bench "$(BENCH)" --skip-existing-successful $(REVISIONS)
+
+history-quick: BENCH := Quantities.track_(saved_bytes|peak_live_bytes|iterations)
+history-quick: history
 
 continuous: $(STAMP)
-	$(BIN)/asv machine --yes
-	$(BIN)/asv continuous origin/main HEAD
+	$(ASV) continuous --machine $(MACHINE) --factor $(FACTOR) --bench "$(BENCH)" $(BASE) HEAD
 
 # Time against the first parent, or against what was there SINCE a time.
 SINCE ?=

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from bench import plugins
@@ -216,13 +216,3 @@ class Case:
             # Earlier records of direct policies have null: there was no other than the dense one.
             kept["network"] = kept.get("network") or "dense"
         return cls(**kept)
-
-    def is_case_of(self, record: Mapping[str, Any], seed: int) -> bool:
-        """Whether `record` is of exactly this case and seed, and of the same files from outside.
-
-        Records from before a field existed are of cases with its usual value.
-        """
-        usual = {f.name: f.default for f in fields(self) if f.default is not MISSING}
-        there = usual | dict(record["case"])
-        there["network"] = there["network"] or usual["network"]
-        return there == self.to_dict(seed) and record.get("plugins") == self.from_outside

@@ -20,6 +20,11 @@ def runs(name: str) -> Path:
     return where / name
 
 
+def release() -> Path:
+    """The folder of what is to be published."""
+    return environment.ROOT / "reports" / "release" if CHECKOUT else runs("release")
+
+
 def data(name: str) -> Path:
     """A file or folder that belongs to the suite: "references" or "baseline.json"."""
     return environment.ROOT / "reports" / name if CHECKOUT else _PACKAGE / "data" / name

@@ -92,10 +92,6 @@ def explain_nulls(record: dict[str, Any], default: str) -> None:
             visit(key, value)
 
 
-def record_path(directory: Path, case: Case, seed: int) -> Path:
-    return directory / "records" / f"{case.id}-s{seed}.json"
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write atomically: after a crash at any moment `path` is whole, old or new.
 
@@ -198,6 +194,16 @@ def _stem(entry: Entry) -> str | None:
         return stem(entry.content())
     except (RecordError, TypeError, KeyError, AttributeError, ValueError):
         return None
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`, None where there is no file; RecordError where it is damaged."""
+    if not path.exists():
+        return None
+    content = Entry(path).content()
+    if not isinstance(content, dict):
+        raise RecordError(str(path), ["not a JSON object"])
+    return content
 
 
 def read_record(path: Path) -> dict[str, Any]:

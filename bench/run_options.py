@@ -39,7 +39,8 @@ def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
         "--part",
         default="1/1",
         metavar="I/N",
-        help="measure the I-th of N shares of the jobs; N processes with the same --out share them",
+        help="measure the I-th of N shares of the jobs; N processes with the same --out share them "
+        "(local only)",
     )
     parser.add_argument(
         "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, else 1"
@@ -86,6 +87,12 @@ def run_settings(
             raise ValueError(
                 f"`time-limit` is for a local run, got {args.time_limit:g} with jobs {args.jobs}"
             )
+    part = _part(args.part)
+    if part != (1, 1) and args.jobs != "local":
+        raise ValueError(
+            f"`part` is for a local run, got {args.part} with jobs {args.jobs}, whose jobs run "
+            "side by side as they are"
+        )
     if args.slurm and args.jobs == "local":
         raise ValueError(f"`slurm` {args.slurm[0]} needs jobs slurm, got jobs {args.jobs}")
     found: dict[str, Any] = {
@@ -99,7 +106,7 @@ def run_settings(
         "memory_limit": limit,
         "jobs": args.jobs,
         "time_limit": args.time_limit,
-        "part": _part(args.part),
+        "part": part,
         "slurm": SlurmOptions.parse(args.slurm),
     }
     return RunSettings(**(found | others))

@@ -28,7 +28,15 @@ from bench.failures import fate, oom_kill_count
 from bench.jobs import STEP, Job, Order, RunSettings
 from bench.nvml_check import self_check
 from bench.probes.prediction import Prediction
-from bench.records import PREDICTED_FIELDS, Entry, claim, explain_nulls, is_there, write_json
+from bench.records import (
+    PREDICTED_FIELDS,
+    Entry,
+    claim,
+    explain_nulls,
+    is_there,
+    read_object,
+    write_json,
+)
 from bench.workers import OUT_OF_TIME, Pool, Worker
 
 #: spare workers of a sweep with CUDA cases
@@ -102,7 +110,7 @@ def _write_environment(settings: RunSettings, threads: int, *, anew: bool) -> No
     stays, but for new notes.
     """
     path = settings.out / "environment.json"
-    environment = earlier = earlier_environment(path)
+    environment = earlier = read_object(path) or {}
     if anew or not earlier:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         environment = describe(settings.preset, threads, started)
@@ -158,7 +166,7 @@ def _check_sampler(settings: RunSettings) -> None:
     found = self_check()
     if not found["ok"]:
         print(f"warning: NVML self-check: {found['reason']}", file=sys.stderr)
-    write_json(path, earlier_environment(path) | {"nvml_self_check": found})
+    write_json(path, (read_object(path) or {}) | {"nvml_self_check": found})
 
 
 def _run_one(order: Order, pool: Pool | None = None, deadline: float = math.inf) -> dict[str, Any]:
@@ -245,14 +253,6 @@ def _predict(record: dict[str, Any], order: Order, log_path: Path, deadline: flo
         for name, key in zip(names, PREDICTED_FIELDS, strict=True)
         if record["predicted"][key] is None
     }
-
-
-def earlier_environment(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 @functools.cache

@@ -14,8 +14,8 @@ from bench.claims.claim import NOT, NOT_MEASURED, PARTLY, REPRODUCED, Judgement,
 from bench.claims.tables import Record, by_job, record_of, tables
 from bench.identity import stem
 from bench.jobs import Job, RunSettings
-from bench.records import read_records, write_json
-from bench.runner import earlier_environment, run_jobs
+from bench.records import read_object, read_records, write_json
+from bench.runner import run_jobs
 
 SCHEMA_VERSION = 4
 #: what a quick check says in place of a verdict, which takes longer runs and more seeds
@@ -78,7 +78,7 @@ def judge(quick: bool, out: Path) -> Outcome:
     for row in (*outcome.claims, *outcome.beyond):
         row["figure"] = row["figure"] if row["figure"] in figures else None
     _write_tables(data, out)
-    environment = earlier_environment(out / "environment.json")
+    environment = read_object(out / "environment.json") or {}
     environment["limits"] = _limits(quick, outcome, records)
     write_json(out / "environment.json", environment)
     scope = "quick" if quick else "full"

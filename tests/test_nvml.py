@@ -21,8 +21,9 @@ import torch
 
 from bench import nvml, nvml_check, runner, worker
 from bench.case import Case
+from bench.jobs import Job
 from bench.nvml import Sampler
-from bench.records import read_record, record_path
+from bench.records import read_record
 from tests.bench.helpers import stale_reasons, unexplained_nulls
 
 FIRST, SECOND = "GPU-11111111-aaaa", "GPU-22222222-bbbb"
@@ -423,7 +424,7 @@ def test_a_sweep_puts_the_drivers_figures_into_the_record(driver, tmp_path, monk
     monkeypatch.setattr(runner, "_gpu_uuid", lambda: FIRST)
     settings = runner.RunSettings(out=tmp_path, preset="smoke", timeout=100.0, threads=1)
     assert runner.run_cases([case], 1, settings) == {"crashed": 1}
-    record = read_record(record_path(tmp_path, case, 0))
+    record = read_record(Job(case=case).path(tmp_path))
     assert record["cuda"]["samples"] >= 1
     assert record["cuda"]["nvml_device_delta_bytes"] == 0
     assert "every 10 ms" in record["cuda"]["nvml_source"]

@@ -13,7 +13,8 @@ import torch
 from bench.case import Case
 from bench.commands import reference as command
 from bench.gap import Gaps
-from bench.records import empty_record, record_path, write_json
+from bench.jobs import Job
+from bench.records import empty_record, write_json
 from bench.reference.cache import load_reference, make_reference, save_reference
 from bench.reference.solution import Solution, in_double, open_loop_cost
 from jfbcore.held_out import held_out_states
@@ -142,7 +143,7 @@ def test_a_policy_that_beats_a_reference_replaces_it(tmp_path, capsys):
     )
     record = empty_record(case, 0) | {"status": "ok"}
     record["final"] |= {"state_costs": [1.05 * exact.cost, 50.0]}
-    write_json(record_path(tmp_path / "runs", case, 0), record)
+    write_json(Job(case=case).path(tmp_path / "runs"), record)
     assert run("--improve", str(tmp_path / "runs"), "--out", str(tmp_path)) == 0
     improved = load_reference(problem, tmp_path)
     assert improved is not None

@@ -51,7 +51,9 @@ def test_the_source_distribution_has_what_its_tests_need(dist):
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
     tests = {str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob("*.py")}
-    assert tests | {"constraints.txt", "Makefile", "reports/baseline.json"} <= names
+    published = {str(p.relative_to(ROOT)) for p in (ROOT / "reports").glob("*/records.jsonl")}
+    assert tests | published | {"constraints.txt", "Makefile", "reports/baseline.json"} <= names
+    assert not [name for name in names if name.startswith(("reports/runs", "reports/asv"))]
 
 
 @pytest.fixture(scope="module")

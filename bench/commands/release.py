@@ -17,7 +17,12 @@ HELP = "measure all that is published, or check it"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/release")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="default: reports/release; installed, in ./jfbbench-runs",
+    )
     parser.add_argument("--check", action="store_true", help="say what is missing or mixed")
     parser.add_argument("--plan", action="store_true", help="say what would be measured")
     parser.add_argument(
@@ -36,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, check or show the plan."""
-    from bench.environment import ROOT
+    from bench import places
     from bench.release.campaign import measure_release
     from bench.release.check import check_release
     from bench.release.plan import PLAN
     from jfbcore import _validate
 
-    out = args.out or ROOT / "reports" / "release"
+    out = args.out or places.release()
     names = tuple(part.name for part in PLAN)
     only = names if args.only is None else tuple(name.strip() for name in args.only.split(","))
     for name in only:

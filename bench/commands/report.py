@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from bench.report import write_report
 
     if args.release:
+        from bench.release.check import refusals
         from bench.report.load import load_runs
-        from bench.report.release import refusals
 
         if found := refusals(load_runs(args.directories)):
             print("\n".join(found))

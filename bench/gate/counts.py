@@ -104,6 +104,7 @@ def summarise(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         schema = fields if schema is None else schema & fields
         cases[record["case"]["id"]] = {
             "status": record["status"],
+            **({} if record["status"] == "ok" else {"reason": record["reason"]}),
             **{quantity.name: quantity.read(record) for quantity in QUANTITIES},
         }
     return {
@@ -159,6 +160,7 @@ def compare(baseline: dict[str, Any], head: dict[str, Any]) -> Comparison:
         compared += 1
         if found["status"] != base["status"]:
             words = f"status {base['status']} -> {found['status']}"
+            words += f" ({found['reason']})" if found.get("reason") else ""
             moves.append(Move(case, words, None, None, found["status"] != "ok"))
             continue
         for quantity in QUANTITIES:

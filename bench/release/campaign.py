@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import ROOT, fingerprint, git_revision, processor
-from bench.records import write_json
-from bench.release.check import read_object
+from bench.records import read_object, write_json
 from bench.release.plan import Part
 
 #: exit codes with which a part has done its work: a self-test below its goal is a result, too

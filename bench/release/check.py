@@ -1,48 +1,131 @@
-"""Whether a release is one: complete, from one clean state of the code and one machine."""
+"""What keeps measurements from being published: of any runs, and of a release by its plan.
+
+Published are valid records of whole presets, of one measuring code in a tree without changes, of
+one kind of machine, undisturbed, with five seeds of what trains on a recipe.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.records import read_records
+from bench.record import UNDISTURBED
+from bench.records import Entry, RecordError, entries, read_object, read_records
 from bench.release.plan import Part
+
+if TYPE_CHECKING:
+    from bench.report.load import Run
+
+Record = Mapping[str, Any]
+
+#: seeds of every case on a recipe
+SEEDS = 5
+#: what a record may have against it: a word, what is said of several, whether it holds of one
+FLAWS: Mapping[str, tuple[str, Callable[[Record], bool]]] = {
+    "crashed": ("crashed", lambda record: record["status"] == "crashed"),
+    "dirty": (
+        "do not name a commit without changes",
+        lambda record: (record.get("git") or {}).get("dirty") is not False,
+    ),
+    "unnamed": (
+        "name no fingerprint of the measuring code",
+        lambda record: not record.get("fingerprint"),
+    ),
+    "unplaced": (
+        "name no processor",
+        lambda record: not (record.get("machine") or {}).get("cpu"),
+    ),
+    "disturbed": (
+        "were disturbed by other load",
+        lambda record: any(
+            share is not None and share < UNDISTURBED
+            for share in (record.get("cpu_share") or {}).values()
+        ),
+    ),
+}
+
+
+def flaws(record: Record) -> list[str]:
+    """The words of FLAWS that hold of a record."""
+    return [word for word, (_, holds) in FLAWS.items() if holds(record)]
+
+
+def refusals(runs: Sequence[Run]) -> list[str]:
+    """A line for each reason not to publish `runs` together; none where they may be."""
+    found = [f"{run.name}: {reason}" for run in runs for reason in _of(run)]
+    codes = {str(code) for run in runs for r in run.records if (code := r.get("fingerprint"))}
+    if len(codes) > 1:
+        found.append(f"the records are of {len(codes)} measuring codes: {', '.join(sorted(codes))}")
+    return found
+
+
+def _of(run: Run) -> Iterator[str]:
+    # They import pandas, which a release that is only measured does not need.
+    from bench.report.frames import machines
+    from bench.report.header import not_run
+
+    if not run.records:
+        yield "holds no valid records"
+        return
+    if faulty := sum(map(_faulty, entries(run.directory))):
+        yield f"{faulty} records are not valid: see `bench validate`"
+    counts = Counter(word for record in run.records for word in flaws(record))
+    yield from (f"{count} records {FLAWS[word][0]}" for word, count in counts.items())
+    kinds = {made_on._replace(code=None) for made_on in machines(run)}
+    if len(kinds) > 1:
+        yield f"{len(kinds)} kinds of machine: {'; '.join(sorted(kind.label for kind in kinds))}"
+    if missing := not_run(run):
+        yield missing
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for record in run.records:
+        if record["case"].get("recipe"):
+            seeds[record["case"]["id"]].add(record["case"]["seed"])
+    if few := [name for name, own in seeds.items() if len(own) < SEEDS]:
+        more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+        yield f"fewer than {SEEDS} seeds of cases on a recipe: {', '.join(few[:3])}{more}"
+
+
+def _faulty(entry: Entry) -> bool:
+    try:
+        entry.read()
+    except RecordError:
+        return True
+    return False
 
 
 @dataclass
 class Findings:
-    """What `check_release` found; each list names what is wrong, one line each."""
+    """What `check_release` found. `flawed`: names of records, by words of FLAWS."""
 
     missing: list[str] = field(default_factory=list)
-    dirty: list[str] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
-    crashed: list[str] = field(default_factory=list)
-    fingerprints: dict[str, int] = field(default_factory=dict)
-    machines: dict[str, int] = field(default_factory=dict)
+    flawed: dict[str, list[str]] = field(default_factory=lambda: {"dirty": []})
+    fingerprints: Counter[str] = field(default_factory=Counter)
+    machines: Counter[str] = field(default_factory=Counter)
     seeds: dict[str, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        """Nothing missing, crashed, stray or modified; one fingerprint; one machine."""
-        faults = (self.missing, self.dirty, self.stray, self.crashed)
+        """Nothing missing, stray or flawed; one fingerprint; one machine."""
+        faults = (self.missing, self.stray, *self.flawed.values())
         return not any(faults) and len(self.fingerprints) == len(self.machines) == 1
+
+    def flaw(self, word: str, name: str) -> None:
+        """Note that the word of FLAWS holds of what is called `name`."""
+        self.flawed.setdefault(word, []).append(name)
 
     def summary(self) -> str:
         """One line: `0 missing, 0 dirty, 1 fingerprint, 1 machine, seeds 5`."""
         ranked = max(self.seeds.values(), default=0)
-        extra = [
-            f"{len(names)} {word}"
-            for word, names in (("crashed", self.crashed), ("stray", self.stray))
-            if names
-        ]
+        stray = [f"{len(self.stray)} stray"] if self.stray else []
         return ", ".join(
             [
                 f"{len(self.missing)} missing",
-                f"{len(self.dirty)} dirty",
-                *extra,
+                *(f"{len(names)} {word}" for word, names in self.flawed.items()),
+                *stray,
                 _counted(len(self.fingerprints), "fingerprint"),
                 _counted(len(self.machines), "machine"),
                 f"seeds {ranked}",
@@ -51,8 +134,8 @@ class Findings:
 
     def lines(self) -> Iterator[str]:
         """Everything that is wrong, one line each."""
-        for word in ("missing", "crashed", "dirty", "stray"):
-            yield from (f"{word}: {name}" for name in getattr(self, word))
+        for word, names in {"missing": self.missing, **self.flawed, "stray": self.stray}.items():
+            yield from (f"{word}: {name}" for name in names)
         for word, counts in (("fingerprint", self.fingerprints), ("machine", self.machines)):
             if len(counts) > 1:
                 yield from (f"{word} {name}: {count} records" for name, count in counts.items())
@@ -73,7 +156,8 @@ def check_release(directory: Path, plan: Sequence[Part]) -> Findings:
 def _check_records(findings: Findings, part: Part, folder: Path) -> None:
     due = {(case.id, seed) for case, seed in part.jobs()}
     seeds: dict[str, set[int]] = {}
-    for record in read_records(folder):
+    # What is not begun yet is missing, and no damaged file.
+    for record in read_records(folder) if folder.is_dir() else ():
         case, seed = record["case"]["id"], record["case"]["seed"]
         name = f"{part.name}/{case}, seed {seed}"
         if (case, seed) not in due:
@@ -81,52 +165,32 @@ def _check_records(findings: Findings, part: Part, folder: Path) -> None:
             continue
         due.remove((case, seed))
         seeds.setdefault(case, set()).add(seed)
-        if record["status"] == "crashed":
-            findings.crashed.append(f"{name}: {record['reason']}")
-        _count(findings.fingerprints, record.get("fingerprint") or "none")
-        _count(findings.machines, _machine(record.get("machine") or {}))
-        if (record.get("git") or {}).get("dirty") is not False:
-            findings.dirty.append(name)
+        for word in flaws(record):
+            reason = f": {record['reason']}" if word == "crashed" else ""
+            findings.flaw(word, f"{name}{reason}")
+        findings.fingerprints[record.get("fingerprint") or "none"] += 1
+        findings.machines[_machine(record.get("machine") or {})] += 1
     findings.missing += [f"{part.name}/{case}, seed {seed}" for case, seed in sorted(due)]
     findings.seeds[part.name] = min((len(each) for each in seeds.values()), default=0)
 
 
 def _check_result(findings: Findings, part: Part, folder: Path) -> None:
-    result, environment = (
-        read_object(folder / str(part.result)),
-        read_object(folder / "environment.json"),
-    )
-    environment = environment or (result or {}).get("environment") or {}
+    result = read_object(folder / part.result)
     if result is None:
         findings.missing.append(f"{part.name}/{part.result}")
         return
+    environment = read_object(folder / "environment.json") or result.get("environment") or {}
     findings.missing += [f"{part.name}: job {job}" for job in result.get("missing") or ()]
-    findings.crashed += [f"{part.name}: job {job}" for job in result.get("crashed") or ()]
-    _count(findings.fingerprints, environment.get("fingerprint") or "none")
-    _count(findings.machines, str(environment.get("cpu")))
+    for job in result.get("crashed") or ():
+        findings.flaw("crashed", f"{part.name}: job {job}")
+    findings.fingerprints[environment.get("fingerprint") or "none"] += 1
+    findings.machines[str(environment.get("cpu"))] += 1
     if (environment.get("git") or {}).get("dirty") is not False:
-        findings.dirty.append(f"{part.name}/{part.result}")
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`, None where there is no file; ValueError where it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return content
+        findings.flaw("dirty", f"{part.name}/{part.result}")
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in (machine.get("cpu"), machine.get("gpu")) if part)
-
-
-def _count(counts: dict[str, int], name: str) -> None:
-    counts[name] = counts.get(name, 0) + 1
 
 
 def _counted(number: int, word: str) -> str:

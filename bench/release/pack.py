@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record_schema import SCHEMA_FILE
-from bench.records import finite, read_records
-from bench.release.check import read_object
+from bench.records import finite, read_object, read_records
 from bench.release.plan import Part
 
 LICENCE = "CC-BY-4.0"

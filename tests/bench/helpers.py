@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bench import cli
+from bench.case import Case
 
 #: dotted paths of a record whose null is part of its meaning and needs no reason
 _MEANINGFUL = ("case", "reason", "null_reasons")
+
+
+def record_path(directory: Path, case: Case, seed: int) -> Path:
+    """Where the record of a training step lies while its run lasts."""
+    return directory / "records" / f"{case.id}-s{seed}.json"
 
 
 def unexplained_nulls(record: dict[str, Any]) -> set[str]:

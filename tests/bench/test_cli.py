@@ -107,6 +107,7 @@ BAD = [
     (["run", "--memory-limit", "-1"], ["memory-limit", "-1", "> 0"]),
     (["run", "--memory-limit", "1e300"], ["memory-limit", "1e+300", "at most", "GiB"]),
     (["run", "--jobs", "slurm", "--time-limit", "5"], ["time-limit", "5", "slurm", "local"]),
+    (["run", "--jobs", "slurm", "--part", "1/2"], ["part", "1/2", "slurm", "local"]),
     (["run", "--jobs", "cloud"], ["jobs", "'cloud'", "local", "slurm"]),
     (["train"], ["--problem", "--agents", "--gradient", "required"]),
     (
@@ -286,13 +287,14 @@ class TestBadInput:
 @pytest.fixture
 def record_folder(tmp_path):
     """A run directory with one record, of a case that was never run."""
+    from bench.jobs import Job
     from bench.presets import select
-    from bench.records import empty_record, explain_nulls, record_path, write_json
+    from bench.records import empty_record, explain_nulls, write_json
 
     case = select("smoke", ["n_agents=1"])[0]
     record = empty_record(case, 0) | {"status": "crashed", "reason": "made up"}
     explain_nulls(record, "made up")
-    write_json(record_path(tmp_path / "run", case, 0), record)
+    write_json(Job(case=case).path(tmp_path / "run"), record)
     return tmp_path / "run"
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from bench.case import Case
 from bench.compare import compare_runs
-from bench.records import empty_record, record_path, write_json
-from tests.bench.helpers import run_cli
+from bench.records import empty_record, write_json
+from tests.bench.helpers import record_path, run_cli
 
 _CASES = [
     Case(problem="quadrotor", n_agents=n, gradient=gradient, batch_size=4, n_steps=8)

@@ -169,6 +169,13 @@ def test_a_status_that_becomes_ok_is_better(before, now, outcome):
     assert f"status {before} -> {now}" in table(moved)
 
 
+def test_a_case_that_ended_worse_says_why():
+    """A package that is not there looks like a regression, and is told from one by its reason."""
+    missing = make_record(status="unsupported", reason="torchdeq is not installed")
+    moved = compare(BASE, summarise([missing]))
+    assert "status ok -> unsupported (torchdeq is not installed)" in table(moved)
+
+
 def test_what_crashed_in_the_baseline_too_is_missing_data():
     crashed = summarise([make_record(status="crashed")])
     found = compare(crashed, crashed)

@@ -75,6 +75,17 @@ def test_every_benchmark_runs_the_quick_cases_and_says_its_version(discovered):
         assert found["timeout"] > 60, "asv's default of 60 s is too short for the larger cases"
 
 
+def test_the_published_history_has_ten_commits_and_no_hosts_name():
+    paths = list((ROOT / "reports" / "asv").glob("*/*-*.json"))
+    if not paths:
+        pytest.skip("a source distribution has no history")
+    results = [json.loads(path.read_text()) for path in paths]
+    assert len({result["commit_hash"] for result in results}) >= 10
+    assert {result["params"]["machine"] for result in results} == {"cpu"}
+    for result in results:
+        assert set(result["results"]) <= TRACKED  # counts: times are of one machine
+
+
 def test_times_are_sampled_by_asv_and_counts_are_not(discovered):
     assert {found["type"] for name, found in discovered.items() if name in TIMES} == {"time"}
     assert {found["type"] for name, found in discovered.items() if name in TRACKED} == {"track"}

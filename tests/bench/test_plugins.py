@@ -20,14 +20,14 @@ from bench.case import Case
 from bench.environment import ROOT
 from bench.grid import grid
 from bench.jobs import Job
-from bench.records import read_records, record_path, write_json
+from bench.records import read_records, write_json
 from bench.worker import fill
 from jfbcore.jfb import JFB
 from jfbcore.maps import ScaledMap
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.solvers import Picard
 from tests.bench import outside
-from tests.bench.helpers import run_cli, stale_reasons, unexplained_nulls
+from tests.bench.helpers import record_path, run_cli, stale_reasons, unexplained_nulls
 
 
 @pytest.fixture

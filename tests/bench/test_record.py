@@ -40,10 +40,9 @@ from bench.records import (
     is_there,
     pack,
     read_records,
-    record_path,
     write_json,
 )
-from tests.bench.helpers import run_cli
+from tests.bench.helpers import record_path, run_cli
 
 CASE = Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
 PUBLISHED = sorted(path.parent for path in (ROOT / "reports").glob("*/records.jsonl"))

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench.records import empty_record, record_path, write_json
+from bench.jobs import Job
+from bench.records import empty_record, write_json
 from bench.release import campaign
 from bench.release.check import check_release
 from bench.release.pack import pack_release
@@ -35,7 +36,7 @@ def _release(directory: Path) -> Path:
         record = empty_record(case, seed) | {"status": "ok", "fingerprint": "f" * 16}
         record["machine"] = {"cpu": "a processor", "gpu": None}
         record["git"] = {"commit": "c" * 40, "dirty": False}
-        write_json(record_path(directory / "small", case, seed), record)
+        write_json(Job(case=case, seed=seed).path(directory / "small"), record)
     write_json(directory / "claims" / "verify.json", {"claims": [], "missing": []})
     environment = {"fingerprint": "f" * 16, "cpu": "a processor", "git": {"dirty": False}}
     write_json(directory / "claims" / "environment.json", environment)
@@ -45,7 +46,7 @@ def _release(directory: Path) -> Path:
 def _edit(directory: Path, **changes: Any) -> str:
     """Change the first record; its name in findings."""
     case, seed = _RECORDS.jobs()[0]
-    path = record_path(directory / "small", case, seed)
+    path = Job(case=case, seed=seed).path(directory / "small")
     write_json(path, json.loads(path.read_text()) | changes)
     return f"small/{case.id}, seed {seed}"
 
@@ -65,6 +66,8 @@ def test_a_complete_release_has_nothing_to_say(tmp_path):
         ({"fingerprint": "e" * 16}, "fingerprint", "0 missing, 0 dirty, 2 fingerprints"),
         ({"machine": {"cpu": "another", "gpu": None}}, "machine", "1 fingerprint, 2 machines"),
         ({"status": "crashed", "reason": "a fault"}, "crashed", "1 crashed"),
+        ({"machine": {"cpu": None, "gpu": None}}, "unplaced", "1 unplaced"),
+        ({"cpu_share": {"step": 0.5, "training": None}}, "disturbed", "1 disturbed"),
     ],
 )
 def test_each_fault_is_named_and_counted(tmp_path, changes, word, summary):
@@ -79,11 +82,17 @@ def test_each_fault_is_named_and_counted(tmp_path, changes, word, summary):
 def test_missing_records_seeds_and_results_are_named(tmp_path):
     directory = _release(tmp_path)
     case, seed = _RECORDS.jobs()[0]
-    record_path(directory / "small", case, seed).unlink()
+    Job(case=case, seed=seed).path(directory / "small").unlink()
     (directory / "claims" / "verify.json").unlink()
     findings = check_release(directory, (_RECORDS, _RESULT))
     assert findings.missing == [f"small/{case.id}, seed {seed}", "claims/verify.json"]
     assert findings.seeds == {"small": 1}
+
+
+def test_what_is_not_begun_is_missing_and_no_damaged_file(tmp_path, recwarn):
+    findings = check_release(tmp_path, (_RECORDS, _RESULT))
+    assert len(findings.missing) == len(_RECORDS.jobs()) + 1
+    assert not recwarn.list
 
 
 def test_jobs_that_a_result_lacks_are_missing(tmp_path):

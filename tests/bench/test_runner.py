@@ -34,14 +34,13 @@ from bench.records import (
     pack,
     read_record,
     read_records,
-    record_path,
     write_json,
 )
 from bench.runner import run_cases
 from jfbcore.extras.guard import Guard
 from jfbcore.train import Training
 from tests.bench.fake_trees import run_git
-from tests.bench.helpers import run_cli, stale_reasons, unexplained_nulls
+from tests.bench.helpers import record_path, run_cli, stale_reasons, unexplained_nulls
 
 OK = Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=2, n_steps=3)
 TRAINED = replace(OK, train_steps=3)

@@ -19,10 +19,11 @@ from bench import runner, workers
 from bench.environment import ROOT
 from bench.jobs import Order
 from bench.probes.build import Build
-from bench.records import read_record, record_path
+from bench.records import read_record
 from bench.runner import run_cases
 from bench.workers import Pool, Worker
 from tests.bench import test_runner
+from tests.bench.helpers import record_path
 from tests.bench.test_runner import (
     DIRECT,
     FIXED,

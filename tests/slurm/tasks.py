@@ -3,13 +3,13 @@
 import os
 import time
 
-from bench.records import empty_record, record_path, write_json
+from bench.records import empty_record, write_json
 
 
 def instant(job, *_):
     """A record at once."""
     record = empty_record(job.case, job.seed) | {"status": "ok", "threads": job.threads}
-    write_json(record_path(job.settings.out, job.case, job.seed), record)
+    write_json(job.job.path(job.settings.out), record)
     return record
 
 
