@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
 
 
@@ -50,6 +50,21 @@ def finite(name: str, value: object, hint: str = "") -> float:
     if not math.isfinite(number):
         raise ValueError(f"`{name}` must be finite, got {value}{_way_out(hint)}")
     return number
+
+
+def attributes(thing: object, check: Callable[[str, object], object], *names: str) -> None:
+    """Put what `check` returns in the place of each of the attributes `names` of `thing`."""
+    for name in names:
+        object.__setattr__(thing, name, check(name, getattr(thing, name)))  # frozen or not
+
+
+def one_size(**sizes: int | None) -> int:
+    """The one of two names for a number of agents that was given; 1 where none was."""
+    given = {name: size for name, size in sizes.items() if size is not None}
+    first, second = sizes
+    if len(given) == 2:
+        raise TypeError(f"`{second}` is another name for `{first}`; give one of them")
+    return next((positive_int(name, size) for name, size in given.items()), 1)
 
 
 def point(name: str, value: object, dimension: int) -> tuple[float, ...]:

@@ -108,11 +108,12 @@ def one_line(thing: object, longest: int = 60) -> str:
     """
     if isinstance(thing, type):
         return thing.__name__
-    if dataclasses.is_dataclass(thing) or not isinstance(thing, _BASES):
+    problem = isinstance(thing, Problem)
+    if not problem and (dataclasses.is_dataclass(thing) or not isinstance(thing, _BASES)):
         code = repr(thing).removeprefix("torch.") if isinstance(thing, torch.dtype) else repr(thing)
         return code if isinstance(thing, _BASES) or len(code) <= longest else "…"
     parameters, arguments = inspect.signature(type(thing)).parameters, constructor_arguments(thing)
-    always = ("n_agents", "n_steps", "t_final", "dtype") if isinstance(thing, Problem) else ()
+    always = ("n_agents", "n_steps", "t_final", "dtype") if problem else ()
     names = [name for name in always if name in arguments]
     for name, value in arguments.items():
         default = parameters[name].default

@@ -31,11 +31,10 @@ from jfbcore.hamiltonian import Hamiltonian as Hamiltonian
 class Problem(abc.ABC):
     """An optimal-control problem, discretised by left-endpoint Euler on a uniform grid.
 
-    A problem is four formulas, `dynamics`, `running_cost`, `terminal_cost` and
-    `sample_initial_states`, and its sizes: a subclass takes `n_agents` first, passes the other
-    arguments below on and sets `name`, `n_agents`, `state_dim` (n) and `control_dim` (m). All else
-    has a default; what a subclass overrides for speed is held against the default once, when a
-    policy is built (`jfbcore.checks`).
+    A subclass takes `n_agents` first, passes the other arguments below on, sets `name`, `n_agents`,
+    `state_dim` (n) and `control_dim` (m), and writes the four formulas that are abstract here. All
+    else has a default; what it overrides for speed is held against the default once, when a policy
+    is built (`jfbcore.checks`).
 
     States and controls are flat and agent-major. Tensors passed to the methods decide the dtype
     and device of the results; `dtype` and `device` say where sampled states live. Rows of a batch

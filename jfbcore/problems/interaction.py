@@ -26,6 +26,13 @@ def interaction_cost(positions: Tensor) -> Tensor:
     return cost
 
 
+def with_interaction(cost: Tensor, weight: float, positions: Tensor) -> Tensor:
+    """`cost` (batch,) + `weight` Q; `positions`: (batch, N, dimension)."""
+    if weight == 0 or positions.shape[1] == 1:
+        return cost
+    return torch.add(cost, interaction_cost(positions), alpha=weight)
+
+
 def interaction_formula(positions: Tensor) -> Tensor:
     """Q from the distances of all pairs: (batch, N, dimension) -> (batch,)."""
     n_agents = positions.shape[1]
