@@ -21,18 +21,16 @@ class GuardSettings:
     """When a training step counts as bad, and what happens then.
 
     A training step is bad when its loss or gradient norm is not finite, or when its loss exceeds
-    `jump_factor` times the median of the last `window` good losses plus `jump_offset`. A gradient
-    norm that jumps is not bad: training clips it, and near an optimum it varies by orders of
-    magnitude. After a bad step the parameters and the optimiser's state go back to the last
-    snapshot (taken every `snapshot_interval` good steps), and the learning rate is multiplied by
-    `backoff`; it recovers by the factor `recovery` per good step. More than `patience` bad steps in
-    a row end the run as diverged.
+    `jump_factor` times the median of the last `window` good losses plus `jump_offset`. (A gradient
+    norm that jumps is clipped: near an optimum it varies by orders of magnitude.) After a bad step
+    parameters and optimiser go back to the last snapshot, taken every `snapshot_interval` good
+    steps, and the learning rate is multiplied by `backoff`; it recovers by the factor `recovery`
+    per good step. More than `patience` bad steps in a row end the run as diverged.
 
-    Losses that climb slowly never jump. Whenever a snapshot is due, their median is therefore
-    compared with the least median so far. Where it exceeds `drift_factor` times that (plus
-    `jump_offset`), the parameters of the least median are tried on the present minibatch. If the
-    present loss exceeds theirs by the same factor, they come back, and the learning rate recovers
-    only to `backoff` times its former value from then on.
+    Losses that climb slowly never jump. Whenever a snapshot is due and their median exceeds
+    `drift_factor` times the least so far (plus `jump_offset`), the parameters of the least median
+    are tried on the present minibatch. If the present loss exceeds theirs by the same factor, they
+    come back, and from then on the learning rate recovers only to `backoff` times its former value.
     """
 
     jump_factor: float = 3.0
@@ -48,9 +46,10 @@ class GuardSettings:
         for name in ("jump_factor", "drift_factor"):
             if _validate.finite(name, getattr(self, name)) <= 1.0:
                 raise ValueError(f"`{name}` must be > 1, got {getattr(self, name)}")
-        _validate.non_negative("jump_offset", self.jump_offset)
-        for name in ("window", "snapshot_interval", "patience"):
-            _validate.positive_int(name, getattr(self, name))
+        _validate.attributes(self, _validate.non_negative, "jump_offset")
+        _validate.attributes(
+            self, _validate.positive_int, "window", "snapshot_interval", "patience"
+        )
         if not 0.0 < _validate.finite("backoff", self.backoff) <= 1.0:
             raise ValueError(f"`backoff` must be in (0, 1], got {self.backoff}")
         if _validate.finite("recovery", self.recovery) < 1.0:
@@ -197,8 +196,7 @@ class Guard:
 
     @torch.no_grad()
     def _restore(self, snapshot: dict[str, Any]) -> None:
-        pairs = zip(self.module.parameters(), snapshot["parameters"], strict=True)
-        for parameter, value in pairs:
+        for parameter, value in zip(self.module.parameters(), snapshot["parameters"], strict=True):
             parameter.copy_(value)
         if self.optimizer is not None:
             # A copy: an optimiser goes on in the tensors that it loads.

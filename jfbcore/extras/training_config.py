@@ -13,26 +13,24 @@ from jfbcore.extras.optimizers import OPTIMIZERS
 class TrainingConfig:
     """Everything that shapes a training run besides the problem and the policy.
 
-    The run ends after `steps` training steps, or after as many steps as cost what `full_steps` on
-    the problem's own grid would (one on a grid `factor` times coarser counts 1/`factor`), or after
-    `time_limit` seconds of training (evaluation and compiling excluded): the first or the second or
-    neither, and whichever comes first. All schedules run over the steps where they are given: a
-    time limit then cuts a run short and changes nothing before. Otherwise they are stretched over
-    the time limit.
+    The run ends after `steps` training steps or as many as cost what `full_steps` on the problem's
+    own grid would (one on a grid `factor` times coarser counts 1/`factor`), or after `time_limit`
+    seconds of training (evaluation and compiling excluded), whichever comes first. Schedules run
+    over the steps where they are given: a time limit then cuts a run short and changes nothing
+    before. Otherwise they are stretched over the time limit.
 
     `optimizer`: "adam", or "muon", which takes Muon for the matrices and Adam for the vectors.
     `schedule`: "cosine" (down to `final_learning_rate_fraction`), "plateau" (halved after
     `plateau_patience` training steps without a better loss) or "constant"; before that the rate
     grows linearly over `warmup_steps`. `clip_norm`: largest norm of the gradient.
     `coarsening`: pairs (until, factor); up to the fraction `until` of the run, rollouts take
-    `factor` times fewer time steps. `terminal_ramp`: a triple (multiple, until, full); the terminal
-    cost counts `multiple` times up to the fraction `until` of the run, then its weight grows
-    geometrically to the full one at the fraction `full`. That holds for what is minimised and for
-    `loss`, not for the costs on held-out states. `fixed_minibatch` draws one minibatch and keeps
-    it. `warm_start` starts each inner solve at the control of the time step before. `hjb_running`
-    and `hjb_final` are the weights of the HJB penalties (1e-4 and 1e-2 in the released code).
-    `evaluations` on `held_out` states are evenly spaced in training steps or in time, whichever is
-    further on its way to the end.
+    `factor` times fewer time steps. `terminal_ramp`: (multiple, until, full); in what is minimised
+    and in `loss` the terminal cost counts `multiple` times up to the fraction `until` of the run,
+    then its weight grows geometrically to the full one at the fraction `full`. `fixed_minibatch`
+    draws one minibatch and keeps it. `warm_start` starts each inner solve at the control of the
+    time step before. `hjb_running` and `hjb_final` weigh the HJB penalties (1e-4 and 1e-2 in the
+    released code). `evaluations` on `held_out` states are evenly spaced in training steps or in
+    time, whichever is further on its way to the end.
     """
 
     steps: int | None = None
@@ -64,17 +62,14 @@ class TrainingConfig:
             raise ValueError(
                 f"give `steps` or `full_steps`, got both: {self.steps} and {self.full_steps}"
             )
+        given = [x for x in ("time_limit", "full_steps") if getattr(self, x) is not None]
+        counts = ("batch_size", "plateau_patience", "evaluations", "held_out")
         if self.steps is not None:
             _validate.positive_int("steps", self.steps)
-        for name in ("time_limit", "full_steps"):
-            if getattr(self, name) is not None:
-                _validate.positive(name, getattr(self, name))
-        for name in ("batch_size", "plateau_patience", "evaluations", "held_out"):
-            _validate.positive_int(name, getattr(self, name))
-        for name in ("learning_rate", "clip_norm"):
-            _validate.positive(name, getattr(self, name))
-        for name in ("final_learning_rate_fraction", "hjb_running", "hjb_final"):
-            _validate.non_negative(name, getattr(self, name))
+        _validate.attributes(self, _validate.positive_int, *counts)
+        _validate.attributes(self, _validate.positive, "learning_rate", "clip_norm", *given)
+        fractions = ("final_learning_rate_fraction", "hjb_running", "hjb_final")
+        _validate.attributes(self, _validate.non_negative, *fractions)
         if self.warmup_steps != 0:
             _validate.positive_int("warmup_steps", self.warmup_steps, "0 for no warm-up")
         _validate.one_of("optimizer", self.optimizer, OPTIMIZERS)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore.kernels.bicycle import BicycleHamiltonian
-from jfbcore.problems.base import Hamiltonian, Problem, Time
+from jfbcore.problems.base import Problem, Time
 from jfbcore.problems.interaction import with_interaction
 
 
@@ -29,6 +29,7 @@ class Bicycle(Problem):
     """
 
     name = "bicycle"
+    hamiltonian_class = BicycleHamiltonian
 
     n_agents: int = 1
     _: KW_ONLY
@@ -42,13 +43,9 @@ class Bicycle(Problem):
     initial_speed: float = 0.1
     t_final: float = 4.0
     n_steps: int = 60
-    dtype: torch.dtype = torch.float32
-    device: InitVar[str | torch.device] = "cpu"
 
     def __post_init__(self, device: str | torch.device) -> None:
-        super().__init__(
-            t_final=self.t_final, n_steps=self.n_steps, dtype=self.dtype, device=device
-        )
+        super().__post_init__(device)
         weights = ("interaction_weight", "terminal_weight", "initial_scale")
         _validate.attributes(self, _validate.positive_int, "n_agents")
         _validate.attributes(self, _validate.positive, "wheelbase", "max_steering")
@@ -86,11 +83,6 @@ class Bicycle(Problem):
         heading = torch.full_like(draw[..., :1], self.initial_heading)
         speed = torch.full_like(heading, self.initial_speed)
         return torch.cat((self.initial_scale * draw, heading, speed), -1).flatten(1)
-
-    def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
-        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, n)."""
-        self.check(z=z, p=p)
-        return BicycleHamiltonian(self, t, z, p)
 
     def agents(self, z: Tensor) -> Tensor:
         """States or costates by agent: (batch, 4 N) -> (batch, N, 4)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore.kernels.consumption import ConsumptionHamiltonian
-from jfbcore.problems.base import Hamiltonian, Problem, Time
+from jfbcore.problems.base import Problem, Time
 
 _HABIT_FLOOR = 1e-12
 
@@ -36,6 +36,7 @@ class Consumption(Problem):
     """
 
     name = "consumption"
+    hamiltonian_class = ConsumptionHamiltonian
 
     n_goods: int = None  # type: ignore[assignment]  # the constructor's None becomes a size
     _: KW_ONLY
@@ -56,13 +57,9 @@ class Consumption(Problem):
     max_excess: float = 100.0
     t_final: float = 2.0
     n_steps: int = 100
-    dtype: torch.dtype = torch.float32
-    device: InitVar[str | torch.device] = "cpu"
 
-    def __post_init__(self, n_agents: int | None, device: str | torch.device) -> None:
-        super().__init__(
-            t_final=self.t_final, n_steps=self.n_steps, dtype=self.dtype, device=device
-        )
+    def __post_init__(self, device: str | torch.device, n_agents: int | None) -> None:
+        super().__post_init__(device)
         self.n_goods = _validate.one_size(n_goods=self.n_goods, n_agents=n_agents)
         self.n_agents = self.control_dim = self.n_goods
         self.state_dim = 1 + self.n_goods
@@ -117,11 +114,6 @@ class Consumption(Problem):
         states[:, :1] += self.initial_wealth
         states[:, 1:] += self.initial_habit
         return states
-
-    def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
-        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, n)."""
-        self.check(z=z, p=p)
-        return ConsumptionHamiltonian(self, t, z, p)
 
     def initial_control(self, t: Time, z: Tensor) -> Tensor:
         """Habit plus the nominal excess, (batch, m)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore.kernels.liquidation import LiquidationHamiltonian
-from jfbcore.problems.base import Hamiltonian, Problem, Time
+from jfbcore.problems.base import Problem, Time
 
 
 @dataclass(eq=False, repr=False)
@@ -34,6 +34,7 @@ class Liquidation(Problem):
     """
 
     name = "liquidation"
+    hamiltonian_class = LiquidationHamiltonian
 
     n_assets: int = None  # type: ignore[assignment]  # the constructor's None becomes a size
     _: KW_ONLY
@@ -49,13 +50,9 @@ class Liquidation(Problem):
     initial_scale: float = 0.1
     t_final: float = 5.0
     n_steps: int = 50
-    dtype: torch.dtype = torch.float32
-    device: InitVar[str | torch.device] = "cpu"
 
-    def __post_init__(self, n_agents: int | None, device: str | torch.device) -> None:
-        super().__init__(
-            t_final=self.t_final, n_steps=self.n_steps, dtype=self.dtype, device=device
-        )
+    def __post_init__(self, device: str | torch.device, n_agents: int | None) -> None:
+        super().__post_init__(device)
         self.n_assets = _validate.one_size(n_assets=self.n_assets, n_agents=n_agents)
         self.n_agents = self.state_dim = self.control_dim = self.n_assets
         weights = ("cross_impact", "volatility", "correlation", "risk_aversion", "initial_scale")
@@ -93,11 +90,6 @@ class Liquidation(Problem):
         """Every holding `initial_holdings` times 1 + initial_scale N(0, 1): (batch, m)."""
         draw = self._normal(batch, self.n_assets, generator)
         return self.initial_holdings * (1.0 + self.initial_scale * draw)
-
-    def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
-        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, m)."""
-        self.check(z=z, p=p)
-        return LiquidationHamiltonian(self, t, z, p)
 
     @property
     def gradient_scale(self) -> float:

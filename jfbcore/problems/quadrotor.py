@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from jfbcore import _validate
 from jfbcore.kernels.fused import plain_formula_required
 from jfbcore.kernels.quadrotor import Dynamics, QuadrotorHamiltonian, attitude_of
-from jfbcore.problems.base import Hamiltonian, Problem, Time
+from jfbcore.problems.base import Problem, Time
 from jfbcore.problems.interaction import with_interaction
 
 
@@ -26,6 +26,7 @@ class Quadrotor(Problem):
     """
 
     name = "quadrotor"
+    hamiltonian_class = QuadrotorHamiltonian
 
     n_agents: int = 1
     _: KW_ONLY
@@ -37,13 +38,9 @@ class Quadrotor(Problem):
     initial_scale: float = 0.1
     t_final: float = 4.5
     n_steps: int = 160
-    dtype: torch.dtype = torch.float32
-    device: InitVar[str | torch.device] = "cpu"
 
     def __post_init__(self, device: str | torch.device) -> None:
-        super().__init__(
-            t_final=self.t_final, n_steps=self.n_steps, dtype=self.dtype, device=device
-        )
+        super().__post_init__(device)
         weights = ("interaction_weight", "terminal_weight", "initial_scale")
         _validate.attributes(self, _validate.positive_int, "n_agents")
         _validate.attributes(self, _validate.positive, "mass")
@@ -102,11 +99,6 @@ class Quadrotor(Problem):
         """0.1 N(0, 1) on positions and angles, zero velocities and rates: (batch, 12 N)."""
         draw = self._normal(batch, 6 * self.n_agents, generator)
         return at_rest(self.initial_scale * draw)
-
-    def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
-        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, n)."""
-        self.check(z=z, p=p)
-        return QuadrotorHamiltonian(self, t, z, p)
 
 
 def at_rest(places: Tensor) -> Tensor:

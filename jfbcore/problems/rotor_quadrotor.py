@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore.kernels.rotor_quadrotor import RotorQuadrotorHamiltonian, curvature_constants
-from jfbcore.problems.base import Hamiltonian, Problem, Time
+from jfbcore.problems.base import Problem, Time
 from jfbcore.problems.interaction import with_interaction
 from jfbcore.problems.quadrotor import Quadrotor, at_rest
 
@@ -51,6 +51,7 @@ class RotorQuadrotor(Problem):
     """
 
     name = "rotor-quadrotor"
+    hamiltonian_class = RotorQuadrotorHamiltonian
 
     n_agents: int = 1
     _: KW_ONLY
@@ -70,13 +71,9 @@ class RotorQuadrotor(Problem):
     initial_scale: float = 0.1
     t_final: float = 2.0
     n_steps: int = 80
-    dtype: torch.dtype = torch.float32
-    device: InitVar[str | torch.device] = "cpu"
 
     def __post_init__(self, device: str | torch.device) -> None:
-        super().__init__(
-            t_final=self.t_final, n_steps=self.n_steps, dtype=self.dtype, device=device
-        )
+        super().__post_init__(device)
         positive = ("mass", "arm", "torque_ratio", "g", "speed_range", "effort_weight")
         weights = ("rotor_drag", "supply_weight", "interaction_weight", "terminal_weight")
         _validate.attributes(self, _validate.positive_int, "n_agents")
@@ -160,11 +157,6 @@ class RotorQuadrotor(Problem):
         """0.1 N(0, 1) on positions and angles, zero velocities and rates: (batch, 12 N)."""
         draw = self._normal(batch, 6 * self.n_agents, generator)
         return at_rest(self.initial_scale * draw)
-
-    def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
-        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, n)."""
-        self.check(z=z, p=p)
-        return RotorQuadrotorHamiltonian(self, t, z, p)
 
     def concavity(self, z: Tensor, p: Tensor) -> Tensor:
         """1 - x of the class's docstring, (batch,): above zero H is strongly concave in u."""

@@ -46,7 +46,7 @@ class Newton(IterativeSolver):
     fewest_repeats: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
-        IterativeSolver.__post_init__(self)
+        super().__post_init__()
         _validate.positive_int("max_halvings", self.max_halvings)
 
     def supports_repeat(self) -> str | None:
