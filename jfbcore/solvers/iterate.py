@@ -175,21 +175,23 @@ def _finish(solver: Iterative, progress: _Progress) -> Run:
 def _segment(solver: Iterative, progress: _Progress, limit: int) -> _Progress:
     """One checkpointed piece of a loop, up to `limit` iterations.
 
-    When backward computes it again it repeats the number of steps and tests nothing. What is kept
-    for that holds no tensors: the lists are emptied.
+    When backward computes it again it repeats the number of steps and tests nothing. `ends`, the
+    first and the last progress, is emptied when it is done, so that no tensors are kept for that.
     """
-    context, kind, steps = progress.context, type(progress.state), 0
-    start, end = [progress._replace(state=None)], list[_Progress]()
+    context, kind, steps = progress.context, type(progress.state), -1
+    ends = [progress._replace(state=None)]
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        if not start:
-            return tuple(take(solver, context, kind(*tensors), steps))
-        begun = start.pop()._replace(state=kind(*tensors))
-        end.append(_advance(solver, begun, limit, tracked=True))
-        return tuple(end[0].state)
+        state = kind(*tensors)
+        # A derivative inside of a step makes checkpoint compute it again before it is done.
+        if not ends:
+            return tuple(take(solver, context, state, steps))
+        ends[1:] = [_advance(solver, ends[0]._replace(state=state), limit, tracked=True)]
+        return tuple(ends[1].state)
 
     tensors = checkpoint(run, *progress.state, use_reentrant=False, preserve_rng_state=False)
-    reached = end.pop()
+    reached = ends[1]
+    ends.clear()
     steps = reached.steps
     return reached._replace(state=kind(*tensors))
 
