@@ -32,10 +32,9 @@ _SHARES = (1.0, 8.0**-1, 8.0**-2, 8.0**-3, 8.0**-4, 8.0**-5)
 class Hamiltonian(abc.ABC):
     """H(t, z, p, .) as a function of the control alone, for one batch of (t, z, p).
 
-    Whatever does not depend on the control is computed once in the constructor (or, where only
-    `value` needs it, on first use), so that an inner iteration touches tensors of control size
-    only. All methods are differentiable with respect to the (z, p) the object was built from
-    unless they say otherwise. Controls and directions are (batch, m).
+    Whatever does not depend on the control is computed once, so that an inner iteration touches
+    tensors of control size only. Methods are differentiable with respect to the (z, p) the object
+    was built from unless they say otherwise. Controls and directions are (batch, m).
     """
 
     #: the problem this Hamiltonian belongs to, the time, states and costates it was built from

@@ -85,10 +85,9 @@ class Guard:
         optimizer: ScheduledOptimizer | None = None,
     ) -> None:
         self.settings, self.module, self.optimizer = settings, module, optimizer
-        self.interventions: list[Intervention] = []
-        self.learning_rate_scale, self.bad_in_a_row = 1.0, 0
-        #: the scale to which the learning rate recovers
-        self._ceiling = 1.0
+        self.interventions, self.bad_in_a_row = list[Intervention](), 0
+        #: the learning rate's factor, and the one to which it recovers
+        self.learning_rate_scale, self._ceiling = 1.0, 1.0
         self._recent: list[float] = []
         self._snapshot, self._since_snapshot = self._copy(), 0
         #: the snapshot of the least median of losses so far, and that median

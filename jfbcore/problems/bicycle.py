@@ -69,7 +69,7 @@ class Bicycle(Problem):
         """L = |u|^2 / 2 + interaction_weight * Q: -> (batch,)."""
         self.check(z=z, u=u)
         cost = 0.5 * torch.linalg.vecdot(u, u)
-        return with_interaction(cost, self.interaction_weight, self.agents(z)[..., :2])
+        return with_interaction(cost, self.interaction_weight, self.agents(z), 2)
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G = terminal_weight * sum over agents |position - target|^2: (batch, 4 N) -> (batch,)."""

@@ -77,8 +77,8 @@ class Quadrotor(Problem):
         """L = exp(|u|^2 / 2N) + interaction_weight * Q: -> (batch,)."""
         self.check(z=z, u=u)
         cost = torch.linalg.vecdot(u, u).mul(0.5 / self.n_agents).exp()
-        positions = z.view(z.shape[0], self.n_agents, 12)[..., :3]
-        return with_interaction(cost, self.interaction_weight, positions)
+        agents = z.view(z.shape[0], self.n_agents, 12)
+        return with_interaction(cost, self.interaction_weight, agents, 3)
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G = terminal_weight / (4N) |z - z_target|^2: (batch, 12 N) -> (batch,)."""

@@ -138,7 +138,7 @@ class RotorQuadrotor(Problem):
         total = u.view(u.shape[0], self.n_agents, 4).sum(-1)
         cost = self.effort_weight * torch.linalg.vecdot(u, u)
         cost = (cost + self.supply_weight * torch.linalg.vecdot(total, total)) * 0.5 / self.n_agents
-        return with_interaction(cost, self.interaction_weight, self.agents(z)[..., :3])
+        return with_interaction(cost, self.interaction_weight, self.agents(z), 3)
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G, (batch,): terminal_weight / (4N) times what misses the target, at rest and upright.

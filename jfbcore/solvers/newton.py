@@ -57,11 +57,16 @@ class Newton(IterativeSolver):
 
     def init(self, fixed_point_map: BoundMap, control: Tensor) -> NewtonState:
         """The state before the first step from `control` (batch, m)."""
-        return _start(fixed_point_map, control, ())
+        u, value, length, *_ = self.init_untested(fixed_point_map, control)
+        together = torch.zeros((), dtype=torch.int64, device=control.device)
+        return NewtonState(u, value, length, together, together > 0)
 
+    @torch.no_grad()
     def init_untested(self, fixed_point_map: BoundMap, control: Tensor) -> NewtonState:
         """As `init`, with the counters that steps without a test need."""
-        return _start(fixed_point_map, control, control.shape[:1])
+        value = fixed_point_map.hamiltonian.control_part(control)
+        alone = torch.zeros_like(value, dtype=torch.int64)
+        return NewtonState(control, value, torch.ones_like(value), alone, alone > 0)
 
     def pending(self, state: NewtonState) -> Tensor:
         """Which samples (batch,) still wait for a shorter step to be tried."""
@@ -98,10 +103,3 @@ class Newton(IterativeSolver):
 
 #: the end of a step that every sample accepted, told apart from others by identity
 _NOBODY = torch.zeros((), dtype=torch.bool)
-
-
-@torch.no_grad()
-def _start(fixed_point_map: BoundMap, control: Tensor, shape: tuple[int, ...]) -> NewtonState:
-    value = fixed_point_map.hamiltonian.control_part(control)
-    halvings = torch.zeros(shape, dtype=torch.int64, device=control.device)
-    return NewtonState(control, value, torch.ones_like(value), halvings, halvings > 0)
