@@ -121,12 +121,12 @@ class ValueNetwork(nn.Module):
     def costate(self, t: Time, z: Tensor) -> Tensor:
         """p = grad_z phi(t, z): (batch, n) -> (batch, n), differentiable in z and parameters."""
         formula = costate_formula if plain_formula_required() else Costate.apply
-        return self._p_units(formula(self.residual_step, t, self._inputs(z), *self._in_order()))
+        return self._by_state(formula(self.residual_step, t, self._inputs(z), *self._sweep_parameters()))
 
     def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""
         z = self._inputs(z)
-        sweep = forward_backward(self.residual_step, t, z, *self._in_order())
+        sweep = forward_backward(self.residual_step, t, z, *self._sweep_parameters())
         last = antiderivative_of_tanh(sweep.last)
         if sweep.states:
             last = torch.add(sweep.states[-1], last, alpha=self.residual_step)
@@ -138,7 +138,7 @@ class ValueNetwork(nn.Module):
         phi_t = phi_t + self.linear_time
         if self.scaling is None:
             return phi, p, phi_t
-        return phi * self.scaling.value, self._p_units(p), phi_t * self.scaling.value
+        return phi * self.scaling.value, self._by_state(p), phi_t * self.scaling.value
 
     def prepare(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """What a rollout over the grid `times` (steps,) makes once for all its time steps.
@@ -160,14 +160,14 @@ class ValueNetwork(nn.Module):
         """
         opened = torch.addmm(bias[: matrix.shape[0]], self._inputs(z), matrix.T)
         pulled = core(opened, self.readout, *self._layers(), self.residual_step)
-        return self._p_units(torch.addmm(self.linear, pulled, matrix))
+        return self._by_state(torch.addmm(self.linear, pulled, matrix))
 
     def prepared_pull_back(
         self, matrix: Tensor, bias: Tensor, z: Tensor, p_bar: Tensor, onto: Tensor
     ) -> Tensor:
         """`onto` + (dp/dz)^T p_bar, all (batch, n), without a graph."""
         opened = torch.addmm(bias[: self.width], self._inputs(z), matrix[: self.width].T)
-        bars = self._p_units(p_bar) @ matrix.T
+        bars = self._by_state(p_bar) @ matrix.T
         bars = core_vjp(opened, bars, self.readout, *self._layers(), self.residual_step)
         if self.scaling is None:
             return torch.addmm(onto, bars, matrix)
@@ -183,7 +183,7 @@ class ValueNetwork(nn.Module):
     def saved_costate(self, layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
         """`costate` without a graph, and what `saved_pull_back` needs of it."""
         p, saved = saved_sweep.sweep(layers, bias[: layers.matrix.shape[0]], self._inputs(z))
-        return self._p_units(p), saved
+        return self._by_state(p), saved
 
     def saved_pull_back(
         self, layers: Layers, saved: Saved, p_bar: Tensor, onto: Tensor
@@ -191,7 +191,7 @@ class ValueNetwork(nn.Module):
         """`onto` + (dp/dz)^T p_bar, (batch, n) each, and what `saved_gradients` needs of it."""
         if self.scaling is None:
             return saved_sweep.pull_back(layers, saved, p_bar, onto)
-        start, p_bar = torch.zeros_like(onto), self._p_units(p_bar)
+        start, p_bar = torch.zeros_like(onto), self._by_state(p_bar)
         z_bar, cotangents = saved_sweep.pull_back(layers, saved, p_bar, start)
         return onto + z_bar / self._state_unit, cotangents
 
@@ -205,7 +205,7 @@ class ValueNetwork(nn.Module):
         cotangents: Cotangents,
     ) -> dict[str, Tensor]:
         """Gradients of the parameters by name; tensors are stacked, (steps, batch, …) each."""
-        p_bar, width = self._p_units(p_bar), self.width
+        p_bar, width = self._by_state(p_bar), self.width
         whole = saved_sweep.parameter_gradients(
             layers, times, self._inputs(z), p_bar, saved, cotangents
         )
@@ -228,7 +228,7 @@ class ValueNetwork(nn.Module):
         layers = range(self.depth - 1)
         return [self.weights[i] for i in layers], [self.biases[i] for i in layers]
 
-    def _in_order(self) -> tuple[Tensor, ...]:
+    def _sweep_parameters(self) -> tuple[Tensor, ...]:
         """The parameters in the order of `forward_backward`."""
         weights, biases = self._layers()
         opening = (self.opening, self.opening_time, self.opening_bias, self.readout)
@@ -238,7 +238,7 @@ class ValueNetwork(nn.Module):
     def _costate_unit(self) -> Tensor | float:
         return 1.0 if self.scaling is None else self.scaling.value / self._state_unit
 
-    def _p_units(self, p: Tensor) -> Tensor:
+    def _by_state(self, p: Tensor) -> Tensor:
         """A gradient (batch, n) by the network's own input, as one by the state."""
         return p if self.scaling is None else p * self._costate_unit
 

@@ -30,7 +30,7 @@ from jfbcore.hamiltonian import DerivedHamiltonian
 from jfbcore.hamiltonian import Hamiltonian as Hamiltonian
 
 
-class _Place(abc.ABC):
+class _Declared(abc.ABC):
     """Attributes of a problem that its constructor sets, whatever it was given for them."""
 
     n_agents: int
@@ -40,7 +40,7 @@ class _Place(abc.ABC):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Problem(_Place):
+class Problem(_Declared):
     """An optimal-control problem, discretised by left-endpoint Euler on a uniform grid.
 
     A subclass takes `n_agents` first, passes the other arguments below on, sets `name`, `n_agents`,
