@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import field, fields
 from numbers import Integral, Real
+from typing import Any
 
 
 def positive_int(name: str, value: object, hint: str = "") -> int:
@@ -52,10 +54,29 @@ def finite(name: str, value: object, hint: str = "") -> float:
     return number
 
 
-def attributes(thing: object, check: Callable[[str, object], object], *names: str) -> None:
-    """Put what `check` returns in the place of each of the attributes `names` of `thing`."""
-    for name in names:
-        object.__setattr__(thing, name, check(name, getattr(thing, name)))  # frozen or not
+Check = Callable[[str, Any], Any]
+
+
+def parameter(default: Any, check: Check) -> Any:
+    """A dataclass's field: `check(name, value)` returns the value to keep, or raises."""
+    return field(default=default, metadata={"check": check})
+
+
+def parameters(thing: Any) -> None:
+    """Check every `parameter` of a dataclass's object, frozen or not."""
+    for each in fields(thing):
+        if check := each.metadata.get("check"):
+            object.__setattr__(thing, each.name, check(each.name, getattr(thing, each.name)))
+
+
+def optional(check: Check) -> Check:
+    """`check` for what may be None, too."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def points(dimension: int) -> Check:
+    """`point` of so many coordinates."""
+    return lambda name, value: point(name, value, dimension)
 
 
 def one_size(**sizes: int | None) -> int:

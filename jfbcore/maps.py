@@ -14,13 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import finite, optional, parameter, parameters, positive
 from jfbcore.problems.base import Hamiltonian
 
 
 @dataclass(frozen=True)
 class FixedPointMap(abc.ABC):
     """The recipe for a map; `bind` makes it a function of the control for one Hamiltonian."""
+
+    def __post_init__(self) -> None:
+        parameters(self)
 
     @abc.abstractmethod
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
@@ -39,11 +42,7 @@ class PlainMap(FixedPointMap):
     released code uses 1e-4.
     """
 
-    step_size: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.step_size is not None:
-            _validate.positive("step_size", self.step_size)
+    step_size: float | None = parameter(None, optional(positive))
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
         """The gradient `r` (batch, m) times one step size."""
@@ -54,10 +53,11 @@ class PlainMap(FixedPointMap):
 class ScaledMap(FixedPointMap):
     """Ascent preconditioned by the problem's positive curvature scaling; the default choice."""
 
-    damping: float = 1.0
+    damping: float = parameter(1.0, finite)
 
     def __post_init__(self) -> None:
-        if not 0.0 < _validate.finite("damping", self.damping) <= 1.0:
+        super().__post_init__()
+        if not 0.0 < self.damping <= 1.0:
             raise ValueError(f"`damping` must be in (0, 1], got {self.damping}")
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:

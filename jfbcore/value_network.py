@@ -121,7 +121,9 @@ class ValueNetwork(nn.Module):
     def costate(self, t: Time, z: Tensor) -> Tensor:
         """p = grad_z phi(t, z): (batch, n) -> (batch, n), differentiable in z and parameters."""
         formula = costate_formula if plain_formula_required() else Costate.apply
-        return self._by_state(formula(self.residual_step, t, self._inputs(z), *self._sweep_parameters()))
+        return self._by_state(
+            formula(self.residual_step, t, self._inputs(z), *self._sweep_parameters())
+        )
 
     def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from jfbcore import _validate
+from jfbcore._validate import finite, non_negative, parameter, parameters, positive_int
 from jfbcore.extras.optimizers import ScheduledOptimizer
 
 
@@ -33,26 +33,23 @@ class GuardSettings:
     come back, and from then on the learning rate recovers only to `backoff` times its former value.
     """
 
-    jump_factor: float = 3.0
-    drift_factor: float = 2.0
-    jump_offset: float = 1.0
-    window: int = 25
-    snapshot_interval: int = 25
-    backoff: float = 0.5
-    recovery: float = 1.02
-    patience: int = 20
+    jump_factor: float = parameter(3.0, finite)
+    drift_factor: float = parameter(2.0, finite)
+    jump_offset: float = parameter(1.0, non_negative)
+    window: int = parameter(25, positive_int)
+    snapshot_interval: int = parameter(25, positive_int)
+    backoff: float = parameter(0.5, finite)
+    recovery: float = parameter(1.02, finite)
+    patience: int = parameter(20, positive_int)
 
     def __post_init__(self) -> None:
+        parameters(self)
         for name in ("jump_factor", "drift_factor"):
-            if _validate.finite(name, getattr(self, name)) <= 1.0:
+            if getattr(self, name) <= 1.0:
                 raise ValueError(f"`{name}` must be > 1, got {getattr(self, name)}")
-        _validate.attributes(self, _validate.non_negative, "jump_offset")
-        _validate.attributes(
-            self, _validate.positive_int, "window", "snapshot_interval", "patience"
-        )
-        if not 0.0 < _validate.finite("backoff", self.backoff) <= 1.0:
+        if not 0.0 < self.backoff <= 1.0:
             raise ValueError(f"`backoff` must be in (0, 1], got {self.backoff}")
-        if _validate.finite("recovery", self.recovery) < 1.0:
+        if self.recovery < 1.0:
             raise ValueError(f"`recovery` must be >= 1, got {self.recovery}")
 
 
@@ -195,8 +192,8 @@ class Guard:
 
     @torch.no_grad()
     def _restore(self, snapshot: dict[str, Any]) -> None:
-        for parameter, value in zip(self.module.parameters(), snapshot["parameters"], strict=True):
-            parameter.copy_(value)
+        for own, value in zip(self.module.parameters(), snapshot["parameters"], strict=True):
+            own.copy_(value)
         if self.optimizer is not None:
             # A copy: an optimiser goes on in the tensors that it loads.
             self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))

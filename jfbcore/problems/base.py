@@ -63,8 +63,9 @@ class Problem(_Declared):
     device: InitVar[str | torch.device] = "cpu"
 
     def __post_init__(self, device: str | torch.device) -> None:
-        _validate.attributes(self, _validate.positive, "t_final")
-        _validate.attributes(self, _validate.positive_int, "n_steps")
+        self.t_final = _validate.positive("t_final", self.t_final)
+        self.n_steps = _validate.positive_int("n_steps", self.n_steps)
+        _validate.parameters(self)
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"`dtype` must be torch.float32 or torch.float64, got {self.dtype}")
         self.device = torch.device(device)

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import finite, non_negative, parameter, points, positive, positive_int
 from jfbcore.kernels.bicycle import BicycleHamiltonian
 from jfbcore.problems.base import Problem, Time
 from jfbcore.problems.interaction import with_interaction
@@ -31,29 +31,23 @@ class Bicycle(Problem):
     name = "bicycle"
     hamiltonian_class = BicycleHamiltonian
 
-    n_agents: int = 1
+    n_agents: int = parameter(1, positive_int)
     _: KW_ONLY
-    wheelbase: float = 0.05
-    max_steering: float = math.pi / 2 - 0.25
-    interaction_weight: float = 5.0
-    terminal_weight: float = 250.0
-    target_position: Sequence[float] = (1.0, 1.0)
-    initial_scale: float = 0.1
-    initial_heading: float = 0.1
-    initial_speed: float = 0.1
+    wheelbase: float = parameter(0.05, positive)
+    max_steering: float = parameter(math.pi / 2 - 0.25, positive)
+    interaction_weight: float = parameter(5.0, non_negative)
+    terminal_weight: float = parameter(250.0, non_negative)
+    target_position: Sequence[float] = parameter((1.0, 1.0), points(2))
+    initial_scale: float = parameter(0.1, non_negative)
+    initial_heading: float = parameter(0.1, finite)
+    initial_speed: float = parameter(0.1, finite)
     t_final: float = 4.0
     n_steps: int = 60
 
     def __post_init__(self, device: str | torch.device) -> None:
         super().__post_init__(device)
-        weights = ("interaction_weight", "terminal_weight", "initial_scale")
-        _validate.attributes(self, _validate.positive_int, "n_agents")
-        _validate.attributes(self, _validate.positive, "wheelbase", "max_steering")
-        _validate.attributes(self, _validate.non_negative, *weights)
-        _validate.attributes(self, _validate.finite, "initial_heading", "initial_speed")
         if self.max_steering >= math.pi / 2:
             raise ValueError(f"`max_steering` must be < pi/2, got {self.max_steering}")
-        self.target_position = _validate.point("target_position", self.target_position, 2)
         self.state_dim, self.control_dim = 4 * self.n_agents, 2 * self.n_agents
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import finite, matrix, non_negative, one_size, parameter, positive
 from jfbcore.kernels.consumption import ConsumptionHamiltonian
 from jfbcore.problems.base import Problem, Time
 
@@ -41,36 +41,31 @@ class Consumption(Problem):
     n_goods: int = None  # type: ignore[assignment]  # the constructor's None becomes a size
     _: KW_ONLY
     n_agents: InitVar[int | None] = None
-    r: float = 0.3
-    delta: float = 0.01
-    gamma: float = 2.0
-    epsilon: float = 5.0
-    eta: float = 0.9
-    theta: float = 0.9
+    r: float = parameter(0.3, finite)
+    delta: float = parameter(0.01, finite)
+    gamma: float = parameter(2.0, positive)
+    epsilon: float = parameter(5.0, positive)
+    eta: float = parameter(0.9, positive)
+    theta: float = parameter(0.9, positive)
     A: Tensor | Sequence[Sequence[float]] | None = None
     B: Tensor | Sequence[Sequence[float]] | None = None
-    initial_wealth: float = 25.0
-    initial_habit: float = 0.01
-    initial_scale: float = 0.1
-    wealth_floor: float = 0.05
-    min_excess: float = 1e-6
-    max_excess: float = 100.0
+    initial_wealth: float = parameter(25.0, positive)
+    initial_habit: float = parameter(0.01, positive)
+    initial_scale: float = parameter(0.1, non_negative)
+    wealth_floor: float = parameter(0.05, positive)
+    min_excess: float = parameter(1e-6, positive)
+    max_excess: float = parameter(100.0, positive)
     t_final: float = 2.0
     n_steps: int = 100
 
     def __post_init__(self, device: str | torch.device, n_agents: int | None) -> None:
         super().__post_init__(device)
-        self.n_goods = _validate.one_size(n_goods=self.n_goods, n_agents=n_agents)
+        self.n_goods = one_size(n_goods=self.n_goods, n_agents=n_agents)
         self.n_agents = self.control_dim = self.n_goods
         self.state_dim = 1 + self.n_goods
-        positive = ("gamma", "epsilon", "eta", "theta", "initial_wealth", "initial_habit")
-        bounds = ("wealth_floor", "min_excess", "max_excess")
-        _validate.attributes(self, _validate.finite, "r", "delta")
-        _validate.attributes(self, _validate.positive, *positive, *bounds)
-        _validate.attributes(self, _validate.non_negative, "initial_scale")
         for name in ("A", "B"):
             if (given := getattr(self, name)) is not None:
-                setattr(self, name, _validate.matrix(name, given, self.n_goods))
+                setattr(self, name, matrix(name, given, self.n_goods))
         if self.gamma == 1.0:
             raise ValueError("`gamma` must differ from 1 (log utility is a limit), got 1.0")
         if self.eta > 1.0:

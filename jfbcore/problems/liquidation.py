@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, InitVar, dataclass
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import matrix, non_negative, one_size, parameter, positive
 from jfbcore.kernels.liquidation import LiquidationHamiltonian
 from jfbcore.problems.base import Problem, Time
 
@@ -39,30 +39,27 @@ class Liquidation(Problem):
     n_assets: int = None  # type: ignore[assignment]  # the constructor's None becomes a size
     _: KW_ONLY
     n_agents: InitVar[int | None] = None
-    impact: float = 2.5
-    cross_impact: float = 0.05
-    volatility: float = 0.95
-    correlation: float = 0.3
+    impact: float = parameter(2.5, positive)
+    cross_impact: float = parameter(0.05, non_negative)
+    volatility: float = parameter(0.95, non_negative)
+    correlation: float = parameter(0.3, non_negative)
     covariance: Tensor | Sequence[Sequence[float]] | None = None
-    risk_aversion: float = 1.0
-    final_rate: float = 20.0
-    initial_holdings: float = 1.0
-    initial_scale: float = 0.1
+    risk_aversion: float = parameter(1.0, non_negative)
+    final_rate: float = parameter(20.0, positive)
+    initial_holdings: float = parameter(1.0, positive)
+    initial_scale: float = parameter(0.1, non_negative)
     t_final: float = 5.0
     n_steps: int = 50
 
     def __post_init__(self, device: str | torch.device, n_agents: int | None) -> None:
         super().__post_init__(device)
-        self.n_assets = _validate.one_size(n_assets=self.n_assets, n_agents=n_agents)
+        self.n_assets = one_size(n_assets=self.n_assets, n_agents=n_agents)
         self.n_agents = self.state_dim = self.control_dim = self.n_assets
-        weights = ("cross_impact", "volatility", "correlation", "risk_aversion", "initial_scale")
-        _validate.attributes(self, _validate.positive, "impact", "final_rate", "initial_holdings")
-        _validate.attributes(self, _validate.non_negative, *weights)
         for name in ("cross_impact", "correlation"):
             if getattr(self, name) >= 1.0:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}")
         if self.covariance is not None:
-            self.covariance = _validate.matrix("covariance", self.covariance, self.n_assets)
+            self.covariance = matrix("covariance", self.covariance, self.n_assets)
             values = torch.linalg.eigvalsh(self._covariance())
             if values[0] < -1e-9 * values.abs().max():
                 raise ValueError(

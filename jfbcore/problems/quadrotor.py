@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import finite, non_negative, parameter, points, positive, positive_int
 from jfbcore.kernels.fused import plain_formula_required
 from jfbcore.kernels.quadrotor import Dynamics, QuadrotorHamiltonian, attitude_of
 from jfbcore.problems.base import Problem, Time
@@ -28,25 +28,19 @@ class Quadrotor(Problem):
     name = "quadrotor"
     hamiltonian_class = QuadrotorHamiltonian
 
-    n_agents: int = 1
+    n_agents: int = parameter(1, positive_int)
     _: KW_ONLY
-    mass: float = 0.5
-    g: float = 1.0
-    interaction_weight: float = 0.1
-    terminal_weight: float = 1000.0
-    target_position: Sequence[float] = (2.0, 2.0, 2.0)
-    initial_scale: float = 0.1
+    mass: float = parameter(0.5, positive)
+    g: float = parameter(1.0, finite)
+    interaction_weight: float = parameter(0.1, non_negative)
+    terminal_weight: float = parameter(1000.0, non_negative)
+    target_position: Sequence[float] = parameter((2.0, 2.0, 2.0), points(3))
+    initial_scale: float = parameter(0.1, non_negative)
     t_final: float = 4.5
     n_steps: int = 160
 
     def __post_init__(self, device: str | torch.device) -> None:
         super().__post_init__(device)
-        weights = ("interaction_weight", "terminal_weight", "initial_scale")
-        _validate.attributes(self, _validate.positive_int, "n_agents")
-        _validate.attributes(self, _validate.positive, "mass")
-        _validate.attributes(self, _validate.finite, "g")
-        _validate.attributes(self, _validate.non_negative, *weights)
-        self.target_position = _validate.point("target_position", self.target_position, 3)
         self.state_dim, self.control_dim = 12 * self.n_agents, 4 * self.n_agents
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import non_negative, parameter, points, positive, positive_int
 from jfbcore.kernels.rotor_quadrotor import RotorQuadrotorHamiltonian, curvature_constants
 from jfbcore.problems.base import Problem, Time
 from jfbcore.problems.interaction import with_interaction
@@ -53,36 +53,27 @@ class RotorQuadrotor(Problem):
     name = "rotor-quadrotor"
     hamiltonian_class = RotorQuadrotorHamiltonian
 
-    n_agents: int = 1
+    n_agents: int = parameter(1, positive_int)
     _: KW_ONLY
-    mass: float = 4.0
-    inertia: Sequence[float] = (0.082, 0.149)
-    arm: float = 0.315
-    torque_ratio: float = 0.0081
-    rotor_drag: float = 0.4
-    g: float = 9.81
-    speed_range: float = 0.5
-    effort_weight: float = 100.0
-    supply_weight: float = 100.0
-    interaction_weight: float = 0.1
-    terminal_weight: float = 1000.0
-    settling_time: float = 0.2
-    target_position: Sequence[float] = (2.0, 2.0, 1.0)
-    initial_scale: float = 0.1
+    mass: float = parameter(4.0, positive)
+    inertia: Sequence[float] = parameter((0.082, 0.149), points(2))
+    arm: float = parameter(0.315, positive)
+    torque_ratio: float = parameter(0.0081, positive)
+    rotor_drag: float = parameter(0.4, non_negative)
+    g: float = parameter(9.81, positive)
+    speed_range: float = parameter(0.5, positive)
+    effort_weight: float = parameter(100.0, positive)
+    supply_weight: float = parameter(100.0, non_negative)
+    interaction_weight: float = parameter(0.1, non_negative)
+    terminal_weight: float = parameter(1000.0, non_negative)
+    settling_time: float = parameter(0.2, non_negative)
+    target_position: Sequence[float] = parameter((2.0, 2.0, 1.0), points(3))
+    initial_scale: float = parameter(0.1, non_negative)
     t_final: float = 2.0
     n_steps: int = 80
 
     def __post_init__(self, device: str | torch.device) -> None:
         super().__post_init__(device)
-        positive = ("mass", "arm", "torque_ratio", "g", "speed_range", "effort_weight")
-        weights = ("rotor_drag", "supply_weight", "interaction_weight", "terminal_weight")
-        _validate.attributes(self, _validate.positive_int, "n_agents")
-        _validate.attributes(self, _validate.positive, *positive)
-        _validate.attributes(
-            self, _validate.non_negative, *weights, "settling_time", "initial_scale"
-        )
-        self.inertia = _validate.point("inertia", self.inertia, 2)
-        self.target_position = _validate.point("target_position", self.target_position, 3)
         if min(self.inertia) <= 0:
             raise ValueError(f"`inertia` must be > 0 about both axes [kg m^2], got {self.inertia}")
         if self.speed_range >= 1.0:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import non_negative, parameter, positive, positive_int
 from jfbcore.solvers.base import IterativeSolver
 
 if TYPE_CHECKING:
@@ -48,15 +48,9 @@ class Anderson(IterativeSolver):
     Source: Walker and Ni, SIAM J. Numer. Anal. 49 (2011), with Tikhonov regularisation.
     """
 
-    window: int = 5
-    regularisation: float = 1e-8
-    growth: float = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.positive_int("window", self.window)
-        _validate.non_negative("regularisation", self.regularisation)
-        _validate.positive("growth", self.growth)
+    window: int = parameter(5, positive_int)
+    regularisation: float = parameter(1e-8, non_negative)
+    growth: float = parameter(2.0, positive)
 
     def supports_repeat(self) -> str | None:
         """None, or the reason why no given number of steps can be taken untested."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import optional, parameter, parameters, positive, positive_int
 from jfbcore.solvers.iterate import Iterative, Run, State, iterate, take
 
 if TYPE_CHECKING:
@@ -76,17 +76,14 @@ class Solver(abc.ABC):
     `check_interval`: iterations between stopping tests (each waits for the device).
     """
 
-    tolerance: float | None = 1e-4
-    max_iterations: int = 500
-    check_interval: int = 1
+    tolerance: float | None = parameter(1e-4, optional(positive))
+    max_iterations: int = parameter(500, positive_int)
+    check_interval: int = parameter(1, positive_int)
     #: steps that `repeat` is first asked for, where a rollout needs fewer
     fewest_repeats: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.tolerance is not None:
-            _validate.positive("tolerance", self.tolerance)
-        _validate.positive_int("max_iterations", self.max_iterations)
-        _validate.positive_int("check_interval", self.check_interval)
+        parameters(self)
 
     @abc.abstractmethod
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import parameter, positive_int
 from jfbcore.solvers.base import IterativeSolver
 
 if TYPE_CHECKING:
@@ -40,14 +40,10 @@ class Newton(IterativeSolver):
     however many trials its length takes; it ends when every sample has accepted one.
     """
 
-    max_iterations: int = 100
-    max_halvings: int = 60
+    max_iterations: int = parameter(100, positive_int)
+    max_halvings: int = parameter(60, positive_int)
     # A step of `repeat` is one trial, and another number of steps takes seconds to compile.
     fewest_repeats: ClassVar[int] = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.positive_int("max_halvings", self.max_halvings)
 
     def supports_repeat(self) -> str | None:
         """None, or the reason why no given number of steps can be taken untested."""
