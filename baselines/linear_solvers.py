@@ -9,14 +9,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore.solvers.base import Status, worst_status
-from jfbcore.solvers.iterate import State, iterate
+from jfbcore.solvers.iterate import Iterative, State, iterate
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -77,11 +77,13 @@ class System(NamedTuple):
         return length / self.size
 
 
-class IterativeLinearSolver(LinearSolver):
-    """A linear solver as the loop in `jfbcore.solvers.iterate` runs it; residuals are relative."""
+class IterativeLinearSolver(LinearSolver, Iterative):
+    """A linear solver as the loop in `jfbcore.solvers.iterate` runs it.
+
+    Residuals are relative, (batch, 1), and zero where no step helps.
+    """
 
     tolerance: float
-    check_interval: ClassVar[int] = 1
 
     @abc.abstractmethod
     def init(self, system: System) -> State:
@@ -94,26 +96,6 @@ class IterativeLinearSolver(LinearSolver):
     def evaluate(self, system: System, state: State) -> Tensor:
         """The relative residual, (batch, 1)."""
         return system.relative(state.residual)
-
-    @abc.abstractmethod
-    def step(self, system: System, state: State, evaluated: Tensor) -> State:
-        """The next state."""
-
-    @abc.abstractmethod
-    def terminate(self, system: System, state: State, evaluated: Tensor) -> Tensor:
-        """Relative residual (batch, 1) of what `answer` would return; zero where no step helps."""
-
-    @abc.abstractmethod
-    def answer(self, state: State, residual: Tensor) -> Tensor:
-        """The solution (batch, m), given what `terminate` said of `state`."""
-
-    def pending(self, state: State) -> Tensor | None:
-        """None: one step completes every iteration."""
-        return None
-
-    def position(self, state: State) -> Tensor | None:
-        """The solution so far (batch, m): no step helps where it moves by rounding alone."""
-        return None
 
     def solve(self, operator: Operator, preconditioner: Operator, b: Tensor) -> Tensor:
         """x (batch, m) of A x = b, to the tolerance or the limit."""

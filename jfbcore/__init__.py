@@ -38,30 +38,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 #: where each public name is defined
 _HOMES = {
-    "extras.checkpoints": ("load", "save"),
-    "extras.guard": ("GuardSettings",),
-    "extras.results": ("Evaluation", "TrainingResult"),
-    "extras.shared_network": ("IndexedValueNetwork", "SharedValueNetwork"),
-    "extras.training_config": ("TrainingConfig",),
-    "held_out": ("held_out_states",),
-    "jfb": ("JFB", "GradientEstimator"),
-    "maps": ("FixedPointMap", "NewtonMap", "PlainMap", "ScaledMap"),
-    "policy": ("HamiltonianPolicy", "Policy"),
-    "problems": (
-        "Bicycle",
-        "Consumption",
-        "Hamiltonian",
-        "Liquidation",
-        "Problem",
-        "Quadrotor",
-        "RotorQuadrotor",
-    ),
-    "rollout": ("Rollout", "rollout"),
-    "solvers": ("Anderson", "ClosedForm", "Newton", "Picard", "Solution", "Solver", "Status"),
-    "train": ("Training",),
-    "value_network": ("ValueNetwork",),
+    "extras.checkpoints": "load save",
+    "extras.guard": "GuardSettings",
+    "extras.results": "Evaluation TrainingResult",
+    "extras.shared_network": "IndexedValueNetwork SharedValueNetwork",
+    "extras.training_config": "TrainingConfig",
+    "held_out": "held_out_states",
+    "jfb": "JFB GradientEstimator",
+    "maps": "FixedPointMap NewtonMap PlainMap ScaledMap",
+    "policy": "HamiltonianPolicy Policy",
+    "problems": "Bicycle Consumption Hamiltonian Liquidation Problem Quadrotor RotorQuadrotor",
+    "rollout": "Rollout rollout",
+    "solvers": "Anderson ClosedForm Newton Picard Solution Solver Status",
+    "train": "Training",
+    "value_network": "ValueNetwork",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = [
     "JFB", "Anderson", "Bicycle", "ClosedForm", "Consumption", "Evaluation", "FixedPointMap",
     "GradientEstimator", "GuardSettings", "Hamiltonian", "HamiltonianPolicy",

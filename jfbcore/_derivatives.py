@@ -2,7 +2,6 @@
 
 Outside of torch.func's transforms and of torch.compile, torch.autograd serves: it is faster, works
 under hooks on saved tensors (checkpointing, counting of bytes) and takes any autograd.Function.
-Inside of them, torch.func does.
 """
 
 from __future__ import annotations

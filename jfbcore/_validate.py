@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import field, fields
 from numbers import Integral, Real
+from typing import Any
 
 
 def positive_int(name: str, value: object, hint: str = "") -> int:
@@ -50,6 +52,40 @@ def finite(name: str, value: object, hint: str = "") -> float:
     if not math.isfinite(number):
         raise ValueError(f"`{name}` must be finite, got {value}{_way_out(hint)}")
     return number
+
+
+Check = Callable[[str, Any], Any]
+
+
+def parameter(default: Any, check: Check) -> Any:
+    """A dataclass's field: `check(name, value)` returns the value to keep, or raises."""
+    return field(default=default, metadata={"check": check})
+
+
+def parameters(thing: Any) -> None:
+    """Check every `parameter` of a dataclass's object, frozen or not."""
+    for each in fields(thing):
+        if check := each.metadata.get("check"):
+            object.__setattr__(thing, each.name, check(each.name, getattr(thing, each.name)))
+
+
+def optional(check: Check) -> Check:
+    """`check` for what may be None, too."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def points(dimension: int) -> Check:
+    """`point` of so many coordinates."""
+    return lambda name, value: point(name, value, dimension)
+
+
+def one_size(**sizes: int | None) -> int:
+    """The one of two names for a number of agents that was given; 1 where none was."""
+    given = {name: size for name, size in sizes.items() if size is not None}
+    first, second = sizes
+    if len(given) == 2:
+        raise TypeError(f"`{second}` is another name for `{first}`; give one of them")
+    return next((positive_int(name, size) for name, size in given.items()), 1)
 
 
 def point(name: str, value: object, dimension: int) -> tuple[float, ...]:

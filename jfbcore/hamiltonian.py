@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from jfbcore._derivatives import gradient, hessian_product
-from jfbcore._spectrum import (
-    extreme_eigenvalues,
-    inverse_diagonal,
-    usable,
-    without_pattern,
-)
+from jfbcore._spectrum import extreme_eigenvalues, inverse_diagonal, usable, without_pattern
 
 if TYPE_CHECKING:
     from jfbcore._time import Time
@@ -38,10 +32,9 @@ _SHARES = (1.0, 8.0**-1, 8.0**-2, 8.0**-3, 8.0**-4, 8.0**-5)
 class Hamiltonian(abc.ABC):
     """H(t, z, p, .) as a function of the control alone, for one batch of (t, z, p).
 
-    Whatever does not depend on the control is computed once in the constructor (or, where only
-    `value` needs it, on first use), so that an inner iteration touches tensors of control size
-    only. All methods are differentiable with respect to the (z, p) the object was built from
-    unless they say otherwise.
+    Whatever does not depend on the control is computed once, so that an inner iteration touches
+    tensors of control size only. Methods are differentiable with respect to the (z, p) the object
+    was built from unless they say otherwise. Controls and directions are (batch, m).
     """
 
     #: the problem this Hamiltonian belongs to, the time, states and costates it was built from
@@ -61,31 +54,29 @@ class Hamiltonian(abc.ABC):
         return self._t, self._z, self._p
 
     def dynamics(self, u: Tensor) -> Tensor:
-        """f(t, z, u) at this Hamiltonian's own t and z: (batch, m) -> (batch, n).
-
-        The problem's own dynamics; cheaper where the two have something in common.
-        """
+        """f(t, z, u), (batch, n), at this Hamiltonian's own t and z: the problem's dynamics, or
+        the same cheaper where the two have something in common."""
         return self.problem.dynamics(self._t, self._z, u)
 
     @abc.abstractmethod
     def control_part(self, u: Tensor) -> Tensor:
-        """The part of H that depends on the control: (batch, m) -> (batch,)."""
+        """The part of H that depends on the control, (batch,)."""
 
     @abc.abstractmethod
     def constant_part(self) -> Tensor:
         """The part of H that does not depend on the control, (batch,)."""
 
     def value(self, u: Tensor) -> Tensor:
-        """H(t, z, p, u): (batch, m) -> (batch,)."""
+        """H(t, z, p, u), (batch,)."""
         return self.control_part(u) + self.constant_part()
 
     @abc.abstractmethod
     def grad(self, u: Tensor) -> Tensor:
-        """Gradient of H in the control: (batch, m) -> (batch, m)."""
+        """Gradient of H in the control, (batch, m)."""
 
     @abc.abstractmethod
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        """Hessian of H in the control, at `u`, times `v`: (batch, m), (batch, m) -> (batch, m)."""
+        """Hessian of H in the control, at `u`, times `v`, (batch, m)."""
 
     @abc.abstractmethod
     def curvature_scaling(self, u: Tensor) -> Tensor:
@@ -103,7 +94,7 @@ class Hamiltonian(abc.ABC):
         """
 
     def project(self, u: Tensor) -> Tensor:
-        """Projection on the admissible controls, (batch, m) -> (batch, m)."""
+        """Projection on the admissible controls, (batch, m)."""
         return u
 
     def interior(self, u: Tensor) -> Tensor | None:
@@ -123,9 +114,8 @@ class DerivedHamiltonian(Hamiltonian):
     """H and its derivatives from a problem's `dynamics` and `running_cost`.
 
     Prefer it unless inner iterations dominate the time: every one evaluates both formulas several
-    times, where a Hamiltonian written for the problem touches tensors of control size only. A
-    subclass with the same constructor may add bounds on the control (`constrained`, `project`,
-    `interior`).
+    times. A subclass with the same constructor may add bounds on the control (`constrained`,
+    `project`, `interior`).
 
     Up to `MOST_DENSE` controls the Hessian (batch, m, m) is assembled: `newton_direction` is then
     Newton's, with the absolute values of eigenvalues, and `curvature_scaling` weighs its extreme
@@ -137,7 +127,7 @@ class DerivedHamiltonian(Hamiltonian):
         self.problem, self._t, self._z, self._p = problem, t, z, p
 
     def control_part(self, u: Tensor) -> Tensor:
-        """All of H: a formula does not say what in it depends on the control."""
+        """All of H, (batch,): a formula does not say what in it depends on the control."""
         return -self._p_dot_f(u).sum(1) - self.problem.running_cost(self._t, self._z, u)
 
     def _p_dot_f(self, u: Tensor) -> Tensor:
@@ -148,20 +138,18 @@ class DerivedHamiltonian(Hamiltonian):
         """Zero, (batch,)."""
         return self._z.new_zeros(self._z.shape[0])
 
-    def value(self, u: Tensor) -> Tensor:
-        """H(t, z, p, u), all of which is `control_part` here: (batch, m) -> (batch,)."""
-        return self.control_part(u)
-
     def grad(self, u: Tensor) -> Tensor:
-        """Gradient of H in the control: (batch, m) -> (batch, m)."""
+        """Gradient of H in the control, (batch, m)."""
         if _in_inference_mode():
-            return _outside_inference_mode(lambda h, u: h.grad(u), self, u)
+            with torch.inference_mode(False), torch.no_grad():
+                return self._copy().grad(u.clone())
         return gradient(self.control_part, u)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
         """Hessian of H in the control, at `u`, times `v`, (batch, m)."""
         if _in_inference_mode():
-            return _outside_inference_mode(lambda h, u, v: h.hvp(u, v), self, u, v)
+            with torch.inference_mode(False), torch.no_grad():
+                return self._copy().hvp(u.clone(), v.clone())
         return hessian_product(self.control_part, u, v)
 
     @functools.cached_property
@@ -169,29 +157,27 @@ class DerivedHamiltonian(Hamiltonian):
         """Half the inverse of the largest curvature at the initial control, (batch, 1)."""
         start = self.problem.initial_control(self._t, self._z)
         with torch.no_grad():
-            frozen = self._frozen()
+            h = self._frozen()
             if self.problem.control_dim <= MOST_DENSE:
-                values = torch.linalg.eigvalsh(frozen._curvature(start))
+                values = torch.linalg.eigvalsh(h._curvature(start))
             else:
                 vector = without_pattern(start).expand_as(start)
-                values = extreme_eigenvalues(lambda v: -frozen.hvp(start, v), vector)
+                values = extreme_eigenvalues(lambda v: -h.hvp(start, v), vector)
             return 0.5 / usable(values.abs().amax(1, True))
 
     def curvature_scaling(self, u: Tensor) -> Tensor:
         """Positive scaling of the gradient, (batch, m), shortened until H does not fall."""
         u = u.detach()
         with torch.no_grad():
-            frozen = self._frozen()
-            scaling = frozen._inverse_curvature(u)
-            return scaling * frozen._longest_share(u, scaling * frozen.grad(u))
+            h = self._frozen()
+            scaling = h._inverse_curvature(u)
+            return scaling * h._longest_share(u, scaling * h.grad(u))
 
     def newton_direction(self, u: Tensor, r: Tensor) -> Tensor:
         """(-Hessian)^(-1) r, (batch, m), with the eigenvalues' absolute values."""
         u = u.detach()
         if self.problem.control_dim > MOST_DENSE:
-            with torch.no_grad():
-                scaling = self._frozen()._inverse_curvature(u)
-            return scaling * r
+            return self._frozen()._inverse_curvature(u) * r
         with torch.no_grad():
             values, vectors = torch.linalg.eigh(self._frozen()._curvature(u))
             # A direction of negative curvature is followed as one of positive curvature would be.
@@ -204,6 +190,12 @@ class DerivedHamiltonian(Hamiltonian):
         """The same function, without the graph that leads to z and p."""
         return type(self)(self.problem, self._t, self._z.detach(), self._p.detach())
 
+    def _copy(self) -> DerivedHamiltonian:
+        """The same function, of tensors that automatic differentiation may save."""
+        t = self._t.clone() if isinstance(self._t, Tensor) else self._t
+        return type(self)(self.problem, t, self._z.clone(), self._p.clone())
+
+    @torch.no_grad()
     def _inverse_curvature(self, u: Tensor) -> Tensor:
         """Positive D (batch, m) for which the eigenvalues of -D Hessian, where H is concave, lie
         in (0, 2)."""
@@ -227,24 +219,22 @@ class DerivedHamiltonian(Hamiltonian):
         """-Hessian, (batch, m, m). Rows that are not finite become the identity: the gradient
         there is not finite either, and says so."""
         batch, m = u.shape
-        units = torch.eye(m, dtype=u.dtype, device=u.device).repeat(batch, 1)
-        curvature = -self._repeated(m).hvp(u.repeat_interleave(m, 0), units).view(batch, m, m)
-        curvature = 0.5 * (curvature + curvature.mT)
-        finite = curvature.isfinite().all(2, True).all(1, True)
-        return torch.where(finite, curvature, torch.eye(m, dtype=u.dtype, device=u.device))
+        unit = torch.eye(m, dtype=u.dtype, device=u.device)
+        rows = self._repeated(m).hvp(u.repeat_interleave(m, 0), unit.repeat(batch, 1))
+        curvature = -0.5 * (rows.view(batch, m, m) + rows.view(batch, m, m).mT)
+        return torch.where(curvature.isfinite().all(2, True).all(1, True), curvature, unit)
 
     def _mean_curvatures(self, u: Tensor) -> Tensor:
         """For each kind of control, such as every agent's first, the curvature along one vector of
         such controls: (batch, m), the same for all agents, positive where H is concave."""
-        m, n_agents = self.problem.control_dim, self.problem.n_agents
+        (batch, m), n_agents = u.shape, self.problem.n_agents
         kinds = m // n_agents if m % n_agents == 0 and m // n_agents <= MOST_DENSE else 1
         patterns = torch.eye(kinds, dtype=u.dtype, device=u.device).repeat(1, m // kinds)
         vectors = patterns * without_pattern(u)
         # One product for all kinds at once.
-        rows = self._repeated(kinds).hvp(
-            u.repeat_interleave(kinds, 0), vectors.repeat(u.shape[0], 1)
-        )
-        along = -(rows.view(u.shape[0], kinds, m) * vectors).sum(2)
+        h = self._repeated(kinds)
+        rows = h.hvp(u.repeat_interleave(kinds, 0), vectors.repeat(batch, 1))
+        along = -(rows.view(batch, kinds, m) * vectors).sum(2)
         return (along / vectors.square().sum(1)) @ patterns
 
     def _repeated(self, times: int) -> DerivedHamiltonian:
@@ -267,23 +257,11 @@ class DerivedHamiltonian(Hamiltonian):
         repeated = self._repeated(n)
         values = repeated.control_part(repeated.project(trials.flatten(0, 1))).view(-1, n)
         terms, cost = self._p_dot_f(u), self.problem.running_cost(self._t, self._z, u)
-        start = -terms.sum(1) - cost
         # Close to the maximiser the gain drowns in rounding; a loss of that size is accepted.
         slack = 64 * torch.finfo(u.dtype).eps * (terms.abs().sum(1) + cost.abs())
-        least = (start - slack).unsqueeze(1)
+        least = (-terms.sum(1) - cost - slack).unsqueeze(1)
         # The shortest share stands in where none serves.
-        kept = torch.where(values >= least, shares, _SHARES[-1])
-        return kept.amax(1, True)
-
-
-def _outside_inference_mode(
-    method: Callable[..., Tensor], h: DerivedHamiltonian, *tensors: Tensor
-) -> Tensor:
-    """`method` where automatic differentiation works, on copies that it may save."""
-    with torch.inference_mode(False), torch.no_grad():
-        t = h._t.clone() if isinstance(h._t, Tensor) else h._t
-        copy = type(h)(h.problem, t, h._z.clone(), h._p.clone())
-        return method(copy, *(x.clone() for x in tensors))
+        return torch.where(values >= least, shares, _SHARES[-1]).amax(1, True)
 
 
 def _in_inference_mode() -> bool:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 class GradientEstimator(abc.ABC):
     """Solves max_u H and returns the control with a graph to (theta, z)."""
 
+    #: whether `kept` is where the solve starts, because the derivative follows it from there
+    tracks_from_start: ClassVar[bool] = False
+
     @abc.abstractmethod
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         """The solution, its control (batch, m) attached to the Hamiltonian's z and p.
@@ -40,9 +43,6 @@ class GradientEstimator(abc.ABC):
     def supports_solver(self, solver: Solver) -> str | None:
         """None, or the reason why this estimator cannot work with `solver`."""
         return None
-
-    #: whether `kept` is where the solve starts, because the derivative follows it from there
-    tracks_from_start: ClassVar[bool] = False
 
     def supports_pull_back(self, solver: Solver) -> str | None:
         """None, or the reason why the derivative cannot be had without a graph to the solve."""
@@ -67,8 +67,8 @@ class GradientEstimator(abc.ABC):
     ) -> tuple[Tensor, Tensor]:
         """(z_bar, p_bar), (batch, n) each: the derivative of the control, transposed, times
         `control_bar` (batch, m). `bind` makes the map for a state and a costate."""
-        back = pull_back(lambda z, p: self.reattach(bind(z, p), solver, kept), z, p)
-        z_bar, p_bar = back(control_bar)
+        function = pull_back(lambda z, p: self.reattach(bind(z, p), solver, kept), z, p)
+        z_bar, p_bar = function(control_bar)
         return z_bar, p_bar
 
 
@@ -88,11 +88,10 @@ class JFB(GradientEstimator):
 
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         """The solver's control with `tracked` applications of the map on top."""
-        found = solver.solve(fixed_point_map, initial)
+        solution = solver.solve(fixed_point_map, initial)
         if not torch.is_grad_enabled():
-            return found
-        control = self.reattach(fixed_point_map, solver, found.control)
-        return replace(found, control=control)
+            return solution
+        return replace(solution, control=self.reattach(fixed_point_map, solver, solution.control))
 
     def supports_pull_back(self, solver: Solver) -> str | None:
         """None: the applications are repeated from the control that was kept."""

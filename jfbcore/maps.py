@@ -14,13 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import finite, optional, parameter, parameters, positive
 from jfbcore.problems.base import Hamiltonian
 
 
 @dataclass(frozen=True)
 class FixedPointMap(abc.ABC):
     """The recipe for a map; `bind` makes it a function of the control for one Hamiltonian."""
+
+    def __post_init__(self) -> None:
+        parameters(self)
 
     @abc.abstractmethod
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
@@ -39,11 +42,7 @@ class PlainMap(FixedPointMap):
     released code uses 1e-4.
     """
 
-    step_size: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.step_size is not None:
-            _validate.positive("step_size", self.step_size)
+    step_size: float | None = parameter(None, optional(positive))
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
         """The gradient `r` (batch, m) times one step size."""
@@ -54,10 +53,11 @@ class PlainMap(FixedPointMap):
 class ScaledMap(FixedPointMap):
     """Ascent preconditioned by the problem's positive curvature scaling; the default choice."""
 
-    damping: float = 1.0
+    damping: float = parameter(1.0, finite)
 
     def __post_init__(self) -> None:
-        if not 0.0 < _validate.finite("damping", self.damping) <= 1.0:
+        super().__post_init__()
+        if not 0.0 < self.damping <= 1.0:
             raise ValueError(f"`damping` must be in (0, 1], got {self.damping}")
 
     def direction(self, hamiltonian: Hamiltonian, u: Tensor, r: Tensor) -> Tensor:
@@ -82,8 +82,7 @@ class BoundMap:
     """T for one Hamiltonian: `bound(u)` is one application, (batch, m) -> (batch, m)."""
 
     def __init__(self, recipe: FixedPointMap, hamiltonian: Hamiltonian) -> None:
-        self.recipe = recipe
-        self.hamiltonian = hamiltonian
+        self.recipe, self.hamiltonian = recipe, hamiltonian
 
     def __call__(self, u: Tensor) -> Tensor:
         """T(u), tracked through whatever requires grad."""
@@ -91,7 +90,7 @@ class BoundMap:
 
     def step(self, u: Tensor, gradient: Tensor) -> Tensor:
         """T(u) for a gradient of H at `u` that is already at hand."""
-        return self.hamiltonian.project(u + self.recipe.direction(self.hamiltonian, u, gradient))
+        return self.hamiltonian.project(u + self.scale(u, gradient))
 
     def scale(self, u: Tensor, r: Tensor) -> Tensor:
         """alpha D r at `u`: an approximation of (-Hessian)^-1 r."""
@@ -100,13 +99,11 @@ class BoundMap:
     def residual(self, u: Tensor, gradient: Tensor | None = None) -> Tensor:
         """How far `u` is from maximising H, in units of grad H: (batch,).
 
-        |grad H(u)|; where the control is constrained, without the components in which `u` lies on
-        a bound and the gradient points out of the admissible set. This is the projection of the
-        gradient on the directions that are admissible at `u`, zero exactly where the first-order
-        conditions hold. |P(u + grad H) - u| is zero at the same points, but its unit is the
-        control's wherever a gradient is longer than the way to the bound: it is then as small as
-        the control, whatever the error. (Bounds hold one component at a time, see
-        `Hamiltonian.interior`.)
+        |grad H(u)|, without the components in which `u` lies on a bound and the gradient points
+        out of the admissible set: zero exactly where the first-order conditions hold. (Bounds hold
+        one component at a time, see `Hamiltonian.interior`.) |P(u + grad H) - u| is zero at the
+        same points, but where a gradient is longer than the way to the bound it is as small as
+        the control, whatever the error.
         """
         if gradient is None:
             gradient = self.hamiltonian.grad(u)

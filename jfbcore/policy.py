@@ -69,25 +69,18 @@ class HamiltonianPolicy(Policy):
         gradient: GradientEstimator,
     ) -> None:
         super().__init__()
+        network = "ValueNetwork.for_problem(problem)"
         _validate.instance("problem", problem, Problem, "Quadrotor(n_agents=6)")
-        example = "ValueNetwork.for_problem(problem)"
-        _validate.instance("value_network", value_network, nn.Module, example)
+        _validate.instance("value_network", value_network, nn.Module, network)
         _validate.instance("fixed_point_map", fixed_point_map, FixedPointMap, "ScaledMap()")
         _validate.instance("solver", solver, Solver, "Picard(tolerance=1e-4)")
         _validate.instance("gradient", gradient, GradientEstimator, "JFB()")
         check_problem(problem)
-        for reason in (
-            gradient.supports(problem),
-            solver.supports(problem),
-            gradient.supports_solver(solver),
-        ):
-            if reason is not None:
-                raise ValueError(reason)
-        self.problem = problem
-        self.value_network = value_network
-        self.fixed_point_map = fixed_point_map
-        self.solver = solver
-        self.gradient = gradient
+        reason = gradient.supports(problem) or solver.supports(problem)
+        if reason := reason or gradient.supports_solver(solver):
+            raise ValueError(reason)
+        self.problem, self.value_network = problem, value_network
+        self.fixed_point_map, self.solver, self.gradient = fixed_point_map, solver, gradient
 
     def with_gradient(
         self,
@@ -103,9 +96,9 @@ class HamiltonianPolicy(Policy):
         other = HamiltonianPolicy(
             self.problem,
             self.value_network,
-            fixed_point_map=self.fixed_point_map if fixed_point_map is None else fixed_point_map,
-            solver=self.solver if solver is None else solver,
-            gradient=self.gradient if gradient is None else gradient,
+            fixed_point_map=fixed_point_map or self.fixed_point_map,
+            solver=solver or self.solver,
+            gradient=gradient or self.gradient,
         )
         other.training = self.training
         return other

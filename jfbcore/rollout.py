@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from jfbcore import _validate
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
 from jfbcore.problems.base import Time
+from jfbcore.solvers.base import Solution
 
 
 @dataclass
@@ -21,12 +21,11 @@ class InnerStatistics:
     iterations: list[int | Tensor] = field(default_factory=list)
     residuals: list[Tensor] = field(default_factory=list)
 
-    def add(self, step: Step) -> None:
-        """Note the iterations and residuals of a time step, or of several taken at once."""
-        if step.iterations is None or step.residual is None:
-            return
-        self.iterations.append(step.iterations)
-        self.residuals.append(step.residual)
+    def add(self, solution: Solution | None) -> None:
+        """Note the iterations and residuals of a time step, if it had an inner solve."""
+        if solution is not None:
+            self.iterations.append(solution.iterations)
+            self.residuals.append(solution.residual.detach())
 
     def summary(self) -> dict[str, dict[str, float]] | None:
         """{"iterations": {mean, max}, "residual": {mean, max}}, or None without inner solves."""
@@ -69,49 +68,6 @@ class Rollout:
         return self.running_cost + self.terminal_cost
 
 
-class Step(NamedTuple):
-    """One time step: the next state (batch, n), the running cost so far (batch,), the control
-    (batch, m), the inner solve's iterations and residual (batch,), the HJB residual (batch,).
-
-    The last three are None where there is no inner solve or no penalty.
-    """
-
-    state: Tensor
-    running_cost: Tensor
-    control: Tensor
-    iterations: int | Tensor | None
-    residual: Tensor | None
-    hjb_residual: Tensor | None
-
-
-def advance(
-    policy: Policy,
-    t: Time,
-    h: float | Tensor,
-    z: Tensor,
-    running: Tensor,
-    start: Tensor | None = None,
-    penalties: bool = False,
-) -> Step:
-    """Decide at time `t` in states `z` and take one Euler step of length `h` [time unit of t].
-
-    `start`: where the inner solve starts; None takes the problem's initial control.
-    """
-    problem = policy.problem
-    # The start of an inner solve has no influence on its fixed point: no derivative to keep.
-    decision = policy(t, z, None if start is None else start.detach())
-    control, solution, hamiltonian = decision.control, decision.solution, decision.hamiltonian
-    rate = problem.dynamics(t, z, control) if hamiltonian is None else hamiltonian.dynamics(control)
-    return Step(
-        _euler(z, rate, h),
-        _euler(running, problem.running_cost(t, z, control), h),
-        control,
-        None if solution is None else solution.iterations,
-        None if solution is None else solution.residual.detach(),
-        hjb_residual(policy, t, z, decision) if penalties else None,
-    )
-
-
 def rollout(
     policy: Policy,
     initial_states: Tensor,
@@ -127,10 +83,10 @@ def rollout(
     `n_steps` None takes the problem's own number of time steps. `warm_start` starts each inner
     solve from the previous time step's control. `penalties` also evaluates the HJB residual and the
     terminal misfit of the value network, by a second network sweep per time step. `segment` keeps
-    the graph of that many time steps at a time and computes the others again on the way back. That
-    takes the memory of n_steps/segment states and `segment` time steps, which is least near the
-    root of n_steps, and one more forward pass. `record` also returns times, states and controls,
-    with a graph if grad mode is on.
+    the graph of that many time steps at a time and computes the others again on the way back: the
+    memory of n_steps/segment states and `segment` time steps, least near the root of n_steps, for
+    one more forward pass. `record` also returns times, states and controls, with a graph if grad
+    mode is on.
 
     Raises TypeError or ValueError where an argument does not fit, the states' dtype and device
     included, and ValueError for `record` with `segment`.
@@ -142,55 +98,64 @@ def rollout(
     check_states(policy, initial_states)
     problem = policy.problem
     n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
-    h, z = problem.t_final / n_steps, initial_states
-    running = z.new_zeros(z.shape[0])
-    hjb = z.new_zeros(z.shape[0]) if penalties else None
-    inner = InnerStatistics()
-    start: Tensor | None = None
-    states, controls = [z], list[Tensor]()
-    done = 0
+    h, inner = problem.t_final / n_steps, InnerStatistics()
+    states, controls, done = [initial_states], list[Tensor](), 0
 
     def take(
         steps: range, z: Tensor, running: Tensor, hjb: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         nonlocal done
         for i in steps:
-            step = advance(policy, i * h, h, z, running, start, penalties)
-            z, running = step.state, step.running_cost
+            t, before = i * h, z
+            decision = policy(t, z, start)
+            z, running = euler_step(policy, decision, t, h, z, running)
             if record:
                 states.append(z)
-                controls.append(step.control)
-            if warm_start:
-                start = step.control.detach()
+                controls.append(decision.control)
             # A segment that is computed again on the way back must not count twice.
             if i >= done:
-                inner.add(step)
+                inner.add(decision.solution)
                 done = i + 1
-            if hjb is not None and step.hjb_residual is not None:
-                hjb = torch.add(hjb, step.hjb_residual.abs(), alpha=h)
+            if hjb is not None:
+                residual = hjb_residual(policy, t, before, decision)
+                hjb = torch.add(hjb, residual.abs(), alpha=h)
+            # Where an inner solve starts does not move its fixed point: no derivative to keep.
+            start = decision.control.detach() if warm_start else None
+            del decision, before  # nothing of them is in the way of the next time step
         return z, running, hjb, start
 
+    zero = initial_states.new_zeros(initial_states.shape[0])
+    flown = initial_states, zero, zero if penalties else None, None
     if segment is None or not torch.is_grad_enabled():
-        z, running, hjb, start = take(range(n_steps), z, running, hjb, start)
+        z, running, hjb, _ = take(range(n_steps), *flown)
     else:
         for first in range(0, n_steps, segment):
             steps = range(first, min(first + segment, n_steps))
-            z, running, hjb, start = checkpoint(
-                take, steps, z, running, hjb, start,
-                use_reentrant=False, preserve_rng_state=False,
-            )  # fmt: skip
+            flown = checkpoint(take, steps, *flown, use_reentrant=False, preserve_rng_state=False)
+        z, running, hjb, _ = flown
     terminal = problem.terminal_cost(z)
     misfit = None
     if penalties:
         value = _value_network_policy(policy).value_network(problem.t_final, z)
         misfit = (value - terminal).abs()
-    flown = Rollout(running, terminal, z, inner, hjb, misfit)
+    result = Rollout(running, terminal, z, inner, hjb, misfit)
     if not record:
-        return flown
+        return result
     times = h * torch.arange(n_steps + 1, dtype=torch.float64)
     return replace(
-        flown, times=times.to(z), states=torch.stack(states), controls=torch.stack(controls)
+        result, times=times.to(z), states=torch.stack(states), controls=torch.stack(controls)
     )
+
+
+def euler_step(
+    policy: Policy, decision: Decision, t: float, h: float, z: Tensor, running: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The next state (batch, n) and the running cost (batch,) so far, after an Euler step of
+    length `h` [time unit of t] from time `t` and states `z` under a decision."""
+    problem, control, hamiltonian = policy.problem, decision.control, decision.hamiltonian
+    rate = problem.dynamics(t, z, control) if hamiltonian is None else hamiltonian.dynamics(control)
+    z_next = torch.add(z, rate, alpha=h)
+    return z_next, torch.add(running, problem.running_cost(t, z, control), alpha=h)
 
 
 def check_states(policy: Policy, states: Tensor) -> None:
@@ -210,10 +175,6 @@ def check_states(policy: Policy, states: Tensor) -> None:
             f"on {states.device}; use states.to({kind.dtype}).to({str(kind.device)!r}), or build "
             "problem and policy for these states"
         )
-
-
-def _euler(x: Tensor, rate: Tensor, h: float | Tensor) -> Tensor:
-    return x + h * rate if isinstance(h, Tensor) else torch.add(x, rate, alpha=h)
 
 
 def hjb_residual(policy: Policy, t: Time, z: Tensor, decision: Decision) -> Tensor:

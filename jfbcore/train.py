@@ -55,9 +55,8 @@ class Training:
         self.optimizer = build_optimizer(config.optimizer, policy.parameters())
         self.guard = Guard(config.guard, policy, self.optimizer)
         self.schedules = Schedules(config, self.problem.n_steps)
-        self.clock = Clock(
-            config.steps, config.time_limit, rollout is not _EAGER, full_steps=config.full_steps
-        )
+        compiles, full_steps = rollout is not _EAGER, config.full_steps
+        self.clock = Clock(config.steps, config.time_limit, compiles, full_steps=full_steps)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.held_out = held_out_states(self.problem, config.held_out)
         self.minibatch = self._draw() if config.fixed_minibatch else None
@@ -141,11 +140,11 @@ class Training:
         return self.curve[-1]
 
     def fraction_done(self) -> float:
-        """The fraction of the run that is done, in training steps or in seconds."""
+        """How much of the run is done, in training steps or in seconds."""
         return self.clock.fraction(self.step)
 
     def scheduled(self) -> float:
-        """The fraction of the schedules that is done: in training steps, where they are given."""
+        """How much of the schedules is done, in training steps where they are given."""
         return self.clock.scheduled(self.step)
 
     def terminal_multiple(self) -> float:

@@ -12,16 +12,10 @@ from jfbcore import _validate
 from jfbcore._random import draw
 from jfbcore._time import Time, time_column
 from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
+from jfbcore.kernels import saved_sweep
 from jfbcore.kernels.costate import Costate, costate_formula, costate_of, forward_backward
 from jfbcore.kernels.fused import plain_formula_required
-from jfbcore.kernels.saved_sweep import (
-    Cotangents,
-    Layers,
-    Saved,
-    parameter_gradients,
-    pull_back,
-    sweep,
-)
+from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
 from jfbcore.kernels.sweep import antiderivative_of_tanh, core, core_vjp
 from jfbcore.problems.base import Problem
 
@@ -54,55 +48,45 @@ class ValueNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.state_dim = _validate.positive_int("state_dim", state_dim)
+        self.state_dim = n = _validate.positive_int("state_dim", state_dim)
         self.width = _validate.positive_int("width", width)
         self.depth = _validate.positive_int("depth", depth)
-        self.residual_step = 1.0 / max(depth - 1, 1)
-        rank = min(QUADRATIC_RANK, state_dim + 1)
+        self.residual_step, self.scaling = 1.0 / max(depth - 1, 1), scaling
+        rank = min(QUADRATIC_RANK, n + 1)
 
         def uniform(*shape: int, fan_in: int) -> nn.Parameter:
-            bound = 1.0 / math.sqrt(fan_in)
-            found = draw(torch.rand, shape, generator)
-            return nn.Parameter(((2.0 * found - 1.0) * bound).to(device=device, dtype=dtype))
+            numbers = 2.0 * draw(torch.rand, shape, generator) - 1.0
+            numbers *= 1.0 / math.sqrt(fan_in)
+            return nn.Parameter(numbers.to(device=device, dtype=dtype))
 
-        def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(*shape, device=device, dtype=dtype))
-
-        n = state_dim
         # The opening layer and A act on y = (z, t); their last column is kept apart so that y is
         # never concatenated.
         self.opening = uniform(width, n, fan_in=n + 1)
         self.opening_time = uniform(width, fan_in=n + 1)
         self.opening_bias = uniform(width, fan_in=n + 1)
-        self.weights = nn.ParameterList(
-            uniform(width, width, fan_in=width) for _ in range(depth - 1)
-        )
-        self.biases = nn.ParameterList(uniform(width, fan_in=width) for _ in range(depth - 1))
+        layers = range(depth - 1)
+        self.weights = nn.ParameterList(uniform(width, width, fan_in=width) for _ in layers)
+        self.biases = nn.ParameterList(uniform(width, fan_in=width) for _ in layers)
         self.readout = uniform(width, fan_in=100 * width)
         self.quadratic = uniform(rank, n, fan_in=10 * (n + 1))
         self.quadratic_time = uniform(rank, fan_in=10 * (n + 1))
-        self.linear = zeros(n)
-        self.linear_time = zeros(1)
-        self.scaling = scaling
-        state = 1.0 if scaling is None else scaling.state
+        self.linear = nn.Parameter(torch.zeros(n, device=device, dtype=dtype))
+        self.linear_time = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
+        units = 1.0 if scaling is None else scaling.state
         self._state_unit: Tensor | float
-        if isinstance(state, tuple):
-            if len(state) != n:
+        if isinstance(units, tuple):
+            if len(units) != n:
                 raise ValueError(
-                    f"`scaling.state` must have {n} units, one for each state, got {len(state)}"
+                    f"`scaling.state` must have {n} units, one for each state, got {len(units)}"
                 )
             # Not part of a saved state: a constant of the problem.
-            units = torch.tensor(state, dtype=dtype, device=device)
-            self.register_buffer("_state_unit", units, persistent=False)
+            constant = torch.tensor(units, dtype=dtype, device=device)
+            self.register_buffer("_state_unit", constant, persistent=False)
         else:
-            self._state_unit = state
+            self._state_unit = units
         if initial_costate is not None:
             with torch.no_grad():
                 self.linear.copy_(initial_costate / self._costate_unit)
-
-    @property
-    def _costate_unit(self) -> Tensor | float:
-        return 1.0 if self.scaling is None else self.scaling.value / self._state_unit
 
     @classmethod
     def for_problem(
@@ -136,37 +120,27 @@ class ValueNetwork(nn.Module):
 
     def costate(self, t: Time, z: Tensor) -> Tensor:
         """p = grad_z phi(t, z): (batch, n) -> (batch, n), differentiable in z and parameters."""
-        z = self._normalised(z)
-        parameters = self._sweep_parameters()
-        if plain_formula_required():
-            p = costate_formula(self.residual_step, t, z, *parameters)
-        else:
-            p = Costate.apply(self.residual_step, t, z, *parameters)
-        return p if self.scaling is None else p * self._costate_unit
+        formula = costate_formula if plain_formula_required() else Costate.apply
+        return self._by_state(
+            formula(self.residual_step, t, self._inputs(z), *self._sweep_parameters())
+        )
 
     def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""
-        z = self._normalised(z)
+        z = self._inputs(z)
         sweep = forward_backward(self.residual_step, t, z, *self._sweep_parameters())
-        time = time_column(t)
         last = antiderivative_of_tanh(sweep.last)
         if sweep.states:
             last = torch.add(sweep.states[-1], last, alpha=self.residual_step)
-        phi = (
-            last @ self.readout
-            + 0.5 * torch.linalg.vecdot(sweep.projected, sweep.projected)
-            + z @ self.linear
-            + (self.linear_time * time).reshape(-1)
-        )
+        quadratic = 0.5 * torch.linalg.vecdot(sweep.projected, sweep.projected)
+        in_time = (self.linear_time * time_column(t)).reshape(-1)
+        phi = last @ self.readout + quadratic + z @ self.linear + in_time
         p = costate_of(sweep, self.opening, self.quadratic, self.linear)
-        phi_t = (
-            sweep.pulled @ self.opening_time
-            + sweep.projected @ self.quadratic_time
-            + self.linear_time
-        )
+        phi_t = sweep.pulled @ self.opening_time + sweep.projected @ self.quadratic_time
+        phi_t = phi_t + self.linear_time
         if self.scaling is None:
             return phi, p, phi_t
-        return phi * self.scaling.value, p * self._costate_unit, phi_t * self.scaling.value
+        return phi * self.scaling.value, self._by_state(p), phi_t * self.scaling.value
 
     def prepare(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """What a rollout over the grid `times` (steps,) makes once for all its time steps.
@@ -178,29 +152,25 @@ class ValueNetwork(nn.Module):
         slope = torch.cat((self.opening_time, self.quadratic_time))
         bias = torch.cat((self.opening_bias, torch.zeros_like(self.quadratic_time)))
         table = torch.addcmul(bias, times.unsqueeze(1), slope)
-        return (
-            torch.cat((self.opening, self.quadratic)),
-            functional.pad(table, (0, -table.shape[1] % 4)),
-        )
+        matrix = torch.cat((self.opening, self.quadratic))
+        return matrix, functional.pad(table, (0, -table.shape[1] % 4))
 
     def prepared_costate(self, matrix: Tensor, bias: Tensor, z: Tensor) -> Tensor:
         """`costate` without a graph, at the time of a row `bias` of what `prepare` makes.
 
         The residual core is one kernel where there is one for it.
         """
-        opened = torch.addmm(bias[: matrix.shape[0]], self._normalised(z), matrix.T)
+        opened = torch.addmm(bias[: matrix.shape[0]], self._inputs(z), matrix.T)
         pulled = core(opened, self.readout, *self._layers(), self.residual_step)
-        p = torch.addmm(self.linear, pulled, matrix)
-        return p if self.scaling is None else p * self._costate_unit
+        return self._by_state(torch.addmm(self.linear, pulled, matrix))
 
     def prepared_pull_back(
         self, matrix: Tensor, bias: Tensor, z: Tensor, p_bar: Tensor, onto: Tensor
     ) -> Tensor:
         """`onto` + (dp/dz)^T p_bar, all (batch, n), without a graph."""
-        if self.scaling is not None:
-            p_bar = p_bar * self._costate_unit
-        opened = torch.addmm(bias[: self.width], self._normalised(z), matrix[: self.width].T)
-        bars = core_vjp(opened, p_bar @ matrix.T, self.readout, *self._layers(), self.residual_step)
+        opened = torch.addmm(bias[: self.width], self._inputs(z), matrix[: self.width].T)
+        bars = self._by_state(p_bar) @ matrix.T
+        bars = core_vjp(opened, bars, self.readout, *self._layers(), self.residual_step)
         if self.scaling is None:
             return torch.addmm(onto, bars, matrix)
         return onto + bars @ matrix / self._state_unit
@@ -211,30 +181,23 @@ class ValueNetwork(nn.Module):
         biases = self.readout.new_zeros(0, self.width)
         if self.depth > 1:
             weights, biases = map(torch.stack, self._layers())
-        return Layers(
-            matrix,
-            matrix.T.contiguous(),
-            weights,
-            weights.transpose(1, 2).contiguous(),
-            biases,
-            self.readout,
-            self.linear,
-            self.residual_step,
-        )
+        both, step = (weights, weights.mT.contiguous()), self.residual_step
+        opening = matrix, matrix.T.contiguous()
+        return Layers(*opening, *both, biases, self.readout, self.linear, step)
 
     def saved_costate(self, layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
         """`costate` without a graph, and what `saved_pull_back` needs of it."""
-        p, saved = sweep(layers, bias[: layers.matrix.shape[0]], self._normalised(z))
-        return (p if self.scaling is None else p * self._costate_unit), saved
+        p, saved = saved_sweep.sweep(layers, bias[: layers.matrix.shape[0]], self._inputs(z))
+        return self._by_state(p), saved
 
     def saved_pull_back(
         self, layers: Layers, saved: Saved, at_step: Tensor, p_bar: Tensor, onto: Tensor
     ) -> tuple[Tensor, Cotangents]:
         """`onto` + (dp/dz)^T p_bar, (batch, n) each, and what `saved_gradients` needs of it."""
         if self.scaling is None:
-            return pull_back(layers, saved, at_step, p_bar, onto)
-        p_bar = p_bar * self._costate_unit
-        z_bar, cotangents = pull_back(layers, saved, at_step, p_bar, torch.zeros_like(onto))
+            return saved_sweep.pull_back(layers, saved, at_step, p_bar, onto)
+        start, p_bar = torch.zeros_like(onto), self._by_state(p_bar)
+        z_bar, cotangents = saved_sweep.pull_back(layers, saved, at_step, p_bar, start)
         return onto + z_bar / self._state_unit, cotangents
 
     def saved_gradients(
@@ -247,44 +210,42 @@ class ValueNetwork(nn.Module):
         cotangents: Cotangents,
     ) -> dict[str, Tensor]:
         """Gradients of the parameters by name; tensors are stacked, (steps, batch, …) each."""
-        if self.scaling is not None:
-            p_bar = p_bar * self._costate_unit
-        found = parameter_gradients(layers, times, self._normalised(z), p_bar, saved, cotangents)
-        width = self.width
+        p_bar, width = self._by_state(p_bar), self.width
+        whole = saved_sweep.parameter_gradients(
+            layers, times, self._inputs(z), p_bar, saved, cotangents
+        )
         gradients = {
-            "opening": found.matrix[:width],
-            "opening_time": found.time[:width],
-            "opening_bias": found.bias[:width],
-            "quadratic": found.matrix[width:],
-            "quadratic_time": found.time[width:],
-            "readout": found.readout,
-            "linear": found.linear,
+            "opening": whole.matrix[:width],
+            "opening_time": whole.time[:width],
+            "opening_bias": whole.bias[:width],
+            "quadratic": whole.matrix[width:],
+            "quadratic_time": whole.time[width:],
+            "readout": whole.readout,
+            "linear": whole.linear,
         }
-        for i, (weight, bias) in enumerate(zip(found.weights, found.biases, strict=True)):
+        for i, (weight, bias) in enumerate(zip(whole.weights, whole.biases, strict=True)):
             gradients |= {f"weights.{i}": weight, f"biases.{i}": bias}
         return gradients
 
     def _layers(self) -> tuple[list[Tensor], list[Tensor]]:
         """Weights and biases of the residual layers."""
         # One by one: torch.compile of 2.11 cannot unpack a ParameterList.
-        return (
-            [self.weights[i] for i in range(self.depth - 1)],
-            [self.biases[i] for i in range(self.depth - 1)],
-        )
-
-    def _normalised(self, z: Tensor) -> Tensor:
-        return z if self.scaling is None else z / self._state_unit
+        layers = range(self.depth - 1)
+        return [self.weights[i] for i in layers], [self.biases[i] for i in layers]
 
     def _sweep_parameters(self) -> tuple[Tensor, ...]:
+        """The parameters in the order of `forward_backward`."""
         weights, biases = self._layers()
-        return (
-            self.opening,
-            self.opening_time,
-            self.opening_bias,
-            self.readout,
-            self.quadratic,
-            self.quadratic_time,
-            self.linear,
-            *weights,
-            *biases,
-        )
+        opening = (self.opening, self.opening_time, self.opening_bias, self.readout)
+        return (*opening, self.quadratic, self.quadratic_time, self.linear, *weights, *biases)
+
+    @property
+    def _costate_unit(self) -> Tensor | float:
+        return 1.0 if self.scaling is None else self.scaling.value / self._state_unit
+
+    def _by_state(self, p: Tensor) -> Tensor:
+        """A gradient (batch, n) by the network's own input, as one by the state."""
+        return p if self.scaling is None else p * self._costate_unit
+
+    def _inputs(self, z: Tensor) -> Tensor:
+        return z if self.scaling is None else z / self._state_unit

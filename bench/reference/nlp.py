@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import casadi as ca
+import numpy as np
 
 from jfbcore.problems import (
     Bicycle,
@@ -200,9 +201,9 @@ def _consumption(problem: Consumption) -> Stage:
     growth = problem.r * wealth - ca.sum1(u)
     formed, worn = u**problem.eta, habits**problem.theta
     if problem.A is not None:
-        formed = ca.mtimes(ca.DM(problem.A), formed)
+        formed = ca.mtimes(ca.DM(np.asarray(problem.A)), formed)
     if problem.B is not None:
-        worn = ca.mtimes(ca.DM(problem.B), worn)
+        worn = ca.mtimes(ca.DM(np.asarray(problem.B)), worn)
     return Stage(
         # The admissible controls are a box around the habit; in the excess the box is fixed.
         control=ca.Function("control", [z, excess], [habits + excess]),
@@ -235,7 +236,7 @@ def _liquidation(problem: Liquidation) -> Stage:
         (1 - problem.correlation) * ca.sumsqr(z) + problem.correlation * ca.sum1(z) ** 2
     )
     if problem.covariance is not None:
-        spread = ca.mtimes([z.T, ca.DM(problem.covariance), z])
+        spread = ca.mtimes([z.T, ca.DM(np.asarray(problem.covariance)), z])
     free = [-math.inf] * problem.n_assets
     return Stage(
         control=_identity(z, u),

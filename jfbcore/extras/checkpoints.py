@@ -27,6 +27,8 @@ POLICY_VERSION = 1
 
 #: of a configuration, how long the run is: a checkpoint may be continued to another end
 _LENGTH = ("steps", "time_limit")
+#: what of a run has a state_dict, besides its policy
+_PARTS = ("optimizer", "guard", "schedules")
 
 
 def save(policy: Policy, file: str | Path) -> None:
@@ -94,24 +96,18 @@ def save_training(training: Training, path: Path) -> None:
     """Write everything that `training` needs to go on, and its policy as `save` would."""
     if training.saver.described is None:
         training.saver.described = _described(training.policy)
-    _write(
-        training.saver.described
-        | {
-            "policy": training.policy.state_dict(),
-            "version": CHECKPOINT_VERSION,
-            "config": asdict(training.config),
-            "identity": training.identity,
-            "optimizer": training.optimizer.state_dict(),
-            "guard": training.guard.state_dict(),
-            "schedules": training.schedules.state_dict(),
-            "clock": asdict(training.clock),
-            "generator": training.generator.get_state(),
-            "minibatch": training.minibatch,
-            "progress": (training.step, training.loss),
-            "curve": [asdict(point) for point in training.curve],
-        },
-        path,
-    )
+    parts = {name: getattr(training, name).state_dict() for name in ("policy", *_PARTS)}
+    state = {
+        "version": CHECKPOINT_VERSION,
+        "config": asdict(training.config),
+        "identity": training.identity,
+        "clock": asdict(training.clock),
+        "generator": training.generator.get_state(),
+        "minibatch": training.minibatch,
+        "progress": (training.step, training.loss),
+        "curve": [asdict(point) for point in training.curve],
+    }
+    _write(training.saver.described | parts | state, path)
 
 
 @dataclass(frozen=True)
@@ -145,24 +141,16 @@ def load_training(training: Training, path: Path) -> None:
     It may end later than the run in the file would have; schedules then run to the new end.
     """
     state = _training_state(path)
-    expected = asdict(training.config)
-    changed = [
-        name
-        for name, value in state["config"].items()
-        if name not in _LENGTH and expected[name] != value
-    ]
+    expected, saved = asdict(training.config), state["config"]
+    changed = [x for x in saved if x not in _LENGTH and expected[x] != saved[x]]
     if changed:
-        raise ValueError(
-            f"`checkpoint` {path} was written with another configuration; different: "
-            f"{', '.join(changed)}"
-        )
+        what = f"was written with another configuration; different: {', '.join(changed)}"
+        raise ValueError(f"`checkpoint` {path} {what}")
     if state["identity"] != training.identity:
-        raise ValueError(
-            f"`checkpoint` {path} belongs to another run: {state['identity']}, not "
-            f"{training.identity}"
-        )
+        what = f"belongs to another run: {state['identity']}, not {training.identity}"
+        raise ValueError(f"`checkpoint` {path} {what}")
     training.policy.load_state_dict(state["policy"])
-    for part in ("optimizer", "guard", "schedules"):
+    for part in _PARTS:
         getattr(training, part).load_state_dict(state[part])
     # Whether the first training step compiles is a question of this process.
     own = {name: getattr(training.clock, name) for name in (*_LENGTH, "compiling")}
@@ -185,11 +173,7 @@ def _described(policy: Policy) -> dict[str, Any]:
         again.load_state_dict(policy.state_dict())
     except Exception as error:  # constructors from outside may raise anything
         reason = _first_line(error)
-    return {
-        "policy_version": POLICY_VERSION,
-        "description": description,
-        "not_described": reason,
-    }
+    return {"policy_version": POLICY_VERSION, "description": description, "not_described": reason}
 
 
 def _rebuilt(description: Any, device: torch.device) -> Policy:

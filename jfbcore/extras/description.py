@@ -24,8 +24,9 @@ from jfbcore.solvers.base import Solver
 #: packages any of whose classes may be rebuilt, and the bases of classes from elsewhere
 _PACKAGES = ("jfbcore", "baselines")
 _BASES = (Problem, FixedPointMap, Solver, GradientEstimator, nn.Module)
-#: constructor arguments that are not described: where an object lives, and what drew it
-_LEFT_OUT = ("device", "generator")
+#: constructor arguments that are not described: where an object lives, what drew it, and other
+#: names of `n_agents`, which are refused beside it
+_LEFT_OUT = ("device", "generator", "n_goods", "n_assets")
 
 
 def describe(thing: object) -> Any:
@@ -91,14 +92,8 @@ def constructor_arguments(thing: object) -> dict[str, Any]:
     """The arguments of `thing`'s constructor that it keeps."""
     if hasattr(thing, "constructor_arguments"):
         return dict(thing.constructor_arguments())
-    names = inspect.signature(type(thing)).parameters
-    # Consumption takes `n_goods` as another name for `n_agents`; both together are refused.
-    left_out = (*_LEFT_OUT, "n_goods") if "n_agents" in names else _LEFT_OUT
-    return {
-        name: getattr(thing, name)
-        for name in names
-        if name not in left_out and hasattr(thing, name)
-    }
+    names = [x for x in inspect.signature(type(thing)).parameters if x not in _LEFT_OUT]
+    return {name: getattr(thing, name) for name in names if hasattr(thing, name)}
 
 
 def one_line(thing: object, longest: int = 60) -> str:
@@ -108,11 +103,12 @@ def one_line(thing: object, longest: int = 60) -> str:
     """
     if isinstance(thing, type):
         return thing.__name__
-    if dataclasses.is_dataclass(thing) or not isinstance(thing, _BASES):
+    problem = isinstance(thing, Problem)
+    if not problem and (dataclasses.is_dataclass(thing) or not isinstance(thing, _BASES)):
         code = repr(thing).removeprefix("torch.") if isinstance(thing, torch.dtype) else repr(thing)
         return code if isinstance(thing, _BASES) or len(code) <= longest else "…"
     parameters, arguments = inspect.signature(type(thing)).parameters, constructor_arguments(thing)
-    always = ("n_agents", "n_steps", "t_final", "dtype") if isinstance(thing, Problem) else ()
+    always = ("n_agents", "n_steps", "t_final", "dtype") if problem else ()
     names = [name for name in always if name in arguments]
     for name, value in arguments.items():
         default = parameters[name].default

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from jfbcore import _validate
+from jfbcore._validate import finite, non_negative, parameter, parameters, positive_int
 from jfbcore.extras.optimizers import ScheduledOptimizer
 
 
@@ -21,39 +21,35 @@ class GuardSettings:
     """When a training step counts as bad, and what happens then.
 
     A training step is bad when its loss or gradient norm is not finite, or when its loss exceeds
-    `jump_factor` times the median of the last `window` good losses plus `jump_offset`. A gradient
-    norm that jumps is not bad: training clips it, and near an optimum it varies by orders of
-    magnitude. After a bad step the parameters and the optimiser's state go back to the last
-    snapshot (taken every `snapshot_interval` good steps), and the learning rate is multiplied by
-    `backoff`; it recovers by the factor `recovery` per good step. More than `patience` bad steps in
-    a row end the run as diverged.
+    `jump_factor` times the median of the last `window` good losses plus `jump_offset`. (A gradient
+    norm that jumps is clipped: near an optimum it varies by orders of magnitude.) After a bad step
+    parameters and optimiser go back to the last snapshot, taken every `snapshot_interval` good
+    steps, and the learning rate is multiplied by `backoff`; it recovers by the factor `recovery`
+    per good step. More than `patience` bad steps in a row end the run as diverged.
 
-    Losses that climb slowly never jump. Whenever a snapshot is due, their median is therefore
-    compared with the least median so far. Where it exceeds `drift_factor` times that (plus
-    `jump_offset`), the parameters of the least median are tried on the present minibatch. If the
-    present loss exceeds theirs by the same factor, they come back, and the learning rate recovers
-    only to `backoff` times its former value from then on.
+    Losses that climb slowly never jump. Whenever a snapshot is due and their median exceeds
+    `drift_factor` times the least so far (plus `jump_offset`), the parameters of the least median
+    are tried on the present minibatch. If the present loss exceeds theirs by the same factor, they
+    come back, and from then on the learning rate recovers only to `backoff` times its former value.
     """
 
-    jump_factor: float = 3.0
-    drift_factor: float = 2.0
-    jump_offset: float = 1.0
-    window: int = 25
-    snapshot_interval: int = 25
-    backoff: float = 0.5
-    recovery: float = 1.02
-    patience: int = 20
+    jump_factor: float = parameter(3.0, finite)
+    drift_factor: float = parameter(2.0, finite)
+    jump_offset: float = parameter(1.0, non_negative)
+    window: int = parameter(25, positive_int)
+    snapshot_interval: int = parameter(25, positive_int)
+    backoff: float = parameter(0.5, finite)
+    recovery: float = parameter(1.02, finite)
+    patience: int = parameter(20, positive_int)
 
     def __post_init__(self) -> None:
+        parameters(self)
         for name in ("jump_factor", "drift_factor"):
-            if _validate.finite(name, getattr(self, name)) <= 1.0:
+            if getattr(self, name) <= 1.0:
                 raise ValueError(f"`{name}` must be > 1, got {getattr(self, name)}")
-        _validate.non_negative("jump_offset", self.jump_offset)
-        for name in ("window", "snapshot_interval", "patience"):
-            _validate.positive_int(name, getattr(self, name))
-        if not 0.0 < _validate.finite("backoff", self.backoff) <= 1.0:
+        if not 0.0 < self.backoff <= 1.0:
             raise ValueError(f"`backoff` must be in (0, 1], got {self.backoff}")
-        if _validate.finite("recovery", self.recovery) < 1.0:
+        if self.recovery < 1.0:
             raise ValueError(f"`recovery` must be >= 1, got {self.recovery}")
 
 
@@ -86,10 +82,9 @@ class Guard:
         optimizer: ScheduledOptimizer | None = None,
     ) -> None:
         self.settings, self.module, self.optimizer = settings, module, optimizer
-        self.interventions: list[Intervention] = []
-        self.learning_rate_scale, self.bad_in_a_row = 1.0, 0
-        #: the scale to which the learning rate recovers
-        self._ceiling = 1.0
+        self.interventions, self.bad_in_a_row = list[Intervention](), 0
+        #: the learning rate's factor, and the one to which it recovers
+        self.learning_rate_scale, self._ceiling = 1.0, 1.0
         self._recent: list[float] = []
         self._snapshot, self._since_snapshot = self._copy(), 0
         #: the snapshot of the least median of losses so far, and that median
@@ -197,9 +192,8 @@ class Guard:
 
     @torch.no_grad()
     def _restore(self, snapshot: dict[str, Any]) -> None:
-        pairs = zip(self.module.parameters(), snapshot["parameters"], strict=True)
-        for parameter, value in pairs:
-            parameter.copy_(value)
+        for own, value in zip(self.module.parameters(), snapshot["parameters"], strict=True):
+            own.copy_(value)
         if self.optimizer is not None:
             # A copy: an optimiser goes on in the tensors that it loads.
             self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))

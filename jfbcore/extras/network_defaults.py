@@ -56,12 +56,8 @@ def _(problem: Quadrotor) -> NetworkDefaults:
 def _(problem: RotorQuadrotor) -> NetworkDefaults:
     # A costate of order one of an angular rate would command rotors to their limits.
     units = (*(1.0,) * 6, *(2.0,) * 3, *(10.0,) * 3)
-    return NetworkDefaults(
-        width=96,
-        scaling=NetworkScaling(state=units * problem.n_agents),
-        agent_share=1.0 / problem.n_agents,
-        agent_units=units,
-    )
+    scaling, share = NetworkScaling(state=units * problem.n_agents), 1.0 / problem.n_agents
+    return NetworkDefaults(width=96, scaling=scaling, agent_share=share, agent_units=units)
 
 
 @network_defaults.register

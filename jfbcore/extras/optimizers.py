@@ -62,10 +62,7 @@ def build_optimizer(
     parameters = list(parameters)
     if name == "adam":
         return ScheduledOptimizer([(torch.optim.Adam(parameters, betas=betas), 1.0)])
-    matrices = [p for p in parameters if p.dim() == 2]
-    vectors = [p for p in parameters if p.dim() != 2]
-    return ScheduledOptimizer([
-        (torch.optim.Adam(vectors, betas=betas), 1.0),
-        # No weight decay: a value function has no reason to be small.
-        (torch.optim.Muon(matrices, weight_decay=0.0), matrix_rate),
-    ])  # fmt: skip
+    vectors = torch.optim.Adam([p for p in parameters if p.dim() != 2], betas=betas)
+    # No weight decay: a value function has no reason to be small.
+    matrices = torch.optim.Muon([p for p in parameters if p.dim() == 2], weight_decay=0.0)
+    return ScheduledOptimizer([(vectors, 1.0), (matrices, matrix_rate)])

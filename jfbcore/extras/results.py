@@ -35,16 +35,10 @@ class Evaluation:
     def of(cls, flown: Rollout, step: int, seconds: float, loss: float) -> Evaluation:
         """The point that a rollout from the held-out states makes, with means in float64."""
         cost = flown.cost.double()
-        return cls(
-            step=step,
-            seconds=seconds,
-            loss=loss,
-            running_cost=flown.running_cost.double().mean().item(),
-            terminal_cost=flown.terminal_cost.double().mean().item(),
-            evaluation_cost=cost.mean().item(),
-            costs=tuple(cost.tolist()),
-            inner=flown.inner.summary(),
-        )
+        parts = (flown.running_cost.double(), flown.terminal_cost.double(), cost)
+        running, terminal, total = (part.mean().item() for part in parts)
+        costs, inner = tuple(cost.tolist()), flown.inner.summary()
+        return cls(step, seconds, loss, running, terminal, total, costs, inner)
 
 
 @dataclass(frozen=True)

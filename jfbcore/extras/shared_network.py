@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +27,29 @@ class SharedValueNetwork(nn.Module):
     """
 
     #: numbers psi is told of an agent besides its state, and their standard deviation
-    INDEX_DIM = 0
-    INDEX_SCALE = 0.0
+    INDEX_DIM: ClassVar[int] = 0
+    INDEX_SCALE: ClassVar[float] = 0.0
+    #: these numbers, (n_agents, INDEX_DIM)
+    indices: Tensor | None
 
-    def __init__(self, agent_network: ValueNetwork, n_agents: int, share: float) -> None:
+    def __init__(
+        self,
+        agent_network: ValueNetwork,
+        n_agents: int,
+        share: float,
+        indices: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.agent_network = agent_network
         self.n_agents = _validate.positive_int("n_agents", n_agents)
         self.share = _validate.positive("share", share)
+        shape = (n_agents, 0) if indices is None else tuple(indices.shape)
+        if shape != (n_agents, self.INDEX_DIM):
+            raise ValueError(
+                f"`indices` must be ({n_agents}, {self.INDEX_DIM}), one row for each agent, got "
+                f"{shape}"
+            )
+        self.register_buffer("indices", indices)
 
     @classmethod
     def for_problem(
@@ -55,35 +70,22 @@ class SharedValueNetwork(nn.Module):
         """
         if share is None and (reason := cls.supports(problem)) is not None:
             raise ValueError(reason)
-        defaults = network_defaults(problem)
-        if share is None:
-            assert defaults.agent_share is not None
-            share = defaults.agent_share
+        defaults, state_dim = network_defaults(problem), problem.state_dim // problem.n_agents
+        share = defaults.agent_share if share is None else share
+        assert share is not None
+        units = defaults.agent_units if units is None else units
+        if cls.INDEX_DIM:
+            units = (*(units or (1.0,) * state_dim), *(1.0,) * cls.INDEX_DIM)
         agent_network = ValueNetwork(
-            problem.state_dim // problem.n_agents + cls.INDEX_DIM,
+            state_dim + cls.INDEX_DIM,
             defaults.width if width is None else width,
             defaults.depth if depth is None else depth,
-            scaling=cls._scaling(problem, defaults.agent_units if units is None else units),
+            scaling=None if units is None else NetworkScaling(state=units),
             dtype=problem.dtype,
             device=problem.device,
             generator=generator,
         )
-        return cls._with(agent_network, problem, share, generator)
-
-    @classmethod
-    def _scaling(cls, problem: Problem, units: tuple[float, ...] | None) -> NetworkScaling | None:
-        """psi's units; None takes states as they are."""
-        return None if units is None else NetworkScaling(state=units)
-
-    @classmethod
-    def _with(
-        cls,
-        agent_network: ValueNetwork,
-        problem: Problem,
-        share: float,
-        generator: torch.Generator | None,
-    ) -> Self:
-        return cls(agent_network, problem.n_agents, share)
+        return cls(agent_network, problem.n_agents, share, cls.draw_indices(problem, generator))
 
     @classmethod
     def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor | None:
@@ -91,7 +93,10 @@ class SharedValueNetwork(nn.Module):
 
         A policy that outputs the control itself may be told the same.
         """
-        return None
+        if not cls.INDEX_DIM:
+            return None
+        indices = cls.INDEX_SCALE * draw(torch.randn, (problem.n_agents, cls.INDEX_DIM), generator)
+        return indices.to(dtype=problem.dtype, device=problem.device)
 
     @staticmethod
     def supports(problem: Problem) -> str | None:
@@ -112,11 +117,8 @@ class SharedValueNetwork(nn.Module):
     def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""
         phi, p, phi_t = self.agent_network.value_and_gradient(self._times(t), self._states(z))
-        return (
-            phi.view(-1, self.n_agents).sum(1) * self.share,
-            self._costates(p, z) * self.share,
-            phi_t.view(-1, self.n_agents).sum(1) * self.share,
-        )
+        phi, phi_t = (x.view(-1, self.n_agents).sum(1) * self.share for x in (phi, phi_t))
+        return phi, self._costates(p, z) * self.share, phi_t
 
     def prepare(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """As `ValueNetwork.prepare`, of psi."""
@@ -131,13 +133,9 @@ class SharedValueNetwork(nn.Module):
         self, matrix: Tensor, bias: Tensor, z: Tensor, p_bar: Tensor, onto: Tensor
     ) -> Tensor:
         """As `ValueNetwork.prepared_pull_back`."""
-        z_bar = self.agent_network.prepared_pull_back(
-            matrix,
-            bias,
-            self._states(z),
-            self._states_of(p_bar * self.share),
-            self._states_of(onto),
-        )
+        p_bar, rows = self._states_of(p_bar * self.share), self._states_of(onto)
+        states = self._states(z)
+        z_bar = self.agent_network.prepared_pull_back(matrix, bias, states, p_bar, rows)
         return self._costates(z_bar, z)
 
     def layers(self, matrix: Tensor) -> Layers:
@@ -153,9 +151,8 @@ class SharedValueNetwork(nn.Module):
         self, layers: Layers, saved: Saved, at_step: Tensor, p_bar: Tensor, onto: Tensor
     ) -> tuple[Tensor, Cotangents]:
         """As `ValueNetwork.saved_pull_back`."""
-        z_bar, cotangents = self.agent_network.saved_pull_back(
-            layers, saved, at_step, self._states_of(p_bar * self.share), self._states_of(onto)
-        )
+        p_bar, rows = self._states_of(p_bar * self.share), self._states_of(onto)
+        z_bar, cotangents = self.agent_network.saved_pull_back(layers, saved, at_step, p_bar, rows)
         return self._costates(z_bar, onto), cotangents
 
     def saved_gradients(
@@ -169,27 +166,29 @@ class SharedValueNetwork(nn.Module):
     ) -> dict[str, Tensor]:
         """As `ValueNetwork.saved_gradients`."""
         shape = (z.shape[0], z.shape[1] * self.n_agents, -1)
+        states = self._states(z.flatten(0, 1)).view(shape)
+        p_bar = self._states_of(p_bar.flatten(0, 1) * self.share).view(shape)
         gradients = self.agent_network.saved_gradients(
-            layers,
-            times,
-            self._states(z.flatten(0, 1)).view(shape),
-            self._states_of(p_bar.flatten(0, 1) * self.share).view(shape),
-            saved,
-            cotangents,
+            layers, times, states, p_bar, saved, cotangents
         )
         return {f"agent_network.{name}": gradient for name, gradient in gradients.items()}
 
     def _states_of(self, bar: Tensor) -> Tensor:
         """Cotangents of the swarm's costates (batch, n) as those of psi's gradients."""
         rows = bar.reshape(bar.shape[0] * self.n_agents, -1)
-        return torch.nn.functional.pad(rows, (0, self.INDEX_DIM))
+        return nn.functional.pad(rows, (0, self.INDEX_DIM))
 
     def _states(self, z: Tensor) -> Tensor:
         """What psi sees of each agent, (batch N, psi's inputs)."""
-        return z.reshape(z.shape[0] * self.n_agents, -1)
+        states = z.reshape(z.shape[0] * self.n_agents, -1)
+        if self.indices is None:
+            return states
+        return torch.cat((states, self.indices.repeat(z.shape[0], 1)), 1)
 
     def _costates(self, p: Tensor, z: Tensor) -> Tensor:
         """psi's gradients (batch N, psi's inputs) as the swarm's, in the shape of `z`."""
+        if self.INDEX_DIM:
+            p = p[:, : z.shape[1] // self.n_agents]
         return p.reshape(z.shape)
 
     def _times(self, t: Time) -> Time:
@@ -210,45 +209,3 @@ class IndexedValueNetwork(SharedValueNetwork):
 
     INDEX_DIM = 8
     INDEX_SCALE = 2.0
-
-    def __init__(
-        self, agent_network: ValueNetwork, n_agents: int, share: float, indices: Tensor
-    ) -> None:
-        super().__init__(agent_network, n_agents, share)
-        if indices.dim() != 2 or indices.shape[0] != n_agents:
-            raise ValueError(
-                f"`indices` must be ({n_agents}, width), one row for each agent, got "
-                f"{tuple(indices.shape)}"
-            )
-        self.indices: Tensor
-        self.register_buffer("indices", indices)
-
-    @classmethod
-    def _scaling(cls, problem: Problem, units: tuple[float, ...] | None) -> NetworkScaling:
-        if units is None:
-            units = (1.0,) * (problem.state_dim // problem.n_agents)
-        return NetworkScaling(state=(*units, *(1.0,) * cls.INDEX_DIM))
-
-    @classmethod
-    def _with(
-        cls,
-        agent_network: ValueNetwork,
-        problem: Problem,
-        share: float,
-        generator: torch.Generator | None,
-    ) -> Self:
-        indices = cls.draw_indices(problem, generator)
-        return cls(agent_network, problem.n_agents, share, indices)
-
-    @classmethod
-    def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor:
-        """A fixed random index for each agent, (n_agents, INDEX_DIM)."""
-        found = draw(torch.randn, (problem.n_agents, cls.INDEX_DIM), generator)
-        return (cls.INDEX_SCALE * found).to(dtype=problem.dtype, device=problem.device)
-
-    def _states(self, z: Tensor) -> Tensor:
-        indices = self.indices.repeat(z.shape[0], 1)
-        return torch.cat((super()._states(z), indices), 1)
-
-    def _costates(self, p: Tensor, z: Tensor) -> Tensor:
-        return p[:, : z.shape[1] // self.n_agents].reshape(z.shape)

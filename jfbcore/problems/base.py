@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from dataclasses import InitVar, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,35 +30,44 @@ from jfbcore.hamiltonian import DerivedHamiltonian
 from jfbcore.hamiltonian import Hamiltonian as Hamiltonian
 
 
-class Problem(abc.ABC):
+class _Declared(abc.ABC):
+    """Attributes of a problem that its constructor sets, whatever it was given for them."""
+
+    n_agents: int
+    state_dim: int
+    control_dim: int
+    device: torch.device
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Problem(_Declared):
     """An optimal-control problem, discretised by left-endpoint Euler on a uniform grid.
 
-    A problem is four formulas, `dynamics`, `running_cost`, `terminal_cost` and
-    `sample_initial_states`, and its sizes: a subclass takes `n_agents` first, passes the other
-    arguments below on and sets `name`, `n_agents`, `state_dim` (n) and `control_dim` (m). All else
-    has a default; what a subclass overrides for speed is held against the default once, when a
-    policy is built (`jfbcore.checks`).
+    A subclass takes `n_agents` first, passes the other arguments below on, sets `name`, `n_agents`,
+    `state_dim` (n) and `control_dim` (m), and writes the four formulas that are abstract here. All
+    else has a default; what it overrides for speed is held against the default once, when a policy
+    is built (`jfbcore.checks`).
 
     States and controls are flat and agent-major. Tensors passed to the methods decide the dtype
     and device of the results; `dtype` and `device` say where sampled states live. Rows of a batch
     are independent of each other, and the formulas are differentiable torch operations.
     """
 
-    name: str
-    state_dim: int
-    control_dim: int
-    n_agents: int
+    name: ClassVar[str]
+    #: makes H of the problem, t, z and p
+    hamiltonian_class: ClassVar[Callable[..., Hamiltonian]] = DerivedHamiltonian
+
     t_final: float
     n_steps: int
+    dtype: torch.dtype = torch.float32
+    device: InitVar[str | torch.device] = "cpu"
 
-    def __init__(
-        self, *, t_final: float, n_steps: int, dtype: torch.dtype, device: str | torch.device
-    ) -> None:
-        self.t_final = _validate.positive("t_final", t_final)
-        self.n_steps = _validate.positive_int("n_steps", n_steps)
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
-        self.dtype = dtype
+    def __post_init__(self, device: str | torch.device) -> None:
+        self.t_final = _validate.positive("t_final", self.t_final)
+        self.n_steps = _validate.positive_int("n_steps", self.n_steps)
+        _validate.parameters(self)
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"`dtype` must be torch.float32 or torch.float64, got {self.dtype}")
         self.device = torch.device(device)
 
     @property
@@ -89,7 +100,7 @@ class Problem(abc.ABC):
         Derived from `dynamics` and `running_cost` unless overridden.
         """
         self.check(z=z, p=p)
-        return DerivedHamiltonian(self, t, z, p)
+        return type(self).hamiltonian_class(self, t, z, p)
 
     def initial_control(self, t: Time, z: Tensor) -> Tensor:
         """Where the inner iteration starts, (batch, m), without a graph: zero unless overridden."""
@@ -99,11 +110,6 @@ class Problem(abc.ABC):
         """The exact optimum of this discretised problem from z(0) = `z` (batch, n), open loop:
         (batch, n_steps, m). None unless a problem knows it."""
         return None
-
-    def __repr__(self) -> str:
-        from jfbcore.extras.description import one_line  # which imports this module
-
-        return one_line(self)
 
     def check(self, **tensors: Tensor) -> None:
         """Raise ValueError unless controls `u` are (batch, m) and all other tensors (batch, n).
@@ -117,6 +123,11 @@ class Problem(abc.ABC):
                     f"`{name}` must have shape (batch, {width}) for {self.name} with "
                     f"{self.n_agents} agents, got {tuple(tensor.shape)}"
                 )
+
+    def __repr__(self) -> str:
+        from jfbcore.extras.description import one_line  # which imports this module
+
+        return one_line(self)
 
     @property
     def gradient_scale(self) -> float:

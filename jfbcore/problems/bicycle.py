@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import finite, non_negative, parameter, points, positive, positive_int
 from jfbcore.kernels.bicycle import BicycleHamiltonian
-from jfbcore.problems.base import Hamiltonian, Problem, Time
-from jfbcore.problems.interaction import interaction_cost
-
-STATES_PER_AGENT = 4
-CONTROLS_PER_AGENT = 2
+from jfbcore.problems.base import Problem, Time
+from jfbcore.problems.interaction import with_interaction
 
 
+@dataclass(eq=False, repr=False)
 class Bicycle(Problem):
     """N kinematic bicycles coupled through an interaction cost only.
 
@@ -30,88 +29,60 @@ class Bicycle(Problem):
     """
 
     name = "bicycle"
+    hamiltonian_class = BicycleHamiltonian
 
-    def __init__(
-        self,
-        n_agents: int = 1,
-        *,
-        wheelbase: float = 0.05,
-        max_steering: float = math.pi / 2 - 0.25,
-        interaction_weight: float = 5.0,
-        terminal_weight: float = 250.0,
-        target_position: Sequence[float] = (1.0, 1.0),
-        initial_scale: float = 0.1,
-        initial_heading: float = 0.1,
-        initial_speed: float = 0.1,
-        t_final: float = 4.0,
-        n_steps: int = 60,
-        dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(t_final=t_final, n_steps=n_steps, dtype=dtype, device=device)
-        self.n_agents = _validate.positive_int("n_agents", n_agents)
-        self.wheelbase = _validate.positive("wheelbase", wheelbase)
-        self.max_steering = _validate.positive("max_steering", max_steering)
+    n_agents: int = parameter(1, positive_int)
+    _: KW_ONLY
+    wheelbase: float = parameter(0.05, positive)
+    max_steering: float = parameter(math.pi / 2 - 0.25, positive)
+    interaction_weight: float = parameter(5.0, non_negative)
+    terminal_weight: float = parameter(250.0, non_negative)
+    target_position: Sequence[float] = parameter((1.0, 1.0), points(2))
+    initial_scale: float = parameter(0.1, non_negative)
+    initial_heading: float = parameter(0.1, finite)
+    initial_speed: float = parameter(0.1, finite)
+    t_final: float = 4.0
+    n_steps: int = 60
+
+    def __post_init__(self, device: str | torch.device) -> None:
+        super().__post_init__(device)
         if self.max_steering >= math.pi / 2:
-            raise ValueError(f"`max_steering` must be < pi/2, got {max_steering}")
-        self.interaction_weight = _validate.non_negative("interaction_weight", interaction_weight)
-        self.terminal_weight = _validate.non_negative("terminal_weight", terminal_weight)
-        self.initial_scale = _validate.non_negative("initial_scale", initial_scale)
-        self.initial_heading = _validate.finite("initial_heading", initial_heading)
-        self.initial_speed = _validate.finite("initial_speed", initial_speed)
-        self.target_position = _validate.point("target_position", target_position, 2)
-        self.state_dim = STATES_PER_AGENT * self.n_agents
-        self.control_dim = CONTROLS_PER_AGENT * self.n_agents
+            raise ValueError(f"`max_steering` must be < pi/2, got {self.max_steering}")
+        self.state_dim, self.control_dim = 4 * self.n_agents, 2 * self.n_agents
 
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 4 N), (batch, 2 N) -> (batch, 4 N)."""
         self.check(z=z, u=u)
         heading, speed = self.agents(z)[..., 2:].unbind(-1)
         steering, acceleration = self.controls(u)
-        rate = (
-            speed * heading.cos(),
-            speed * heading.sin(),
-            speed * steering.tan() / self.wheelbase,
-            acceleration,
-        )
+        turn = speed * steering.tan() / self.wheelbase
+        rate = (speed * heading.cos(), speed * heading.sin(), turn, acceleration)
         return torch.stack(rate, -1).flatten(1)
 
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = |u|^2 / 2 + interaction_weight * Q: -> (batch,)."""
         self.check(z=z, u=u)
-        cost: Tensor = 0.5 * torch.linalg.vecdot(u, u)
-        if self.interaction_weight == 0 or self.n_agents == 1:
-            return cost
-        interaction = interaction_cost(self.agents(z)[..., :2])
-        return torch.add(cost, interaction, alpha=self.interaction_weight)
+        cost = 0.5 * torch.linalg.vecdot(u, u)
+        return with_interaction(cost, self.interaction_weight, self.agents(z), 2)
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G = terminal_weight * sum over agents |position - target|^2: (batch, 4 N) -> (batch,)."""
         self.check(z=z)
-        x, y = (
-            self.agents(z)[..., i] - coordinate for i, coordinate in enumerate(self.target_position)
-        )
+        x, y = (self.agents(z)[..., i] - target for i, target in enumerate(self.target_position))
         return self.terminal_weight * (x.square() + y.square()).sum(1)
-
-    def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
-        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, n)."""
-        self.check(z=z, p=p)
-        return BicycleHamiltonian(self, t, z, p)
 
     def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:
         """0.1 N(0, 1) on positions; heading 0.1 rad and speed 0.1 m/s: (batch, 4 N)."""
         draw = self._normal(batch, 2 * self.n_agents, generator).view(batch, self.n_agents, 2)
-        states = draw.new_empty(batch, self.n_agents, STATES_PER_AGENT)
-        states[..., :2] = self.initial_scale * draw
-        states[..., 2] = self.initial_heading
-        states[..., 3] = self.initial_speed
-        return states.flatten(1)
+        heading = torch.full_like(draw[..., :1], self.initial_heading)
+        speed = torch.full_like(heading, self.initial_speed)
+        return torch.cat((self.initial_scale * draw, heading, speed), -1).flatten(1)
 
     def agents(self, z: Tensor) -> Tensor:
         """States or costates by agent: (batch, 4 N) -> (batch, N, 4)."""
-        return z.reshape(z.shape[0], self.n_agents, STATES_PER_AGENT)
+        return z.reshape(z.shape[0], self.n_agents, 4)
 
     def controls(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Steering and acceleration, (batch, N) each."""
-        steering, acceleration = u.reshape(u.shape[0], self.n_agents, CONTROLS_PER_AGENT).unbind(-1)
+        steering, acceleration = u.reshape(u.shape[0], self.n_agents, 2).unbind(-1)
         return steering, acceleration

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import finite, matrix, non_negative, one_size, parameter, positive
 from jfbcore.kernels.consumption import ConsumptionHamiltonian
-from jfbcore.problems.base import Hamiltonian, Problem, Time
+from jfbcore.problems.base import Problem, Time
 
 _HABIT_FLOOR = 1e-12
 
 
+@dataclass(eq=False, repr=False)
 class Consumption(Problem):
     """Spread wealth over m goods and time when utility counts consumption above a habit.
 
@@ -25,7 +27,7 @@ class Consumption(Problem):
     which habit wears off which, and are the identity unless given. Minimises the negative of
     discounted CRRA utility of the excess u - h plus bequest utility of the final wealth. With
     eta < 1 the maximiser of H has no closed form and H is not concave everywhere; with eta = 1
-    both change.
+    both change. `n_agents` is another name for `n_goods`.
 
     CRRA utility is -infinity (or undefined) at and below zero. Wealth below `wealth_floor` is
     given the tangent of the bequest there, so that debt stays ever more costly and finite; the
@@ -34,65 +36,44 @@ class Consumption(Problem):
     """
 
     name = "consumption"
+    hamiltonian_class = ConsumptionHamiltonian
 
-    def __init__(
-        self,
-        n_goods: int | None = None,
-        *,
-        n_agents: int | None = None,
-        r: float = 0.3,
-        delta: float = 0.01,
-        gamma: float = 2.0,
-        epsilon: float = 5.0,
-        eta: float = 0.9,
-        theta: float = 0.9,
-        A: Tensor | Sequence[Sequence[float]] | None = None,
-        B: Tensor | Sequence[Sequence[float]] | None = None,
-        initial_wealth: float = 25.0,
-        initial_habit: float = 0.01,
-        initial_scale: float = 0.1,
-        wealth_floor: float = 0.05,
-        min_excess: float = 1e-6,
-        max_excess: float = 100.0,
-        t_final: float = 2.0,
-        n_steps: int = 100,
-        dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(t_final=t_final, n_steps=n_steps, dtype=dtype, device=device)
-        if n_goods is not None and n_agents is not None:
-            raise TypeError("`n_agents` is another name for `n_goods`; give one of them")
-        if n_goods is None and n_agents is None:
-            n_goods = 1
-        if n_goods is not None:
-            self.n_goods = _validate.positive_int("n_goods", n_goods)
-        else:
-            self.n_goods = _validate.positive_int("n_agents", n_agents)
-        self.n_agents = self.n_goods
-        self.r = _validate.finite("r", r)
-        self.delta = _validate.finite("delta", delta)
-        self.gamma = _validate.positive("gamma", gamma)
+    n_goods: int = None  # type: ignore[assignment]  # the constructor's None becomes a size
+    _: KW_ONLY
+    n_agents: InitVar[int | None] = None
+    r: float = parameter(0.3, finite)
+    delta: float = parameter(0.01, finite)
+    gamma: float = parameter(2.0, positive)
+    epsilon: float = parameter(5.0, positive)
+    eta: float = parameter(0.9, positive)
+    theta: float = parameter(0.9, positive)
+    A: Tensor | Sequence[Sequence[float]] | None = None
+    B: Tensor | Sequence[Sequence[float]] | None = None
+    initial_wealth: float = parameter(25.0, positive)
+    initial_habit: float = parameter(0.01, positive)
+    initial_scale: float = parameter(0.1, non_negative)
+    wealth_floor: float = parameter(0.05, positive)
+    min_excess: float = parameter(1e-6, positive)
+    max_excess: float = parameter(100.0, positive)
+    t_final: float = 2.0
+    n_steps: int = 100
+
+    def __post_init__(self, device: str | torch.device, n_agents: int | None) -> None:
+        super().__post_init__(device)
+        self.n_goods = one_size(n_goods=self.n_goods, n_agents=n_agents)
+        self.n_agents = self.control_dim = self.n_goods
+        self.state_dim = 1 + self.n_goods
+        for name in ("A", "B"):
+            if (given := getattr(self, name)) is not None:
+                setattr(self, name, matrix(name, given, self.n_goods))
         if self.gamma == 1.0:
             raise ValueError("`gamma` must differ from 1 (log utility is a limit), got 1.0")
-        self.epsilon = _validate.positive("epsilon", epsilon)
-        self.eta = _validate.positive("eta", eta)
         if self.eta > 1.0:
-            raise ValueError(f"`eta` must be in (0, 1], got {eta}")
-        self.theta = _validate.positive("theta", theta)
-        self.A = None if A is None else _validate.matrix("A", A, self.n_goods)
-        self.B = None if B is None else _validate.matrix("B", B, self.n_goods)
-        self.initial_wealth = _validate.positive("initial_wealth", initial_wealth)
-        self.initial_habit = _validate.positive("initial_habit", initial_habit)
-        self.initial_scale = _validate.non_negative("initial_scale", initial_scale)
-        self.wealth_floor = _validate.positive("wealth_floor", wealth_floor)
-        self.min_excess = _validate.positive("min_excess", min_excess)
-        self.max_excess = _validate.positive("max_excess", max_excess)
+            raise ValueError(f"`eta` must be in (0, 1], got {self.eta}")
         if self.max_excess <= self.min_excess:
             raise ValueError(
-                f"`max_excess` must be > `min_excess` = {min_excess}, got {max_excess}"
+                f"`max_excess` must be > `min_excess` = {self.min_excess}, got {self.max_excess}"
             )
-        self.state_dim = 1 + self.n_goods
-        self.control_dim = self.n_goods
 
     @classmethod
     def released(cls, n_goods: int = 5, **keywords: Any) -> Consumption:
@@ -103,12 +84,11 @@ class Consumption(Problem):
     def dynamics(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """f(t, z, u): (batch, 1 + m), (batch, m) -> (batch, 1 + m); needs u > 0."""
         self.check(z=z, u=u)
-        wealth, habits = z[:, :1], z[:, 1:]
-        growth = self.r * wealth - u.sum(1, keepdim=True)
+        growth = self.r * z[:, :1] - u.sum(1, keepdim=True)
         formed = u.pow(self.eta)
         if self.A is not None:
-            formed = formed @ self._matrix("A", u).T
-        return torch.cat((growth, formed - self.habit_decay(habits)), 1)
+            formed = formed @ _tensor(self.A, u).T
+        return torch.cat((growth, formed - self.habit_decay(z[:, 1:])), 1)
 
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L = -exp(-delta t) sum (u - h)^(1 - gamma) / (1 - gamma): -> (batch,); needs u > h."""
@@ -122,11 +102,6 @@ class Consumption(Problem):
         shortfall = (floor - wealth).clamp_min(0.0)
         bequest: Tensor = self.utility(wealth.clamp_min(floor)) - floor**-self.gamma * shortfall
         return -self.epsilon * bequest
-
-    def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
-        """H(t, z, p, .) with hand-written derivatives; z and p are (batch, n)."""
-        self.check(z=z, p=p)
-        return ConsumptionHamiltonian(self, t, z, p)
 
     def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:
         """x = 25 + 0.1 U(0, 1), h = 0.01 + 0.1 U(0, 1): (batch, 1 + m)."""
@@ -154,8 +129,8 @@ class Consumption(Problem):
     def nominal_excess(self) -> float:
         """Excess consumption per good that would spend 40 % of the initial wealth evenly.
 
-        The rest leaves room for the habits that consumption builds up: at the defaults wealth
-        stays positive from 1 to 100 goods.
+        The rest is for the habits that consumption builds up: at the defaults wealth stays
+        positive from 1 to 100 goods.
         """
         even = 0.4 * self.initial_wealth / (self.t_final * self.n_goods)
         return min(max(even, self.min_excess), self.max_excess)
@@ -163,15 +138,11 @@ class Consumption(Problem):
     def habit_decay(self, habits: Tensor) -> Tensor:
         """B h^theta, (batch, m)."""
         worn = habits.clamp_min(_HABIT_FLOOR).pow(self.theta)
-        return worn if self.B is None else worn @ self._matrix("B", worn).T
+        return worn if self.B is None else worn @ _tensor(self.B, worn).T
 
     def habit_costate(self, p_habits: Tensor) -> Tensor:
         """A^T p_h, (batch, m): what the habits' costates are to the goods that form them."""
-        return p_habits if self.A is None else p_habits @ self._matrix("A", p_habits)
-
-    def _matrix(self, name: str, like: Tensor) -> Tensor:
-        """`A` or `B` on `like`'s dtype and device."""
-        return torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
+        return p_habits if self.A is None else p_habits @ _tensor(self.A, p_habits)
 
     def utility(self, excess: Tensor) -> Tensor:
         """w^(1 - gamma) / (1 - gamma), in the shape of the excess w > 0."""
@@ -179,6 +150,8 @@ class Consumption(Problem):
 
     def discount(self, t: Time) -> Time:
         """exp(-delta t), a number or a tensor as `t` is."""
-        if isinstance(t, Tensor):
-            return (-self.delta * t).exp()
-        return math.exp(-self.delta * t)
+        return (-self.delta * t).exp() if isinstance(t, Tensor) else math.exp(-self.delta * t)
+
+
+def _tensor(rows: object, like: Tensor) -> Tensor:
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)

@@ -26,6 +26,13 @@ def interaction_cost(positions: Tensor) -> Tensor:
     return cost
 
 
+def with_interaction(cost: Tensor, weight: float, agents: Tensor, dimension: int) -> Tensor:
+    """`cost` (batch,) + `weight` Q; `agents`: states (batch, N, n), positions first."""
+    if weight == 0 or agents.shape[1] == 1:
+        return cost
+    return torch.add(cost, interaction_cost(agents[..., :dimension]), alpha=weight)
+
+
 def interaction_formula(positions: Tensor) -> Tensor:
     """Q from the distances of all pairs: (batch, N, dimension) -> (batch,)."""
     n_agents = positions.shape[1]

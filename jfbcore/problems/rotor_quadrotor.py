@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
-from jfbcore.kernels.rotor_quadrotor import (
-    STATES_PER_AGENT,
-    RotorQuadrotorHamiltonian,
-    curvature_constants,
-)
-from jfbcore.problems.base import Hamiltonian, Problem, Time
-from jfbcore.problems.interaction import interaction_cost
-from jfbcore.problems.quadrotor import Quadrotor
-
-ROTORS = 4
+from jfbcore._validate import non_negative, parameter, points, positive, positive_int
+from jfbcore.kernels.rotor_quadrotor import RotorQuadrotorHamiltonian, curvature_constants
+from jfbcore.problems.base import Problem, Time
+from jfbcore.problems.interaction import with_interaction
+from jfbcore.problems.quadrotor import Quadrotor, at_rest
 
 
+@dataclass(eq=False, repr=False)
 class RotorQuadrotor(Problem):
     """N quadrotors whose control is the command to every rotor; dynamics are not affine in it.
 
@@ -28,84 +24,61 @@ class RotorQuadrotor(Problem):
     velocity [m/s], angular rates [rad/s], as for `Quadrotor`. Control, (batch, 4 N): commands u_i
     of the front, left, rear and right rotor, in units of the speed at which the machine hovers.
 
-    A rotor turns at w_i = 1 + s tanh(u_i / s) times that speed, with s = `speed_range`: motors
-    saturate at both ends (at s = 1/2 thrust lies between 1/4 and 9/4 of hovering). Its thrust and
-    its drag torque grow with w_i^2; torques are differences of these. Flapping blades and induced
-    drag resist in proportion to rotor speed and to the velocity across the rotor disc (Mahony,
-    Kumar, Corke, Multirotor Aerial Vehicles, IEEE RAM 2012; Kai, Allibert, Hua, Hamel, IFAC 2017).
-    With d the thrust direction and means over the four rotors,
+    A rotor turns at w_i = 1 + s tanh(u_i / s) times that speed, s = `speed_range`: motors saturate.
+    Its thrust and its drag torque grow with w_i^2; torques are differences of these. Flapping
+    blades and induced drag resist in proportion to rotor speed and to the velocity across the rotor
+    disc (Mahony, Kumar, Corke, IEEE RAM 2012; Kai, Allibert, Hua, Hamel, IFAC 2017). With d the
+    thrust direction and means over the four rotors,
         v' = g mean(w^2) d - g e_z - D mean(w) (v - <v, d> d),
         theta'' = A (w_3^2 - w_1^2) + phi' psi' (I_z - I_x) / I_x,
         phi'' = A (w_2^2 - w_4^2) - theta' psi' (I_z - I_x) / I_x,
         psi'' = Y (w_2^2 + w_4^2 - w_1^2 - w_3^2),
-    A = `arm` m g / 4 I_x, Y = `torque_ratio` m g / 4 I_z: Euler's equations where angles are small
-    enough that their rates are the body's (Bouabdallah, Noth, Siegwart, IROS 2004). The defaults
-    are the 4 kg X-4 flyer (Pounds, Mahony, Corke, Control Engineering Practice 2010), D [1/s] is
-    of the size that Faessler, Franchi and Scaramuzza (RA-L 2018) identified. Rotors' gyroscopic
-    torque and their lag are left out.
+    A = `arm` m g / 4 I_x, Y = `torque_ratio` m g / 4 I_z: Euler's equations at small angles
+    (Bouabdallah, Noth, Siegwart, IROS 2004). The defaults are the 4 kg X-4 flyer (Pounds, Mahony,
+    Corke, Control Engineering Practice 2010), D [1/s] is of the size that Faessler, Franchi and
+    Scaramuzza (RA-L 2018) identified. Rotors' gyroscopic torque and their lag are left out.
 
     L = mean over agents of (effort |u|^2 + supply (sum_i u_i)^2) / 2 + the interaction cost: all
     rotors of an agent draw on one battery, whose loss grows with the square of the total current.
 
     With a_i and e_i the factors of w_i^2 and w_i in <p, f>, -d2H/du2 is, agent by agent,
-    diag(effort / N + a_i (w^2)'' + e_i w'') + supply / N in every entry, and the derivatives are
-    bounded: |(w^2)''| <= c_2, |w''| <= c_1 (3.57 and 1.54 at s = 1/2). Hence H is strongly
-    concave in u, with modulus (effort / N)(1 - x), wherever x = N max_i (c_2 |a_i| + c_1 |e_i|) /
-    effort < 1, for every u; `concavity(z, p)` is 1 - x. Beyond, H may have several maxima. The
-    maximiser has no closed form.
-
-    Along the optima of four held-out states, one agent, the range holds at 97 % of the time steps;
-    from a cold start to 1e-4 `plain` takes 81 iterations (at most 111) with |dT/du| = 0.91 to 0.93,
-    `scaled` 26 (29) with 0.69 to 0.76, `newton` 2 (4).
+    diag(effort / N + a_i (w^2)'' + e_i w'') + supply / N in every entry, and |(w^2)''| <= c_2,
+    |w''| <= c_1 (3.57 and 1.54 at s = 1/2). Hence H is strongly concave in u wherever
+    x = N max_i (c_2 |a_i| + c_1 |e_i|) / effort < 1; `concavity(z, p)` is 1 - x. Beyond, H may have
+    several maxima. The maximiser has no closed form. Along the optima of four held-out states, one
+    agent, x < 1 at 97 % of the time steps; from a cold start to 1e-4 `plain` takes 81 iterations
+    with |dT/du| = 0.91 to 0.93, `scaled` 26 with 0.69 to 0.76, `newton` 2.
     """
 
     name = "rotor-quadrotor"
+    hamiltonian_class = RotorQuadrotorHamiltonian
 
-    def __init__(
-        self,
-        n_agents: int = 1,
-        *,
-        mass: float = 4.0,
-        inertia: Sequence[float] = (0.082, 0.149),
-        arm: float = 0.315,
-        torque_ratio: float = 0.0081,
-        rotor_drag: float = 0.4,
-        g: float = 9.81,
-        speed_range: float = 0.5,
-        effort_weight: float = 100.0,
-        supply_weight: float = 100.0,
-        interaction_weight: float = 0.1,
-        terminal_weight: float = 1000.0,
-        settling_time: float = 0.2,
-        target_position: Sequence[float] = (2.0, 2.0, 1.0),
-        initial_scale: float = 0.1,
-        t_final: float = 2.0,
-        n_steps: int = 80,
-        dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(t_final=t_final, n_steps=n_steps, dtype=dtype, device=device)
-        self.n_agents = _validate.positive_int("n_agents", n_agents)
-        self.mass = _validate.positive("mass", mass)
-        self.inertia = _validate.point("inertia", inertia, 2)
+    n_agents: int = parameter(1, positive_int)
+    _: KW_ONLY
+    mass: float = parameter(4.0, positive)
+    inertia: Sequence[float] = parameter((0.082, 0.149), points(2))
+    arm: float = parameter(0.315, positive)
+    torque_ratio: float = parameter(0.0081, positive)
+    rotor_drag: float = parameter(0.4, non_negative)
+    g: float = parameter(9.81, positive)
+    speed_range: float = parameter(0.5, positive)
+    effort_weight: float = parameter(100.0, positive)
+    supply_weight: float = parameter(100.0, non_negative)
+    interaction_weight: float = parameter(0.1, non_negative)
+    terminal_weight: float = parameter(1000.0, non_negative)
+    settling_time: float = parameter(0.2, non_negative)
+    target_position: Sequence[float] = parameter((2.0, 2.0, 1.0), points(3))
+    initial_scale: float = parameter(0.1, non_negative)
+    t_final: float = 2.0
+    n_steps: int = 80
+
+    def __post_init__(self, device: str | torch.device) -> None:
+        super().__post_init__(device)
         if min(self.inertia) <= 0:
-            raise ValueError(f"`inertia` must be > 0 about both axes [kg m^2], got {inertia}")
-        self.arm = _validate.positive("arm", arm)
-        self.torque_ratio = _validate.positive("torque_ratio", torque_ratio)
-        self.rotor_drag = _validate.non_negative("rotor_drag", rotor_drag)
-        self.g = _validate.positive("g", g)
-        self.speed_range = _validate.positive("speed_range", speed_range)
+            raise ValueError(f"`inertia` must be > 0 about both axes [kg m^2], got {self.inertia}")
         if self.speed_range >= 1.0:
-            raise ValueError(f"`speed_range` must be < 1, or rotors stop, got {speed_range}")
-        self.effort_weight = _validate.positive("effort_weight", effort_weight)
-        self.supply_weight = _validate.non_negative("supply_weight", supply_weight)
-        self.interaction_weight = _validate.non_negative("interaction_weight", interaction_weight)
-        self.terminal_weight = _validate.non_negative("terminal_weight", terminal_weight)
-        self.settling_time = _validate.non_negative("settling_time", settling_time)
-        self.target_position = _validate.point("target_position", target_position, 3)
-        self.initial_scale = _validate.non_negative("initial_scale", initial_scale)
-        self.state_dim = STATES_PER_AGENT * self.n_agents
-        self.control_dim = ROTORS * self.n_agents
+            raise ValueError(f"`speed_range` must be < 1, or rotors stop, got {self.speed_range}")
+        self.state_dim, self.control_dim = 12 * self.n_agents, 4 * self.n_agents
 
     @property
     def tilt_gain(self) -> float:
@@ -129,26 +102,18 @@ class RotorQuadrotor(Problem):
     def rate(self, z: Tensor, u: Tensor, direction: Tensor, across: Tensor) -> Tensor:
         """f for the directions and velocities that `air` finds: (batch, 12 N)."""
         agents = self.agents(z)
-        w = self.rotor_speed(u).view(*agents.shape[:2], ROTORS)
+        w = self.rotor_speed(u).view(*agents.shape[:2], 4)
         squared = w.square()
         front, left, rear, right = squared.unbind(-1)
         lift = self.g * squared.mean(-1, keepdim=True) * direction
         force = lift - self.rotor_drag * w.mean(-1, keepdim=True) * across
         yaw_rate, pitch_rate, roll_rate = agents[..., 9:].unbind(-1)
         precession = self.inertia[1] / self.inertia[0] - 1.0
-        rate = (
-            agents[..., 6:],
-            force[..., :2],
-            force[..., 2:] - self.g,
-            torch.stack(
-                (
-                    self.yaw_gain * (left + right - front - rear),
-                    self.tilt_gain * (rear - front) + precession * roll_rate * yaw_rate,
-                    self.tilt_gain * (left - right) - precession * pitch_rate * yaw_rate,
-                ),
-                -1,
-            ),
-        )
+        yaw = self.yaw_gain * (left + right - front - rear)
+        pitch = self.tilt_gain * (rear - front) + precession * roll_rate * yaw_rate
+        roll = self.tilt_gain * (left - right) - precession * pitch_rate * yaw_rate
+        turn = torch.stack((yaw, pitch, roll), -1)
+        rate = (agents[..., 6:], force[..., :2], force[..., 2:] - self.g, turn)
         return torch.cat(rate, -1).view_as(z)
 
     def air(self, agents: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,12 +126,10 @@ class RotorQuadrotor(Problem):
     def running_cost(self, t: Time, z: Tensor, u: Tensor) -> Tensor:
         """L, (batch,): effort and supply as a mean over agents, and the interaction cost."""
         self.check(z=z, u=u)
-        total = u.view(u.shape[0], self.n_agents, ROTORS).sum(-1)
-        cost: Tensor = self.effort_weight * torch.linalg.vecdot(u, u)
+        total = u.view(u.shape[0], self.n_agents, 4).sum(-1)
+        cost = self.effort_weight * torch.linalg.vecdot(u, u)
         cost = (cost + self.supply_weight * torch.linalg.vecdot(total, total)) * 0.5 / self.n_agents
-        if self.interaction_weight == 0 or self.n_agents == 1:
-            return cost
-        return cost + self.interaction_weight * interaction_cost(self.agents(z)[..., :3])
+        return with_interaction(cost, self.interaction_weight, self.agents(z), 3)
 
     def terminal_cost(self, z: Tensor) -> Tensor:
         """G, (batch,): terminal_weight / (4N) times what misses the target, at rest and upright.
@@ -181,10 +144,10 @@ class RotorQuadrotor(Problem):
         miss = miss + self.settling_time**2 * agents[..., 6:].square().sum(-1)
         return miss.sum(1) * (0.25 * self.terminal_weight / self.n_agents)
 
-    def hamiltonian(self, t: Time, z: Tensor, p: Tensor) -> Hamiltonian:
-        """H(t, z, p, .) with all that does not depend on the control computed: see the class."""
-        self.check(z=z, p=p)
-        return RotorQuadrotorHamiltonian(self, t, z, p)
+    def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:
+        """0.1 N(0, 1) on positions and angles, zero velocities and rates: (batch, 12 N)."""
+        draw = self._normal(batch, 6 * self.n_agents, generator)
+        return at_rest(self.initial_scale * draw)
 
     def concavity(self, z: Tensor, p: Tensor) -> Tensor:
         """1 - x of the class's docstring, (batch,): above zero H is strongly concave in u."""
@@ -195,13 +158,6 @@ class RotorQuadrotor(Problem):
         margin: Tensor = 1.0 - bent.amax(1) * self.n_agents / self.effort_weight
         return margin
 
-    def sample_initial_states(self, batch: int, generator: torch.Generator) -> Tensor:
-        """0.1 N(0, 1) on positions and angles, zero velocities and rates: (batch, 12 N)."""
-        draw = self._normal(batch, 6 * self.n_agents, generator).view(batch, self.n_agents, 6)
-        states = draw.new_zeros(batch, self.n_agents, STATES_PER_AGENT)
-        states[..., :6] = self.initial_scale * draw
-        return states.view(batch, self.state_dim)
-
     @property
     def gradient_scale(self) -> float:
         """The effort's gradient where every rotor is commanded to a fifth of its range."""
@@ -209,4 +165,4 @@ class RotorQuadrotor(Problem):
 
     def agents(self, z: Tensor) -> Tensor:
         """States or costates by agent: (batch, 12 N) -> (batch, N, 12)."""
-        return z.reshape(z.shape[0], self.n_agents, STATES_PER_AGENT)
+        return z.reshape(z.shape[0], self.n_agents, 12)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import non_negative, parameter, positive, positive_int
 from jfbcore.solvers.base import IterativeSolver
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ class AndersonState(NamedTuple):
 
     `control`, `best_control` (batch, m): the current point and the one of the least residual
     before it, `best_residual` (batch,). `best_image` (batch, m) and `best_norm` (batch, 1): T(u)
-    and |T(u) - u| where the latter was least. `failed` (batch, 1): whether the last point taught
-    nothing. `image`, `increment` (batch, m): T(u) and T(u) - u there; None before the first step.
-    `images`, `increments` (batch, at most window, m): the last differences of the two.
+    and |T(u) - u| where the latter was least. Of the last point, None before the first step: T(u)
+    and T(u) - u (batch, m), and whether it `failed` (batch, 1) and teaches nothing. `images`,
+    `increments` (batch, at most window, m): the last differences of the two.
     """
 
     control: Tensor
@@ -48,16 +48,9 @@ class Anderson(IterativeSolver):
     Source: Walker and Ni, SIAM J. Numer. Anal. 49 (2011), with Tikhonov regularisation.
     """
 
-    window: int = 5
-    regularisation: float = 1e-8
-    growth: float = 2.0
-
-    def __post_init__(self) -> None:
-        # Named, because a slotless super() does not survive dataclass(frozen=True) rewriting.
-        IterativeSolver.__post_init__(self)
-        _validate.positive_int("window", self.window)
-        _validate.non_negative("regularisation", self.regularisation)
-        _validate.positive("growth", self.growth)
+    window: int = parameter(5, positive_int)
+    regularisation: float = parameter(1e-8, non_negative)
+    growth: float = parameter(2.0, positive)
 
     def supports_repeat(self) -> str | None:
         """None, or the reason why no given number of steps can be taken untested."""
@@ -65,12 +58,10 @@ class Anderson(IterativeSolver):
 
     def init(self, fixed_point_map: BoundMap, control: Tensor) -> AndersonState:
         """The state before the first step from `control` (batch, m), without a history."""
-        batch, m = control.shape
-        history = control.new_empty(batch, 0, m)
-        worst = control.new_full((batch, 1), torch.inf)
-        none = control.new_full((batch,), torch.nan)
+        nan, worst = (torch.full_like(control[:, :1], x) for x in (torch.nan, torch.inf))
+        best, history = nan.squeeze(1), control.unsqueeze(1)[:, :0]
         return AndersonState(
-            control, control, none, control, worst, None, None, None, history, history
+            control, control, best, control, worst, None, None, None, history, history
         )
 
     def step(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import abc
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
-from jfbcore.solvers.iterate import Run, State, iterate, take
+from jfbcore._validate import optional, parameter, parameters, positive, positive_int
+from jfbcore.solvers.iterate import Iterative, Run, State, iterate, take
 
 if TYPE_CHECKING:
     from jfbcore.maps import BoundMap
@@ -76,15 +76,14 @@ class Solver(abc.ABC):
     `check_interval`: iterations between stopping tests (each waits for the device).
     """
 
-    tolerance: float | None = 1e-4
-    max_iterations: int = 500
-    check_interval: int = 1
+    tolerance: float | None = parameter(1e-4, optional(positive))
+    max_iterations: int = parameter(500, positive_int)
+    check_interval: int = parameter(1, positive_int)
+    #: steps that `repeat` is first asked for, where a rollout needs fewer
+    fewest_repeats: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.tolerance is not None:
-            _validate.positive("tolerance", self.tolerance)
-        _validate.positive_int("max_iterations", self.max_iterations)
-        _validate.positive_int("check_interval", self.check_interval)
+        parameters(self)
 
     @abc.abstractmethod
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
@@ -97,14 +96,11 @@ class Solver(abc.ABC):
     def repeat(
         self, fixed_point_map: BoundMap, initial: Tensor, times: int
     ) -> tuple[Tensor, Tensor]:
-        """Exactly `times` steps from `initial`, none of them tested: control and residual.
+        """Control (batch, m) and residual (batch,) after exactly `times` steps, none tested.
 
         Nothing in it waits for the device. Raises ValueError where `supports_repeat` has a reason.
         """
         raise ValueError(self.supports_repeat())
-
-    #: steps that `repeat` is first asked for, where a rollout needs fewer
-    fewest_repeats: ClassVar[int] = 1
 
     def supports_repeat(self) -> str | None:
         """None, or the reason why the solver cannot take a given number of steps untested."""
@@ -115,7 +111,7 @@ class Solver(abc.ABC):
         return Solution(control, residual, iterations, self.tolerance)
 
 
-class IterativeSolver(Solver):
+class IterativeSolver(Solver, Iterative):
     """A solver as the loop in `iterate` runs it: `init`, `step` and `terminate`.
 
     A state is a NamedTuple of tensors with a field `control` (batch, m), where grad H is evaluated
@@ -134,32 +130,20 @@ class IterativeSolver(Solver):
         """grad H at the state's control, (batch, m)."""
         return fixed_point_map.hamiltonian.grad(state.control)
 
-    @abc.abstractmethod
-    def step(self, fixed_point_map: BoundMap, state: State, evaluated: Tensor) -> State:
-        """The next state, given grad H at this one; carries a graph in grad mode."""
-
     def terminate(self, fixed_point_map: BoundMap, state: State, evaluated: Tensor) -> Tensor:
         """The residual (batch,) of what `answer` would return now."""
         return fixed_point_map.residual(state.control, evaluated)
 
-    def answer(self, state: State, residual: Tensor) -> Tensor:
-        """The control (batch, m) to return, given the residual that `terminate` found."""
-        control: Tensor = state.control
-        return control
-
-    def pending(self, state: State) -> Tensor | None:
-        """Whether the iteration goes on after its last step; None where one step completes it."""
-        return None
-
     def position(self, state: State) -> Tensor | None:
         """The control (batch, m): no step helps where it moves by rounding alone."""
-        control: Tensor | None = state.control
+        control: Tensor = state.control
         return control
 
     def result(self, run: Run) -> Solution:
         """What a run of the loop has found."""
-        solution = self.solution(run.point, run.residual, run.iterations)
-        return replace(solution, limit=self.max_iterations)
+        return Solution(
+            run.point, run.residual, run.iterations, self.tolerance, self.max_iterations
+        )
 
     @torch.no_grad()
     def solve(self, fixed_point_map: BoundMap, initial: Tensor) -> Solution:
@@ -171,7 +155,7 @@ class IterativeSolver(Solver):
     def repeat(
         self, fixed_point_map: BoundMap, initial: Tensor, times: int
     ) -> tuple[Tensor, Tensor]:
-        """Exactly `times` steps from `initial` (batch, m): control and residual (batch,)."""
+        """Control (batch, m) and residual (batch,) after exactly `times` steps, none tested."""
         if (reason := self.supports_repeat()) is not None:
             raise ValueError(reason)
         state = self.init_untested(fixed_point_map, initial)

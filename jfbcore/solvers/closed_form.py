@@ -36,11 +36,10 @@ class ClosedForm(Solver):
     def supports(self, problem: Problem) -> str | None:
         """None, or the reason why `problem` has no formula for its maximiser."""
         z = problem.sample_initial_states(1, torch.Generator().manual_seed(0))
-        p = problem.initial_costate().expand_as(z)
         try:
-            control = problem.hamiltonian(0.0, z, p).closed_form()
+            h = problem.hamiltonian(0.0, z, problem.initial_costate().expand_as(z))
+            if h.closed_form() is not None:
+                return None
         except ModuleNotFoundError as error:
             return f"the closed form needs {error.name}, which is not installed"
-        if control is None:
-            return f"the maximiser of the {problem.name} Hamiltonian has no closed form"
-        return None
+        return f"the maximiser of the {problem.name} Hamiltonian has no closed form"

@@ -1,17 +1,16 @@
 """The one loop that every iterative solver runs in, those of linear systems included.
 
-A solver says where it starts (`init`), what its test and its step have in common (`evaluate`: a
-gradient or a residual vector, so that it is computed once an iteration), how it moves (`step`), how
-far it is from done (`terminate`) and which point it returns (`answer`). Its state is a NamedTuple
-of tensors. The functions here decide how the loop runs: with a test on the host or as an operator
-of a compiled graph (`iterate`), for a number of steps without any test (`take`), with a graph
-(`track`), or with a graph that is computed again in segments (`checkpointed`).
+A solver says how it moves and how far it is from done (`Iterative`). The functions here decide how
+the loop runs: with a test on the host or as an operator of a compiled graph (`iterate`), for a
+number of steps without any test (`take`), with a graph (`track`), or with a graph that is computed
+again in segments (`checkpointed`).
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,34 +25,38 @@ State = Any
 _STEPS_PER_TRIP = 10
 
 
-class Iterative(Protocol):
+class Iterative(abc.ABC):
     """What the loop asks of a solver. `context` is what it solves: a bound map, or a system."""
 
-    @property
-    def tolerance(self) -> float | None:
-        """Residual at which to stop; None runs a fixed number of iterations."""
+    #: residual at which to stop; None runs a fixed number of iterations
+    tolerance: float | None
+    #: iterations between stopping tests
+    check_interval: int = 1
 
-    @property
-    def check_interval(self) -> int:
-        """Iterations between stopping tests."""
-
+    @abc.abstractmethod
     def evaluate(self, context: Any, state: State, /) -> Tensor:
-        """What `step` and `terminate` both need at `state`."""
+        """What `step` and `terminate` both need at `state`, computed once an iteration."""
 
+    @abc.abstractmethod
     def step(self, context: Any, state: State, evaluated: Tensor, /) -> State:
-        """The next state. Nothing in it waits for the device."""
+        """The next state; carries a graph in grad mode. Nothing in it waits for the device."""
 
+    @abc.abstractmethod
     def terminate(self, context: Any, state: State, evaluated: Tensor, /) -> Tensor:
         """Residual (batch,) of what `answer` would return now."""
 
     def answer(self, state: State, residual: Tensor, /) -> Tensor:
         """The point (batch, m) to return, given what `terminate` said of `state`."""
+        point: Tensor = state.control
+        return point
 
     def pending(self, state: State, /) -> Tensor | None:
         """Whether the iteration goes on after its last step; None where one step completes it."""
+        return None
 
     def position(self, state: State, /) -> Tensor | None:
         """What moves as long as steps help, (batch, m); None runs to the tolerance or the limit."""
+        return None
 
 
 class Run(NamedTuple):
@@ -77,7 +80,7 @@ def iterate(solver: Iterative, context: Any, state: State, limit: int) -> Run:
     """At most `limit` iterations, without a graph. To be called without grad mode."""
     if torch.compiler.is_compiling():
         return _in_graph(solver, context, state, limit)
-    return _finish(solver, _advance(solver, context, state, 0, limit))
+    return _finish(solver, _advance(solver, _Progress(context, state, Watch()), limit))
 
 
 def track(
@@ -93,7 +96,8 @@ def track(
     about the point before it is right about its derivative. The residual is that of the test.
     `renew` gives every step after the first a context of its own.
     """
-    return _finish(solver, _advance(solver, context, state, 0, limit, tracked=True, renew=renew))
+    start = _Progress(context, state, Watch())
+    return _finish(solver, _advance(solver, start, limit, tracked=True, renew=renew))
 
 
 def checkpointed(solver: Iterative, context: Any, state: State, limit: int, length: int) -> Run:
@@ -101,50 +105,40 @@ def checkpointed(solver: Iterative, context: Any, state: State, limit: int, leng
 
     The residual is that of the last point.
     """
-    progress = _Progress(context, state, 0, watch=Watch())
+    progress = _Progress(context, state, Watch())
     while progress.passed is None and progress.iterations < limit:
-        before = progress.iterations
-        end = min(before + length, limit)
-        segment = _Segment(solver, context, type(state), before, end, progress.watch)
-        tensors = checkpoint(
-            segment, *progress.state, use_reentrant=False, preserve_rng_state=False
-        )
-        progress = segment.hand_over()._replace(state=type(state)(*tensors))
+        progress = _segment(solver, progress, min(progress.iterations + length, limit))
     return _finish(solver, progress._replace(passed=None))
 
 
 class _Progress(NamedTuple):
-    """A loop that has paused after so many iterations, in so many steps."""
+    """A loop that has paused after so many iterations, in so many steps of its last part."""
 
     context: Any
     state: State
-    iterations: int
+    watch: Watch
+    iterations: int = 0
     steps: int = 0
     #: the residual that passed the test, if one did
     passed: Tensor | None = None
     #: whether `state` is one iteration beyond the one that passed
     beyond: bool = False
-    watch: Watch | None = None
 
 
 def _advance(
     solver: Iterative,
-    context: Any,
-    state: State,
-    iterations: int,
+    progress: _Progress,
     limit: int,
     *,
     tracked: bool = False,
     renew: Callable[[], Any] | None = None,
-    watch: Watch | None = None,
 ) -> _Progress:
-    """Step from `state`, after so many `iterations`, until the test passes, no step helps or the
-    limit is met."""
+    """Go on until the test passes, no step helps or the limit is met."""
+    context, state, watch, iterations, *_ = progress
     tolerance, interval = solver.tolerance, solver.check_interval
-    watch = Watch() if watch is None else watch
     if tolerance is None and renew is None and solver.pending(state) is None:
-        state = take(solver, context, state, limit - iterations)
-        return _Progress(context, state, limit, limit - iterations)
+        steps = limit - iterations
+        return _Progress(context, take(solver, context, state, steps), watch, limit, steps)
     terminate = torch.no_grad()(solver.terminate) if tracked else solver.terminate
     passed, due, steps = None, True, 0
     while iterations < limit:
@@ -157,7 +151,7 @@ def _advance(
                 solver.position(state), residual, iterations, tolerance
             ):
                 if not tracked:
-                    return _Progress(context, state, iterations, steps, residual)
+                    return _Progress(context, state, watch, iterations, steps, residual)
                 # One more iteration, without another test.
                 passed, limit, tolerance = residual, iterations + 1, None
         state = solver.step(context, state, evaluated)
@@ -165,61 +159,41 @@ def _advance(
         due = pending is None or not bool(pending)
         iterations += due
         steps += 1
-    return _Progress(context, state, iterations, steps, passed, passed is not None, watch)
+    return _Progress(context, state, watch, iterations, steps, passed, passed is not None)
 
 
 def _finish(solver: Iterative, progress: _Progress) -> Run:
     """The result of a loop that has ended; evaluates the residual where no test has."""
-    context, state, iterations, _, residual, beyond, _ = progress
+    context, state, residual = progress.context, progress.state, progress.passed
     if residual is None:
         with torch.no_grad():
             residual = solver.terminate(context, state, solver.evaluate(context, state))
-    point = state.control if beyond else solver.answer(state, residual)
-    return Run(point, residual, iterations, state)
+    point = state.control if progress.beyond else solver.answer(state, residual)
+    return Run(point, residual, progress.iterations, state)
 
 
-class _Segment:
-    """One checkpointed piece of a loop, from `before` up to `limit` iterations.
+def _segment(solver: Iterative, progress: _Progress, limit: int) -> _Progress:
+    """One checkpointed piece of a loop, up to `limit` iterations.
 
-    Called once forwards and once more when backward computes it again; the second call repeats the
-    number of steps of the first instead of testing again.
+    When backward computes it again it repeats the number of steps and tests nothing. `ends`, the
+    first and the last progress, is emptied when it is done, so that no tensors are kept for that.
     """
+    context, kind, steps = progress.context, type(progress.state), -1
+    ends = [progress._replace(state=None)]
 
-    def __init__(
-        self,
-        solver: Iterative,
-        context: Any,
-        kind: type,
-        before: int,
-        limit: int,
-        watch: Watch | None,
-    ) -> None:
-        self._solver, self._context, self._kind = solver, context, kind
-        self._before, self._limit, self._watch = before, limit, watch
-        self._progress: _Progress | None = None
-        self._steps: int | None = None
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        state = kind(*tensors)
+        # A derivative inside of a step makes checkpoint compute it again before it is done.
+        if not ends:
+            return tuple(take(solver, context, state, steps))
+        ends[1:] = [_advance(solver, ends[0]._replace(state=state), limit, tracked=True)]
+        return tuple(ends[1].state)
 
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        state = self._kind(*tensors)
-        if self._steps is not None:
-            return tuple(take(self._solver, self._context, state, self._steps))
-        self._progress = _advance(
-            self._solver,
-            self._context,
-            state,
-            self._before,
-            self._limit,
-            tracked=True,
-            watch=self._watch,
-        )
-        return tuple(self._progress.state)
-
-    def hand_over(self) -> _Progress:
-        """Where the segment paused. Only the number of its steps is kept here, not its tensors."""
-        progress, self._progress, self._watch = self._progress, None, None
-        assert progress is not None
-        self._steps = progress.steps
-        return progress
+    tensors = checkpoint(run, *progress.state, use_reentrant=False, preserve_rng_state=False)
+    reached = ends[1]
+    ends.clear()
+    steps = reached.steps
+    return reached._replace(state=kind(*tensors))
 
 
 def _in_graph(solver: Iterative, context: Any, state: State, limit: int) -> Run:
@@ -254,10 +228,8 @@ def _in_graph(solver: Iterative, context: Any, state: State, limit: int) -> Run:
 
     evaluated = solver.evaluate(context, state)
     residual = solver.terminate(context, state, evaluated)
-    count = torch.zeros((), dtype=torch.int64, device=residual.device)
     nobody = torch.zeros_like(residual, dtype=torch.bool)
-    # Copies, because the operator refuses inputs that share memory.
-    start = (count, evaluated, residual, nobody, *(tensor.clone() for tensor in state))
+    start = (_zero(residual), evaluated, residual, nobody, *_copies(state))
     iterations, _, residual, _, *tensors = while_loop(unfinished, trip, start)
     state = kind(*tensors)
     return Run(solver.answer(state, residual), residual, iterations, state)
@@ -266,12 +238,9 @@ def _in_graph(solver: Iterative, context: Any, state: State, limit: int) -> Run:
 def _fixed_in_graph(solver: Iterative, context: Any, state: State, steps: int) -> State:
     """The state after `steps` steps, most of them in a loop of the graph."""
     trips, rest = divmod(steps, _STEPS_PER_TRIP)
-    kind = type(state)
-    state = take(solver, context, state, rest)
-    if trips == 1:
-        return take(solver, context, state, _STEPS_PER_TRIP)
-    if trips == 0:
-        return state
+    if trips < 2:
+        return take(solver, context, state, steps)
+    kind, state = type(state), take(solver, context, state, rest)
 
     # Samples last where they are more than a sample's numbers: loops over them are then vectors.
     turned = [x.dim() == 2 and x.shape[0] > x.shape[1] for x in state]
@@ -283,7 +252,16 @@ def _fixed_in_graph(solver: Iterative, context: Any, state: State, steps: int) -
         state = take(solver, context, kind(*turn(tensors)), _STEPS_PER_TRIP)
         return done + 1, *(x.contiguous() for x in turn(state))
 
-    done = torch.zeros((), dtype=torch.int64, device=state[0].device)
-    start = (done, *(x.clone(memory_format=torch.contiguous_format) for x in turn(state)))
+    copies = (x.clone(memory_format=torch.contiguous_format) for x in turn(state))
+    start = (_zero(state[0]), *copies)
     _, *tensors = while_loop(lambda done, *_: done < trips, trip, start)
     return kind(*turn(tensors))
+
+
+def _zero(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=torch.int64, device=like.device)
+
+
+def _copies(state: State) -> list[Tensor]:
+    """The tensors of a state, none of which shares memory, as the loop of a graph wants them."""
+    return [tensor.clone() for tensor in state]

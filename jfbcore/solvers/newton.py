@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from jfbcore import _validate
+from jfbcore._validate import parameter, positive_int
 from jfbcore.solvers.base import IterativeSolver
 
 if TYPE_CHECKING:
@@ -40,14 +40,10 @@ class Newton(IterativeSolver):
     however many trials its length takes; it ends when every sample has accepted one.
     """
 
-    max_iterations: int = 100
-    max_halvings: int = 60
+    max_iterations: int = parameter(100, positive_int)
+    max_halvings: int = parameter(60, positive_int)
     # A step of `repeat` is one trial, and another number of steps takes seconds to compile.
     fewest_repeats: ClassVar[int] = 8
-
-    def __post_init__(self) -> None:
-        IterativeSolver.__post_init__(self)
-        _validate.positive_int("max_halvings", self.max_halvings)
 
     def supports_repeat(self) -> str | None:
         """None, or the reason why no given number of steps can be taken untested."""
@@ -57,11 +53,16 @@ class Newton(IterativeSolver):
 
     def init(self, fixed_point_map: BoundMap, control: Tensor) -> NewtonState:
         """The state before the first step from `control` (batch, m)."""
-        return _start(fixed_point_map, control, ())
+        u, value, length, *_ = self.init_untested(fixed_point_map, control)
+        together = torch.zeros((), dtype=torch.int64, device=control.device)
+        return NewtonState(u, value, length, together, together > 0)
 
+    @torch.no_grad()
     def init_untested(self, fixed_point_map: BoundMap, control: Tensor) -> NewtonState:
         """As `init`, with the counters that steps without a test need."""
-        return _start(fixed_point_map, control, control.shape[:1])
+        value = fixed_point_map.hamiltonian.control_part(control)
+        alone = torch.zeros_like(value, dtype=torch.int64)
+        return NewtonState(control, value, torch.ones_like(value), alone, alone > 0)
 
     def pending(self, state: NewtonState) -> Tensor:
         """Which samples (batch,) still wait for a shorter step to be tried."""
@@ -98,10 +99,3 @@ class Newton(IterativeSolver):
 
 #: the end of a step that every sample accepted, told apart from others by identity
 _NOBODY = torch.zeros((), dtype=torch.bool)
-
-
-@torch.no_grad()
-def _start(fixed_point_map: BoundMap, control: Tensor, shape: tuple[int, ...]) -> NewtonState:
-    value = fixed_point_map.hamiltonian.control_part(control)
-    halvings = torch.zeros(shape, dtype=torch.int64, device=control.device)
-    return NewtonState(control, value, torch.ones_like(value), halvings, halvings > 0)

@@ -24,7 +24,7 @@ class Picard(IterativeSolver):
     """u <- T(u). Converges wherever T contracts, at T's own rate; no memory beyond u."""
 
     def init(self, fixed_point_map: BoundMap, control: Tensor) -> PicardState:
-        """The state before the first step from `control` (batch, m): the control alone."""
+        """The control (batch, m) alone."""
         return PicardState(control)
 
     def step(self, fixed_point_map: BoundMap, state: PicardState, evaluated: Tensor) -> PicardState:

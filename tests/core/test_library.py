@@ -17,6 +17,7 @@ import jfbcore as jfb
 from baselines import METHODS, build_policy
 from jfbcore.extras.checkpoints import POLICY_VERSION
 from jfbcore.extras.compiled_rollout import CompiledRollout
+from jfbcore.extras.description import describe, rebuild
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.problems import PROBLEMS
 from jfbcore.solvers import SOLVERS
@@ -281,6 +282,14 @@ def test_problems_from_outside(tmp_path):
 
 # ---------------------------------------------------------------------------------------------
 # reprs
+
+
+@every_problem
+def test_a_described_problem_comes_back(name):
+    problem = PROBLEMS[name](n_agents=2, n_steps=7, dtype=torch.float64)
+    again = rebuild(describe(problem), torch.device("cpu"))
+    assert type(again) is type(problem)
+    assert vars(again) == vars(problem)
 
 
 def test_a_problem_reads_as_code():

@@ -150,7 +150,7 @@ def test_saved_indices_come_back():
 
 
 def test_one_index_for_each_agent():
-    with pytest.raises(ValueError, match=r"`indices` must be \(3, width\).*got \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"`indices` must be \(3, 8\).*got \(2, 5\)"):
         IndexedValueNetwork(ValueNetwork(9, 8), 3, 1.0, torch.zeros(2, 5))
 
 
