@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,15 +47,15 @@ DEVICE = Metric("cuda_nvml_device_delta_bytes", "device memory (NVML)", "bytes")
 STEP = Metric("step_seconds", "time per gradient step", "seconds")
 
 
-def memory_agents_figures(cases: pd.DataFrame) -> list[Drawing]:
-    """Peak memory against the number of agents."""
+def agents_figures(cases: pd.DataFrame) -> list[Drawing]:
+    """Peak memory and the time of a training step against the number of agents."""
     drawings = []
-    for name, metric in (("", LIVE), ("-cuda", ALLOCATED), ("-nvml", DEVICE)):
+    for name, metrics in (("", (LIVE, STEP)), ("-cuda", (ALLOCATED,)), ("-nvml", (DEVICE,))):
         drawings += _figures(
             cases,
-            name=f"memory-agents{name}",
-            section="Peak memory against agents",
-            metrics=(metric,),
+            name=f"agents{name}",
+            section="Memory and time against agents",
+            metrics=metrics,
             x=("n_agents", "agents"),
             loose=("ascent", "budget"),
         )
@@ -76,18 +76,6 @@ def memory_iterations_figures(cases: pd.DataFrame) -> list[Drawing]:
     )
 
 
-def time_agents_figures(cases: pd.DataFrame) -> list[Drawing]:
-    """Time of one gradient step against the number of agents."""
-    return _figures(
-        cases,
-        name="time-agents",
-        section="Step time against agents",
-        metrics=(STEP,),
-        x=("n_agents", "agents"),
-        loose=("ascent", "budget"),
-    )
-
-
 def _figures(
     cases: pd.DataFrame,
     *,
@@ -104,8 +92,8 @@ def _figures(
     drawings = []
     pages = [cells[start : start + _MOST_CELLS] for start in range(0, len(cells), _MOST_CELLS)]
     for number, page in enumerate(pages, start=1):
-        rows = -(-len(page) // _COLUMNS)
-        figure, axes = grid(rows, _COLUMNS, height=3.25)
+        columns = min(_COLUMNS, len(page))
+        figure, axes = grid(-(-len(page) // columns), columns, height=3.25)
         constant = constant_settings(pd.concat([panel.rows for panel, _, _ in page]))
         for ax in axes.flat[len(page) :]:
             ax.set_visible(False)
@@ -132,17 +120,13 @@ def _draw(
     lanes, handles, values, points = [], [], [], []
     hollow = ringed = False
     for series, factor in zip(drawn, shift, strict=False):
-        failed = series.rows[series.rows["status"].isin(list(FAILURES))]
         # a run that diverged later may well have been measured before
         measured = series.rows[series.rows[metric.column].notna()]
         predicted = predicted_rows(series.rows, metric)
         values += [*measured[metric.column].astype(float), *predicted["bytes"].astype(float)]
-        if len(failed):
-            places = sorted(set(failed[column].astype(float) * factor))
-            words = failure_words(failed["status"])
-            if failed[column].isin(measured[column]).any():
-                words += " (some seeds)"
-            lanes.append(Lane(series.look, places, words))
+        # Every K is asked of every method; not every method goes to every number of agents.
+        wanted = every if column == "max_iterations" else ()
+        lanes += absent(series.look, series.rows, metric.column, column, wanted, factor)
         late = measured[missed(measured)]
         if len(late):
             ringed = True
@@ -199,6 +183,31 @@ def _draw(
     ax.set_title(title(panel.settings, constant))
 
 
+def absent(
+    look: Look,
+    rows: pd.DataFrame,
+    metric: str,
+    column: str,
+    wanted: Iterable[float],
+    factor: float = 1.0,
+) -> list[Lane]:
+    """The lane that says where a series has no value: what failed, and what was not `wanted` of it.
+
+    None where the series has them all.
+    """
+    failed = rows[rows["status"].isin(list(FAILURES))]
+    measured = rows.loc[rows[metric].notna(), column].astype(float)
+    left = set(wanted) - set(measured) - set(failed[column].astype(float))
+    places = sorted({*failed[column].astype(float), *left})
+    if not places:
+        return []
+    words = [failure_words(failed["status"])] if len(failed) else []
+    if failed[column].isin(measured).any():
+        words[0] += " (some seeds)"
+    words += ["not measured"] if left else []
+    return [Lane(look, [place * factor for place in places], ", ".join(words))]
+
+
 def predicted_rows(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """Rows that did not finish and whose metric is predicted, with the prediction in `bytes`."""
     column = f"predicted_{metric.column}"
@@ -250,5 +259,5 @@ def _caption(page: Sequence[Cell], column: str, constant: Mapping[str, Any]) -> 
         "Series are spread sideways a little so that equal values stay visible.",
     ]
     if any(rows["status"].isin(list(FAILURES)).any() for rows in drawn):
-        parts.append("The grey strip at the top shows sizes at which a gradient did not finish.")
+        parts.append("The grey strip at the top shows sizes at which a method did not finish.")
     return " ".join(part for part in parts if part)
