@@ -238,7 +238,7 @@ def _gap(row: dict[str, Any]) -> Cell:
     text, title = format_percent(row["gap"]), f"{row['gap_instances']} problems and sizes"
     if row["gap_low"] < row["gap_high"]:  # a single run has no interval
         text += f" [{format_percent(row['gap_low'])}, {format_percent(row['gap_high'])}]"
-    return Cell(text, _sortable(row["gap"]), title)
+    return Cell(text, _sortable(row["gap"]), title, "gap")
 
 
 def _served(row: dict[str, Any]) -> Cell:

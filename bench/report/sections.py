@@ -84,7 +84,7 @@ def trajectories(runs: Sequence[Run]) -> list[Section]:
     folders = [run.directory / "trajectories" for run in runs]
     own = [folder for folder in folders if folder.is_dir()]
     listings = [path for folder in own or [_OWN_FLIGHTS] for path in folder.glob("*-figures.json")]
-    apart = "" if own else ", trained apart from these records"
+    apart = "" if own else " (trained apart from these records)"
     return [
         Section(f"{path.stem.removesuffix('-figures')}{apart}", path.stem, images)
         for path in sorted(listings)
