@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,13 @@ def answer(policy: Policy, result: TrainingResult, gap: Gaps, seed: int) -> dict
     }
 
 
-def summary(content: dict[str, Any], gap: Gaps, checkpoint: Path | None) -> list[str]:
-    """The same for a reader: what was trained, how far the cost fell, what to do next."""
+def summary(
+    content: dict[str, Any], gap: Gaps, checkpoint: Path | None, outside: Sequence[str] = ()
+) -> list[str]:
+    """The same for a reader: what was trained, how far the cost fell, what to do next.
+
+    `outside` names what the checkpoint needs from files of the reader's own.
+    """
     first, final = content["first"], content["final"]
     speed = content["step_seconds"]["median"]
     pace = "" if speed is None else f", {format_seconds(speed)} a step"
@@ -69,5 +76,6 @@ def summary(content: dict[str, Any], gap: Gaps, checkpoint: Path | None) -> list
             f"{scored['residual']['max']:.3g} on the held-out states"
         )
     if checkpoint is not None:
-        lines.append(f"saved in {checkpoint}; look at it: python -m bench plot {checkpoint}")
+        words = shlex.join([str(checkpoint), *(part for o in outside for part in ("--plugin", o))])
+        lines.append(f"saved in {checkpoint}; look at it: python -m bench plot {words}")
     return lines

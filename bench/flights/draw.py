@@ -150,7 +150,7 @@ def _over_time(
     panels = min(len(lines[0]), _MOST_PANELS)
     columns = min(panels, 2)
     rows = -(-panels // columns)
-    figure = Figure(figsize=(4.2 * columns, 0.5 + 2.5 * rows), layout="constrained")
+    figure = Figure(figsize=(max(4.2 * columns, 5.6), 0.5 + 2.5 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[panels:]:
         ax.set_visible(False)

@@ -27,6 +27,8 @@ def trained(capsys, tmp_path, problem, agents=1, gradient="jfb"):
     arguments = ("--problem", problem, "--agents", str(agents), "--gradient", gradient)
     code, out, err = run_cli(capsys, "train", *arguments, *SHORT, "--checkpoint", file)
     assert code == 0, err
+    plugin = f" --plugin {problem}" if ":" in problem else ""
+    assert f"look at it: python -m bench plot {file}{plugin}\n" in err
     return file, json.loads(out.splitlines()[-1])
 
 

@@ -57,14 +57,14 @@ def headline_figure(cases: pd.DataFrame, gaps: pd.DataFrame) -> list[Drawing]:
 
 def _time_figure(timed: pd.DataFrame) -> Drawing:
     """A row for each method and map, a marker for each size, of the problem with most rows."""
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    ax = figure.subplots()
     problem = timed["problem"].value_counts().idxmax()
     own = timed[timed["problem"] == problem].astype({"step_seconds": float})
     medians = own.groupby(["gradient", "map", "n_agents"])["step_seconds"].median()
     rows = medians.groupby(level=[0, 1]).mean().sort_values().index
     sizes = sorted(own["n_agents"].unique())
-    shades = dict(zip(sizes, np.linspace(0.65, 0.0, len(sizes)), strict=True))
+    figure = Figure(figsize=(_SIZE[0], min(_SIZE[1], 1 + 0.4 * len(rows))), layout="constrained")
+    ax = figure.subplots()
+    shades = dict(zip(sizes[::-1], np.linspace(0.0, 0.65, len(sizes)), strict=True))
     for line, (name, own_map) in enumerate(rows):
         drawn = look(name)
         for size, seconds in medians[name, own_map].items():
@@ -81,10 +81,11 @@ def _time_figure(timed: pd.DataFrame) -> Drawing:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(format_seconds(value))))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("time of a training step")
-    several_sizes = ", ".join(map(str, sizes))
+    named = " and ".join(filter(None, [", ".join(map(str, sizes[:-1])), str(sizes[-1])]))
+    shade = "; the paler, the fewer" if len(sizes) > 1 else ""
     caption = (
-        f"Median time of a training step, {problem}, with {several_sizes} agents, from the palest "
-        "to the darkest. Left is better."
+        f"Median time of a training step of {problem} with {named} "
+        f"agent{'s' * (sizes[-1] > 1)}{shade}. Left is better."
     )
     return Drawing("headline", "Step time", caption, figure)
 

@@ -59,7 +59,8 @@ def titled(path: Path) -> None:
             element.set(
                 name,
                 _LONG.sub(
-                    lambda number: f"{float(number[0]):.2f}", " ".join(element.get(name, "").split())
+                    lambda number: f"{float(number[0]):.2f}",
+                    " ".join(element.get(name, "").split()),
                 ),
             )
     text = ElementTree.tostring(root, encoding="unicode")
