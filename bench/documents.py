@@ -54,9 +54,8 @@ def claims() -> str:
         parts += [
             f"## {mark}{row['claim']}",
             *filter(None, [criteria[row["claim"]]]),
-            f"**{row['verdict'][0].upper()}{row['verdict'][1:]}**"
-            + f": {row['value']}." * bool(mark),
-            f"{row['conditions']}.",
+            f"**{row['verdict'][0].upper()}{row['verdict'][1:]}**: {row['value']}.",
+            f"{row['conditions'][0].upper()}{row['conditions'][1:]}.",
             f"<!-- figure: {Path(row['figure']).stem} -->",
             f"*{row['figure_caption']}*",
         ]
@@ -90,12 +89,8 @@ def with_figures(text: str, folder: str) -> str:
 
     records = list(read_records(ROOT / "reports" / "verify"))
     older = sum(record.get("fingerprint") != fingerprint() for record in records)
-    note = (
-        f"\n!!! note\n    {older} of the {len(records)} records were measured with an earlier state "
-        "of the measuring code.\n"
-        if older
-        else ""
-    )
+    said = f"{older} of the {len(records)} records were measured by an older measuring code."
+    note = f"\n!!! note\n    {said}\n" if older else ""
     text = re.sub(
         r"<!-- figure: ([\w-]+) -->", rf"![Figure of the claim: \1]({folder}/\1.svg)", text
     )

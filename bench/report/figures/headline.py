@@ -1,4 +1,4 @@
-"""The figure beside the answer: gaps at equal time, or bytes at exactly K iterations, or seconds."""
+"""The figure beside the answer: gaps at equal time, or bytes at exactly K, or seconds."""
 
 from __future__ import annotations
 
