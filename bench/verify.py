@@ -178,10 +178,8 @@ def _limits(quick: bool, outcome: Outcome, records: Mapping[str, Record]) -> lis
     ]
     if outcome.missing:
         left = len(outcome.missing)
-        found.insert(
-            0,
-            f"Not finished: {len(records)} jobs are done and {left} missing, which verify.json names.",
-        )
+        text = f"Not finished: {len(records)} jobs are done, {left} missing (named in verify.json)."
+        found.insert(0, text)
     found += [f"{name}: {reason}." for name, reason in outcome.failed.items()]
     places = sorted({f"{r['machine']['cpu']}, threads {r['threads']}" for r in records.values()})
     if len(places) > 1:

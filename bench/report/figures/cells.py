@@ -43,10 +43,11 @@ def select_cells(
         drawn = [
             series
             for series in series_of(_drawable(panel.rows, metric), ("solver",))
-            if series.rows[column].nunique() > 1 and series.rows[metric.column].notna().any()
+            if series.rows[column].nunique() > 1
         ]
         # One method alone compares nothing.
-        if len({series.gradient for series in drawn}) < 2:
+        measured = any(series.rows[metric.column].notna().any() for series in drawn)
+        if not measured or len({series.gradient for series in drawn}) < 2:
             continue
         own = pd.Series(True, index=panel.rows.index)
         for name in loose:

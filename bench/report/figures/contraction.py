@@ -52,7 +52,10 @@ def contraction_figure(runs: Sequence[Run]) -> list[Drawing]:
     ax.set_ylabel("bias of JFB's expected gradient")
     ax.yaxis.set_major_formatter(lambda value, _: FORMATS["percent"](value))
     looks = [(color, "o", name) for name, color in colors.items()]
-    looks += [("#444444", _MARKERS.get(v, "D"), f"{v} map") for v in traces["variant"].unique()]
+    looks += [
+        ("#444444", _MARKERS.get(v, "D"), f"{v} {'recipe' if v == 'released' else 'map'}")
+        for v in traces["variant"].unique()
+    ]
     entries = [Line2D([], [], color=c, marker=m, ls="none", label=words) for c, m, words in looks]
     figure.legend(handles=entries, loc="outside right upper", frameon=False, fontsize=8)
     caption = (

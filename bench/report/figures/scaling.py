@@ -36,7 +36,7 @@ from bench.report.style import FAILURES, Look
 _COLUMNS = 2
 _MOST_CELLS = 8
 #: share of the axis' logarithmic length over which series at equal x are spread
-_SPREAD = 0.05
+_SPREAD = 0.025
 _GREY = Look("#555555", "o", "")
 
 
@@ -47,29 +47,30 @@ DEVICE = Metric("cuda_nvml_device_delta_bytes", "device memory (NVML)", "bytes")
 STEP = Metric("step_seconds", "time per gradient step", "seconds")
 
 
-def agents_figures(cases: pd.DataFrame) -> list[Drawing]:
+def agents_figures(
+    cases: pd.DataFrame, metrics: Sequence[Metric] = (LIVE, STEP, ALLOCATED, DEVICE)
+) -> list[Drawing]:
     """Peak memory and the time of a training step against the number of agents."""
-    drawings = []
-    for name, metrics in (("", (LIVE, STEP)), ("-cuda", (ALLOCATED,)), ("-nvml", (DEVICE,))):
-        drawings += _figures(
-            cases,
-            name=f"agents{name}",
-            section="Memory and time against agents",
-            metrics=metrics,
-            x=("n_agents", "agents"),
-            loose=("ascent", "budget"),
-        )
-    return drawings
+    return _figures(
+        cases,
+        name="agents",
+        section="Memory and time against agents",
+        metrics=metrics,
+        x=("n_agents", "agents"),
+        loose=("ascent", "budget"),
+    )
 
 
-def memory_iterations_figures(cases: pd.DataFrame) -> list[Drawing]:
+def memory_iterations_figures(
+    cases: pd.DataFrame, metrics: Sequence[Metric] = (SAVED, LIVE, ALLOCATED)
+) -> list[Drawing]:
     """Memory against K, over the cases that run exactly K inner iterations."""
     exact = cases[cases["tolerance"].isna() & cases["max_iterations"].notna()]
     return _figures(
         exact,
         name="memory-iterations",
         section="Memory against inner iterations K",
-        metrics=(SAVED, LIVE),
+        metrics=metrics,
         x=("max_iterations", "inner iterations K (exactly K, no early stop)"),
         strict=("n_agents",),
         loose=("ascent",),
