@@ -85,7 +85,7 @@ def _time_figure(timed: pd.DataFrame) -> Drawing:
     shade = "; the paler, the fewer" if len(sizes) > 1 else ""
     caption = (
         f"Median time of a training step of {problem} with {named} "
-        f"agent{'s' * (sizes[-1] > 1)}{shade}. Left is better."
+        f"agent{'s' if sizes[-1] > 1 else ''}{shade}. Left is better."
     )
     return Drawing("headline", "Step time", caption, figure)
 
