@@ -59,7 +59,7 @@ def claims() -> str:
             f"<!-- figure: {Path(row['figure']).stem} -->",
             f"*{row['figure_caption']}*",
         ]
-    return "\n\n".join([_table(("", "claim", "verdict", "measured"), rows), *parts])
+    return "\n\n".join([_table(("no.", "claim", "verdict", "measured"), rows), *parts])
 
 
 def claim_figures() -> dict[str, str]:

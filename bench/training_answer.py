@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.gap import Gaps
 from bench.measure import peak_rss_bytes
-from bench.report.style import format_seconds
+from bench.report.style import format_percent, format_seconds
 from bench.training import evaluation
 from jfbcore.extras.results import Evaluation, TrainingResult
 from jfbcore.policy import Policy
@@ -60,8 +60,8 @@ def summary(
     ]
     if final["optimality_gap"] is not None:
         lines.append(
-            f"above the reference optimum: {first['optimality_gap']:.0%} before, "
-            f"{final['optimality_gap']:.1%} after"
+            f"above the reference optimum: {format_percent(first['optimality_gap'])} before, "
+            f"{format_percent(final['optimality_gap'])} after"
         )
     else:
         lines.append(f"no optimality gap: {gap.reason or 'the final cost is not finite'}")

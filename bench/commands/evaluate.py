@@ -119,6 +119,8 @@ def save_trajectories(
 
 
 def _tell(answer: dict[str, Any]) -> None:
+    from bench.report.style import format_percent
+
     noun = "state" if answer["states"] == 1 else "states"
     size = f"{answer['n_agents']} {'goods' if answer['problem'] == 'consumption' else 'agents'}"
     size = size.removesuffix("s") if answer["n_agents"] == 1 else size
@@ -133,7 +135,7 @@ def _tell(answer: dict[str, Any]) -> None:
         print(f"no optimality gap: {answer['gap_reason']}", file=sys.stderr)
     else:
         print(
-            f"{answer['optimality_gap']:.1%} above the reference optimum, over "
+            f"{format_percent(answer['optimality_gap'])} above the reference optimum, over "
             f"{answer['reference_states']} states that have one",
             file=sys.stderr,
         )

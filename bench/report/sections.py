@@ -106,6 +106,5 @@ def _flight(listing: Path) -> list[Image]:
         if path.is_file()
     ]
     # Several flights side by side are read at the page's full width.
-    return [
-        replace(image, wide=image.name.endswith("-paths") and len(captions) > 2) for image in images
-    ]
+    several = any(word in name for word in ("distances", "animation") for name in captions)
+    return [replace(image, wide=several and image.name.endswith("-paths")) for image in images]
