@@ -205,8 +205,8 @@ def _gaps(curves: pd.DataFrame) -> Figure:
                 drawn += medians["optimality_gap"].tolist()
         ax.set(title=f"{size[0]} {size[1]}", xlabel="seconds of training", xlim=(0, None))
         scale_axis(ax, "percent", drawn, log=True)
-        if ax.get_subplotspec().is_first_col():
-            ax.set_ylabel("gap to the reference optimum")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("gap to the reference optimum")
     legend_above(figure, handles, 7)
     return figure
 

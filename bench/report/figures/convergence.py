@@ -79,6 +79,8 @@ def _pages(curves: pd.DataFrame, failed: pd.DataFrame, metric: str) -> list[Draw
                 handles += _panel(ax, panel, failed, metric, axis, constant)
             for ax in axes.flat[len(page) :]:
                 ax.set_visible(False)
+            for ax in axes[:, 0]:
+                ax.set_ylabel(words)
             legend_above(figure, handles, 6)
             suffix = f"-{number}" if len(pages) > 1 else ""
             drawings.append(
@@ -111,8 +113,6 @@ def _panel(
     drawn = series_of(together, _VARIANTS)
     _draw(ax, drawn, metric, axis)
     ax.set_xlabel(_AXES[axis][1])
-    if ax.get_subplotspec().is_first_col():
-        ax.set_ylabel(_METRICS[metric][0])
     ax.set_title(title(panel.settings, constant), fontsize=8.5)
     return [handle(series.look, series.label) for series in drawn]
 
