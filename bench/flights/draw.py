@@ -68,7 +68,7 @@ def flight_figures(problem: Problem, flights: Sequence[Flight]) -> list[FlightFi
             found.append(FlightFigure("paths", f"{who}, paths {where}: {names}.", figure))
         else:
             lines = [state_lines(problem, each.states) for each in flights]
-            found.append(_over_time("states", f"{who}, states", flights, lines, problem))
+            found.append(_over_time("states", f"{who} ({names}), states", flights, lines, problem))
         lines = [control_lines(problem, each.controls) for each in flights]
         found.append(_over_time("controls", f"{who}, controls", flights, lines, problem))
         if paths[0] is not None and problem.n_agents > 1:
