@@ -184,7 +184,8 @@ def _focus(ax: Axes, values: Sequence[np.ndarray]) -> None:
     shown = shown[np.isfinite(shown)]
     if len(shown) and np.ptp(shown) > 0:
         pad = 0.25 * np.ptp(shown)
-        ax.set_ylim(shown.min() - pad, shown.max() + pad)
+        below = pad if shown.min() < 0 else min(pad, shown.min() + 0.04 * pad)
+        ax.set_ylim(shown.min() - below, shown.max() + pad)
 
 
 def _handles(flights: Sequence[Flight]) -> list[Line2D]:
