@@ -30,7 +30,7 @@ _SHOWN: tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...] = (
 #: flights that are shown where a run has none of its own
 _OWN_FLIGHTS = ROOT / "docs" / "flights"
 #: how much of the page what is folded away may take
-_FOLDED_BYTES = 300_000
+_FOLDED_BYTES = 200_000
 
 
 def arranged(
