@@ -19,8 +19,16 @@ from bench.report.figures.canvas import (
     log_counts,
     scale_axis,
 )
+from bench.report.figures.cells import Metric
 from bench.report.figures.hover import hover
-from bench.report.figures.scaling import absent
+from bench.report.figures.scaling import (
+    ALLOCATED,
+    SAVED,
+    absent,
+    hollow,
+    predicted_handle,
+    predicted_rows,
+)
 from bench.report.frames import WORKLOAD
 from bench.report.ranking import comparable_steps
 from bench.report.style import (
@@ -41,16 +49,13 @@ def headline_figure(cases: pd.DataFrame, gaps: pd.DataFrame) -> list[Drawing]:
     compared = gaps.groupby(["problem", "n_agents"])["gradient"].transform("nunique") > 1
     if compared.any():
         return [_gap_figure(gaps[compared])]
-    exact = cases[
-        cases["tolerance"].isna()
-        & cases["max_iterations"].notna()
-        & cases["saved_tensor_bytes"].notna()
-        & (cases["status"] == "ok")
-    ]
-    sizes = exact.groupby("n_agents")["max_iterations"].nunique()
-    if len(sizes) and sizes.max() > 1:
-        keep = sizes[sizes == sizes.max()].index.max()
-        return [_memory_figure(exact[exact["n_agents"] == keep])]
+    exact = cases[cases["tolerance"].isna() & cases["max_iterations"].notna()]
+    for metric in (SAVED, ALLOCATED):
+        measured = exact[exact[metric.column].notna() & (exact["status"] == "ok")]
+        sizes = measured.groupby("n_agents")["max_iterations"].nunique()
+        if len(sizes) and sizes.max() > 1:
+            keep = sizes[sizes == sizes.max()].index.max()
+            return [_memory_figure(exact[exact["n_agents"] == keep], metric)]
     timed = comparable_steps(cases)
     return [_time_figure(timed)] if timed["gradient"].nunique() > 1 else []
 
@@ -132,7 +137,7 @@ def _whisker(ax: Axes, own: pd.DataFrame, y: float, name: str, place: tuple[str,
     hover(ax, [middle], [y], [f"{words} to {format_percent(seeds.max())}"])
 
 
-def _memory_figure(exact: pd.DataFrame) -> Drawing:
+def _memory_figure(exact: pd.DataFrame, metric: Metric) -> Drawing:
     figure = Figure(figsize=_SIZE, layout="constrained")
     ax = figure.subplots()
     first = exact.iloc[0]
@@ -140,28 +145,33 @@ def _memory_figure(exact: pd.DataFrame) -> Drawing:
     for name in WORKLOAD:
         same &= exact[name].isna() if pd.isna(first[name]) else exact[name].eq(first[name])
     rows = exact[same & exact["ascent"].eq(first["ascent"])]
+    ticks = rows["max_iterations"].astype(float)
     values: list[float] = []
     handles = []
     lanes: list[Lane] = []
+    predictions = False
     for name in sorted(rows["gradient"].unique(), key=gradient_rank):
-        own = rows[rows["gradient"] == name].astype({"saved_tensor_bytes": float})
-        medians = own.groupby("max_iterations")["saved_tensor_bytes"].median()
-        drawn = look(name)
-        ax.plot(medians.index.astype(float), medians, color=drawn.color, marker=drawn.marker,
-                linestyle=line_style(drawn), markersize=6)  # fmt: skip
+        own, drawn = rows[rows["gradient"] == name], look(name)
+        known = own[own[metric.column].notna()].astype({metric.column: float})
+        medians = known.groupby("max_iterations")[metric.column].median()
+        x = medians.index.astype(float)
+        ax.plot(x, medians, color=drawn.color, marker=drawn.marker, linestyle=line_style(drawn),
+                markersize=6)  # fmt: skip
         words = [f"{name}, K = {k}: {format_bytes(size)}" for k, size in medians.items()]
-        hover(ax, medians.index.astype(float), medians, words)
-        values += medians.tolist()
+        hover(ax, x, medians, words)
+        predicted = predicted_rows(own, metric)
+        predictions |= len(predicted) > 0
+        hollow(ax, predicted["max_iterations"].astype(float), predicted["bytes"], drawn)
+        values += [*medians, *predicted["bytes"].astype(float)]
         handles.append(handle(drawn, name))
-        ticks = rows["max_iterations"].astype(float)
-        lanes += absent(drawn, own, "saved_tensor_bytes", "max_iterations", ticks)
-    log_counts(ax, rows["max_iterations"].astype(float), "inner iterations K, exactly")
+        lanes += absent(drawn, own, metric.column, "max_iterations", ticks)
+    log_counts(ax, ticks, "inner iterations K, exactly")
     scale_axis(ax, "bytes", values, log=True, lanes=len(lanes))
     failure_strip(ax, lanes)
-    ax.set_ylabel("saved for backward")
-    legend_above(figure, handles, 5)
+    ax.set_ylabel(metric.name)
+    legend_above(figure, [*handles, *([predicted_handle()] if predictions else [])], 5)
     caption = (
-        f"Bytes that one training step saves for backward: {first['problem']}, "
+        f"Bytes of one training step, {metric.name}: {first['problem']}, "
         f"{first['n_agents']} agents, batch {first['batch_size']}, {first['n_steps']} time steps, "
         f"{first['ascent']}."
     )

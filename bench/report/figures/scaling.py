@@ -119,7 +119,7 @@ def _draw(
     log_counts(ax, every, _goods(axis_name, panel))
     shift = np.exp(np.linspace(-0.5, 0.5, max(len(drawn), 2)) * _SPREAD * np.log(np.ptp(every) + 1))
     lanes, handles, values, points = [], [], [], []
-    hollow = ringed = False
+    predictions = ringed = False
     for series, factor in zip(drawn, shift, strict=False):
         # a run that diverged later may well have been measured before
         measured = series.rows[series.rows[metric.column].notna()]
@@ -133,8 +133,8 @@ def _draw(
             ringed = True
             ring(ax, late[column].astype(float) * factor, late[metric.column].astype(float))
         if len(predicted):
-            hollow = True
-            _hollow(ax, predicted[column].astype(float) * factor, predicted["bytes"], series)
+            predictions = True
+            hollow(ax, predicted[column].astype(float) * factor, predicted["bytes"], series.look)
         said = [
             f"{series.label}, {column.removeprefix('n_').replace('_', ' ')} {place}: "
             f"{WRITE[metric.unit](value)} (seed {seed})"
@@ -174,8 +174,8 @@ def _draw(
     )
     scale_axis(ax, metric.unit, values, log=True, lanes=len(lanes))
     failure_strip(ax, lanes)
-    if hollow:
-        handles.append(_predicted_handle())
+    if predictions:
+        handles.append(predicted_handle())
     if ringed:
         handles.append(ring_handle())
     legend_right(ax, handles)
@@ -218,20 +218,22 @@ def predicted_rows(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return found.assign(bytes=found[column])
 
 
-def _hollow(ax: Axes, x: pd.Series, y: pd.Series, series: Series) -> None:
+def hollow(ax: Axes, x: pd.Series, y: pd.Series, own: Look) -> None:
+    """Points that are predicted, because nothing was measured there."""
     ax.plot(
         x,
         y.astype(float),
         linestyle="none",
-        marker=series.look.marker,
+        marker=own.marker,
         markersize=6.5,
         markerfacecolor="white",
-        markeredgecolor=series.look.color,
+        markeredgecolor=own.color,
         zorder=3,
     )
 
 
-def _predicted_handle() -> Line2D:
+def predicted_handle() -> Line2D:
+    """The legend entry of `hollow`."""
     entry = handle(_GREY, "predicted, did not finish", hollow=True)
     entry.set_linestyle("none")
     return entry
