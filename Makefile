@@ -12,8 +12,8 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # pip, or uv pip where uv is there and asked for: make venv PIP="uv pip".
 PIP ?= $(BIN)/python -m pip
 
-.PHONY: help venv bench report release release-check docs gpu test test-all test-slurm lint format \
-	ci nightly history history-quick history-site continuous time-gate dist clean
+.PHONY: help venv bench report release release-check docs gpu axe test test-all test-slurm lint \
+	format ci nightly history history-quick history-site continuous time-gate dist clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
@@ -22,6 +22,7 @@ help:
 	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
 	@echo "make test    run the tests but for the slow ones"
 	@echo "make test-all  run all tests: what is compiled, too"
+	@echo "make axe     fetch axe-core, for the accessibility test of make test-all"
 	@echo "make test-slurm  run a Slurm of one node and the sweep on it (root, Debian's packages)"
 	@echo "make docs    build the documentation into build/site, notebooks executed"
 	@echo "make lint    ruff, mypy, docstrings, workflows"
@@ -70,6 +71,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(TEST) -m "not slurm"
+
+# What the test of the pages' accessibility runs in the browser; without npm it is skipped.
+axe:
+	npm install --silent --no-audit --no-fund --prefix build axe-core@4.14.1
 
 # Twice: with Slurm's accounting database where slurmdbd and mariadbd are there, and without.
 SLURM := /tmp/jfbbench-slurm

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,14 +37,64 @@ def ranking() -> str:
 
 
 def claims() -> str:
-    """The claims with their verdicts, as `bench verify` left them."""
+    """The claims with their verdicts, as `bench verify` left them, and each with its criterion.
+
+    Where a figure belongs there is a comment, which `with_figures` replaces.
+    """
+    from bench.claims import discover
     from bench.report.load import load_run
 
-    rows = [
-        [claim.get("number", ""), claim["claim"], claim["verdict"], claim["value"]]
-        for claim in load_run(ROOT / "reports" / "verify").claims
-    ]
-    return _table(("", "claim", "verdict", "measured"), rows)
+    run = load_run(ROOT / "reports" / "verify")
+    criteria = {claim.CLAIM: getattr(claim, "CRITERION", None) for claim in discover()}
+    rows, parts = [], []
+    for row in (*run.claims, *run.beyond):
+        mark = f"{row['number']}. " if row["number"] else ""
+        if mark:
+            rows.append([row["number"], row["claim"], row["verdict"], row["value"]])
+        parts += [
+            f"## {mark}{row['claim']}",
+            *filter(None, [criteria[row["claim"]]]),
+            f"**{row['verdict'][0].upper()}{row['verdict'][1:]}**: {row['value']}.",
+            f"{row['conditions'][0].upper()}{row['conditions'][1:]}.",
+            f"<!-- figure: {Path(row['figure']).stem} -->",
+            f"*{row['figure_caption']}*",
+        ]
+    return "\n\n".join([_table(("no.", "claim", "verdict", "measured"), rows), *parts])
+
+
+def claim_figures() -> dict[str, str]:
+    """The SVG of each figure of the claims, by name, drawn from the records of reports/verify."""
+    from bench.claims.tables import by_job
+    from bench.records import read_records
+    from bench.report.figures.canvas import theme
+    from bench.report.figures.hover import titled
+    from bench.verify import judge_records
+
+    found = {}
+    _, data = judge_records(False, by_job(read_records(ROOT / "reports" / "verify")))
+    with tempfile.TemporaryDirectory() as folder, theme():
+        for claim, own in data:
+            if claim.TABLE in own and (figure := claim.figure(own)) is not None:
+                path = Path(folder) / f"{claim.FIGURE}.svg"
+                figure.savefig(path, metadata={"Date": None})
+                titled(path)
+                found[claim.FIGURE] = path.read_text(encoding="utf-8")
+    return found
+
+
+def with_figures(text: str, folder: str) -> str:
+    """The page of the claims with its figures, and what has changed since they were measured."""
+    from bench.environment import fingerprint
+    from bench.records import read_records
+
+    records = list(read_records(ROOT / "reports" / "verify"))
+    older = sum(record.get("fingerprint") != fingerprint() for record in records)
+    said = f"{older} of the {len(records)} records were measured by an older measuring code."
+    note = f"\n!!! note\n    {said}\n" if older else ""
+    text = re.sub(
+        r"<!-- figure: ([\w-]+) -->", rf"![Figure of the claim: \1]({folder}/\1.svg)", text
+    )
+    return text.replace("<!-- claims: begin -->\n", f"<!-- claims: begin -->\n{note}\n", 1)
 
 
 def side_by_side() -> str:

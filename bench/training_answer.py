@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.gap import Gaps
 from bench.measure import peak_rss_bytes
-from bench.report.style import format_seconds
+from bench.report.style import format_percent, format_seconds
 from bench.training import evaluation
 from jfbcore.extras.results import Evaluation, TrainingResult
 from jfbcore.policy import Policy
@@ -40,8 +42,13 @@ def answer(policy: Policy, result: TrainingResult, gap: Gaps, seed: int) -> dict
     }
 
 
-def summary(content: dict[str, Any], gap: Gaps, checkpoint: Path | None) -> list[str]:
-    """The same for a reader: what was trained, how far the cost fell, what to do next."""
+def summary(
+    content: dict[str, Any], gap: Gaps, checkpoint: Path | None, outside: Sequence[str] = ()
+) -> list[str]:
+    """The same for a reader: what was trained, how far the cost fell, what to do next.
+
+    `outside` names what the checkpoint needs from files of the reader's own.
+    """
     first, final = content["first"], content["final"]
     speed = content["step_seconds"]["median"]
     pace = "" if speed is None else f", {format_seconds(speed)} a step"
@@ -53,8 +60,8 @@ def summary(content: dict[str, Any], gap: Gaps, checkpoint: Path | None) -> list
     ]
     if final["optimality_gap"] is not None:
         lines.append(
-            f"above the reference optimum: {first['optimality_gap']:.0%} before, "
-            f"{final['optimality_gap']:.1%} after"
+            f"above the reference optimum: {format_percent(first['optimality_gap'])} before, "
+            f"{format_percent(final['optimality_gap'])} after"
         )
     else:
         lines.append(f"no optimality gap: {gap.reason or 'the final cost is not finite'}")
@@ -69,5 +76,6 @@ def summary(content: dict[str, Any], gap: Gaps, checkpoint: Path | None) -> list
             f"{scored['residual']['max']:.3g} on the held-out states"
         )
     if checkpoint is not None:
-        lines.append(f"saved in {checkpoint}; look at it: python -m bench plot {checkpoint}")
+        words = shlex.join([str(checkpoint), *(part for o in outside for part in ("--plugin", o))])
+        lines.append(f"saved in {checkpoint}; look at it: python -m bench plot {words}")
     return lines

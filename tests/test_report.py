@@ -27,7 +27,12 @@ from bench.report.figures.canvas import theme
 from bench.report.figures.convergence import convergence_figures, median_band
 from bench.report.figures.hover import hover, titled
 from bench.report.figures.residuals import residual_figures
-from bench.report.figures.scaling import SAVED, memory_agents_figures, predicted_rows
+from bench.report.figures.scaling import (
+    SAVED,
+    agents_figures,
+    memory_iterations_figures,
+    predicted_rows,
+)
 from bench.report.fits import power_law_slope
 from bench.report.frames import WORKLOAD, case_frame, curve_frame
 from bench.report.header import environment_table, limitations, not_run
@@ -258,7 +263,7 @@ def test_optional_sections(page: str) -> None:
 def test_figures_are_written_as_svg_and_png(run_directory: Path) -> None:
     stems = {path.stem for path in (run_directory / "figures").iterdir()}
     assert stems >= {
-        *("memory-agents", "memory-iterations", "time-agents", "residuals", "profile-step"),
+        *("agents", "memory-iterations", "residuals", "profile-step", "headline"),
         *("convergence-evaluation-cost", "convergence-loss", "convergence-optimality-gap"),
         "profile-target",
     }
@@ -279,6 +284,23 @@ def test_predicted_bytes_are_drawn_where_a_case_did_not_finish(run_directory: Pa
     assert found["bytes"].tolist() == [1024 * 4 * 5000]
     svg = (run_directory / "figures" / "memory-iterations.svg").read_text(encoding="utf-8")
     assert "predicted, did not finish" in svg
+
+
+def test_a_k_that_a_method_was_not_measured_at_is_marked(tmp_path: Path) -> None:
+    ks = {"jfb": (5, 50, 500), "implicit": (5, 50)}
+    records = [
+        synthetic_record(name, 4, iterations=k, tolerance=None) for name in ks for k in ks[name]
+    ]
+    cases = case_frame([load_run(write_run(tmp_path / "run", records))])
+    (drawing,) = memory_iterations_figures(cases, (SAVED,))
+    (ax,) = drawing.figure.axes
+    assert [text.get_text() for text in ax.texts] == ["not measured"]
+
+
+def test_one_method_alone_is_no_comparison(tmp_path: Path) -> None:
+    records = [synthetic_record("jfb", n_agents) for n_agents in (1, 4)]
+    cases = case_frame([load_run(write_run(tmp_path / "run", records))])
+    assert agents_figures(cases) == []
 
 
 def test_what_is_written_in_a_figure_is_not_rounded(tmp_path: Path) -> None:
@@ -619,7 +641,7 @@ def test_a_tuned_run_that_failed_is_not_drawn_where_its_rate_is_not(tmp_path: Pa
     assert drawings
     for drawing in drawings:
         assert "grey strip" not in drawing.caption
-        (legend,) = [ax.get_legend() for ax in drawing.figure.axes if ax.get_legend()]
+        (legend,) = drawing.figure.legends
         assert [text.get_text() for text in legend.get_texts()] == ["jfb"]
 
 
@@ -674,10 +696,12 @@ def test_panels_join_rows_without_a_setting() -> None:
 
 
 def test_a_panel_of_direct_policies_alone_does_not_name_a_map(tmp_path: Path) -> None:
-    records = [synthetic_record("direct", n_agents) for n_agents in (1, 4)]
-    records.append(synthetic_record("jfb", 1))
+    records = [synthetic_record("jfb", 1)]
+    for n_agents in (1, 4):
+        records += [synthetic_record("direct", n_agents), synthetic_record("direct", n_agents)]
+        records[-1]["case"] |= {"gradient": "own", "id": f"own-n{n_agents}"}
     cases = case_frame([load_run(write_run(tmp_path / "run", records))])
-    (drawing,) = memory_agents_figures(cases)
+    (drawing,) = agents_figures(cases, (SAVED,))
     (ax,) = (ax for ax in drawing.figure.axes if ax.get_visible())
     assert "synthetic" in ax.get_title()
     assert "map" not in ax.get_title() + drawing.caption

@@ -2,8 +2,9 @@
 
 A claim's module has
 
-- NUMBER, the paper's, or None for a question that goes beyond it; CLAIM, in words; TABLE, the one
-  it cannot be judged without; FIGURE, the stem of its figure's file; CAPTION;
+- NUMBER, the paper's, or None for a question that goes beyond it; CLAIM, in words, and where it has
+  a number CRITERION, set before measuring; TABLE, the one it cannot be judged without; FIGURE, the
+  stem of its figure's file; CAPTION;
 - `jobs(quick)`: what is measured;
 - `judge(tables)`: the `Judgement`, a pure function of the tables of `bench.claims.tables`, one for
   each probe among the jobs, that have any rows;

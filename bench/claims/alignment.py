@@ -28,6 +28,10 @@ from bench.claims.panels import trace_figure
 NUMBER = 2
 TABLE = "trace"
 CLAIM = "JFB's gradient is within 90 degrees of the true one"
+CRITERION = (
+    "Holds in a run where the angle between JFB's and the exact gradient is below 90 degrees, "
+    "on every minibatch and on average over them."
+)
 FIGURE = "claim-2-alignment"
 CAPTION = (
     "Largest angle between JFB and exact gradient over minibatches against training steps. "

@@ -27,6 +27,10 @@ from bench.claims.panels import trace_figure
 NUMBER = 1
 TABLE = "trace"
 CLAIM = "The fixed-point map contracts along training: |dT/du| < 1"
+CRITERION = (
+    "Holds in a run where the largest |dT/du| over samples and time steps is below 1 at every "
+    "measured step."
+)
 FIGURE = "claim-1-contractivity"
 CAPTION = (
     "Largest |dT/du| over samples and time steps against training steps; 1 is the limit. "

@@ -119,9 +119,13 @@ def save_trajectories(
 
 
 def _tell(answer: dict[str, Any]) -> None:
+    from bench.report.style import format_percent
+
     noun = "state" if answer["states"] == 1 else "states"
+    size = f"{answer['n_agents']} {'goods' if answer['problem'] == 'consumption' else 'agents'}"
+    size = size.removesuffix("s") if answer["n_agents"] == 1 else size
     print(
-        f"{answer['problem']} with {answer['n_agents']}: mean cost {answer['evaluation_cost']:.5g} "
+        f"{answer['problem']}, {size}: mean cost {answer['evaluation_cost']:.5g} "
         f"over {answer['states']} initial {noun} ({answer['lowest_cost']:.5g} to "
         f"{answer['highest_cost']:.5g}); running {answer['running_cost']:.5g}, terminal "
         f"{answer['terminal_cost']:.5g}",
@@ -131,7 +135,7 @@ def _tell(answer: dict[str, Any]) -> None:
         print(f"no optimality gap: {answer['gap_reason']}", file=sys.stderr)
     else:
         print(
-            f"{answer['optimality_gap']:.1%} above the reference optimum, over "
+            f"{format_percent(answer['optimality_gap'])} above the reference optimum, over "
             f"{answer['reference_states']} states that have one",
             file=sys.stderr,
         )

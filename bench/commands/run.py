@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 
 from bench.arguments import integer
 from bench.run_options import TIMEOUT, add_run_options, run_settings
@@ -69,4 +71,7 @@ def run(args: argparse.Namespace) -> int:
     counts = run_cases(cases, args.seeds, settings)
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     print(f"{summary or 'nothing to do'}; records in {args.out or settings.out}")
+    if counts:
+        where = shlex.quote(str(args.out or settings.out))
+        print(f"a page of them: python -m bench report {where}", file=sys.stderr)
     return 0

@@ -288,7 +288,9 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
         "world_size": training.world.size,
         "pretraining_seconds": None if pretraining is None else pretraining.seconds,
     }
-    for line in summary(content, gap, args.checkpoint):
+    named = (args.problem, args.gradient, args.map, args.solver)
+    outside = [name for name in named if name and ":" in name]
+    for line in summary(content, gap, args.checkpoint, outside):
         print(line, file=sys.stderr)
     print(json.dumps(finite(content), allow_nan=False))
     return 0

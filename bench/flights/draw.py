@@ -14,8 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.flights.fly import OPTIMUM, TRAINED, UNTRAINED, Flight
-from bench.flights.views import Lines, control_lines, distances, positions, state_lines, target
+from bench.flights.views import (
+    Lines,
+    control_lines,
+    distance_lines,
+    positions,
+    state_lines,
+    target,
+    time_unit,
+)
 from bench.report.figures.canvas import theme
+from bench.report.figures.hover import titled
 from jfbcore.problems import Problem
 
 #: colour and dashes; the dashes tell them apart without colour
@@ -26,6 +35,8 @@ _LOOKS: dict[str, tuple[str, Any]] = {
 }
 #: more panels than this say nothing that the first ones do not
 _MOST_PANELS = 8
+#: more lines than this in one colour are drawn as a band
+_MOST_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -48,25 +59,21 @@ def flight_figures(problem: Problem, flights: Sequence[Flight]) -> list[FlightFi
     with theme():
         paths = [positions(problem, each.states) for each in flights]
         names = ", ".join(f"{each.name} (cost {each.cost:.4g})" for each in flights)
+        who = f"{problem.n_agents} × {problem.name}"
         found: list[FlightFigure] = []
         if paths[0] is not None:
             moving = [path for path in paths if path is not None]
-            dimension = moving[0].shape[2]
-            where = "in space" if dimension == 3 else "seen from above"
+            where = "in space" if moving[0].shape[2] == 3 else "seen from above"
             figure = _paths(flights, moving, target(problem))
-            found.append(FlightFigure("paths", f"Paths {where}: {names}.", figure))
-            if problem.n_agents > 1:
-                near = [[Lines("distance to the nearest agent [m]", distances(p))] for p in moving]
-                caption = f"Distance of each agent to its nearest neighbour: {names}."
-                found.append(FlightFigure("distances", caption, _over_time(flights, near)))
+            found.append(FlightFigure("paths", f"{who}, paths {where}: {names}.", figure))
         else:
             lines = [state_lines(problem, each.states) for each in flights]
-            found.append(
-                FlightFigure("states", f"States over time: {names}.", _over_time(flights, lines))
-            )
+            found.append(_over_time("states", f"{who} ({names}), states", flights, lines, problem))
         lines = [control_lines(problem, each.controls) for each in flights]
-        caption = f"Controls over time: {names}."
-        found.append(FlightFigure("controls", caption, _over_time(flights, lines)))
+        found.append(_over_time("controls", f"{who}, controls", flights, lines, problem))
+        if paths[0] is not None and problem.n_agents > 1:
+            lines = [distance_lines(path) for path in moving]
+            found.append(_over_time("distances", f"{who}, distances", flights, lines, problem))
     return found
 
 
@@ -77,9 +84,11 @@ def save(figures: Sequence[FlightFigure], out: Path, prefix: str) -> list[Path]:
     with theme():
         for each in figures:
             stem = out / f"{prefix}-{each.name}"
-            each.figure.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None})
+            vector = stem.with_name(f"{stem.name}.svg")
+            each.figure.savefig(vector, metadata={"Date": None})
+            titled(vector)
             each.figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=130)
-            written.append(stem.with_name(f"{stem.name}.svg"))
+            written.append(vector)
     return written
 
 
@@ -130,12 +139,18 @@ def _box(
     return (low + high) / 2 - half, (low + high) / 2 + half
 
 
-def _over_time(flights: Sequence[Flight], lines: Sequence[Sequence[Lines]]) -> Figure:
+def _over_time(
+    name: str,
+    what: str,
+    flights: Sequence[Flight],
+    lines: Sequence[Sequence[Lines]],
+    problem: Problem,
+) -> FlightFigure:
     """One panel a quantity: a line each where few, else the median and the middle 90 %."""
     panels = min(len(lines[0]), _MOST_PANELS)
     columns = min(panels, 2)
     rows = -(-panels // columns)
-    figure = Figure(figsize=(5.2 * columns, 0.5 + 2.5 * rows), layout="constrained")
+    figure = Figure(figsize=(max(4.2 * columns, 5.6), 0.5 + 2.5 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[panels:]:
         ax.set_visible(False)
@@ -143,16 +158,19 @@ def _over_time(flights: Sequence[Flight], lines: Sequence[Sequence[Lines]]) -> F
         for place, each in enumerate(flights):
             _draw_lines(ax, each.times, lines[place][index].values, *_LOOKS[each.name])
         ax.set_title(lines[0][index].heading)
-        ax.set_xlabel("time")
+        ax.set_xlabel(f"time{time_unit(problem)}")
         flown = zip(flights, lines, strict=True)
         _focus(ax, [part[index].values for each, part in flown if each.name != UNTRAINED])
     figure.legend(handles=_handles(flights), loc="outside lower center", ncols=3, frameon=False)
-    return figure
+    caption = f"{what} over time."
+    if max(line.values.shape[1] for line in lines[0]) > _MOST_LINES:
+        caption += " A line is the median, its band the middle 90 %."
+    return FlightFigure(name, caption, figure)
 
 
 def _draw_lines(ax: Axes, times: np.ndarray, values: np.ndarray, color: str, dashes: str) -> None:
     t = times[: len(values)]
-    if values.shape[1] <= 3:
+    if values.shape[1] <= _MOST_LINES:
         ax.plot(t, values, color=color, linestyle=dashes, linewidth=1.4)
         return
     low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), axis=1)
@@ -166,7 +184,8 @@ def _focus(ax: Axes, values: Sequence[np.ndarray]) -> None:
     shown = shown[np.isfinite(shown)]
     if len(shown) and np.ptp(shown) > 0:
         pad = 0.25 * np.ptp(shown)
-        ax.set_ylim(shown.min() - pad, shown.max() + pad)
+        below = pad if shown.min() < 0 else min(pad, shown.min() + 0.04 * pad)
+        ax.set_ylim(shown.min() - below, shown.max() + pad)
 
 
 def _handles(flights: Sequence[Flight]) -> list[Line2D]:

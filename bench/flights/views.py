@@ -78,6 +78,21 @@ def control_lines(problem: Problem, controls: np.ndarray) -> list[Lines]:
     return [Lines(heading, by_agent[..., i]) for i, heading in enumerate(headings)]
 
 
+def time_unit(problem: Problem) -> str:
+    """The unit of time on an axis: what moves does so in metres and seconds."""
+    moves = isinstance(problem, Bicycle) or getattr(problem, "target_position", None) is not None
+    return " [s]" if moves else ""
+
+
+def distance_lines(path: np.ndarray) -> list[Lines]:
+    """How near the agents of a swarm come to each other, from their paths (steps + 1, N, d)."""
+    nearest = distances(path)
+    return [
+        Lines("smallest distance between two agents [m]", nearest.min(axis=1, keepdims=True)),
+        Lines("distance to the nearest agent [m]", nearest),
+    ]
+
+
 def distances(path: np.ndarray) -> np.ndarray:
     """Distance of each agent to its nearest neighbour, (steps + 1, N), from (steps + 1, N, d)."""
     apart = np.linalg.norm(path[:, :, None] - path[:, None, :], axis=-1)

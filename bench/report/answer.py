@@ -87,7 +87,7 @@ def _which(ranked: pd.DataFrame, ties: pd.DataFrame) -> str:
     return (
         f"{top['gradient']} on the {top['map']} map takes the shortest step of all that solve the "
         f"inner problem ({format_factor(top['time'])} the fastest on average over "
-        f"{top['time_instances']} problems and sizes). {_DECIDES}."
+        f"{_sizes(top['time_instances'])}). {_DECIDES}."
     )
 
 
@@ -186,3 +186,7 @@ def _instance_name(instance: dict[str, Any]) -> str:
     if problem == "consumption":
         return f"{agents} good{'s' if agents > 1 else ''}"
     return f"{agents} {problem}{'s' if agents > 1 else ''}"
+
+
+def _sizes(count: int) -> str:
+    return "one problem and size" if count == 1 else f"{count} problems and sizes"

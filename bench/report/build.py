@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bench import csv_cells
 from bench.report.answer import answer
 from bench.report.download import downloads
-from bench.report.figures import draw_all, draw_others, theme
+from bench.report.figures import Drawing, draw_all, draw_others, theme
 from bench.report.figures.hover import titled
 from bench.report.frames import case_frame, curve_frame
 from bench.report.header import (
@@ -20,7 +20,7 @@ from bench.report.header import (
     limitations,
     workload_table,
 )
-from bench.report.html import Page, claims_of, render
+from bench.report.html import Image, Page, Section, claims_of, render
 from bench.report.load import Run, load_runs
 from bench.report.ranking import gap_table, gaps_at_equal_time, ranking, ranking_table, with_map
 from bench.report.roofline import SECTION as ROOFLINE
@@ -52,15 +52,13 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     cases = case_frame(runs)
     curves = curve_frame(runs, cases)
     out = Path(out)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     csv_cells.table(cases).to_csv(out / "cases.csv", index=False)
     csv_cells.table(curves).to_csv(out / "curves.csv", index=False)
     gaps = gaps_at_equal_time(with_map(curves, cases))
     ranked = ranking(cases, gaps)
     drawings = [*draw_all(cases, curves, gaps), *draw_others(runs)]
-    for drawing in drawings:
-        _save(drawing.figure, out / "figures" / drawing.name)
-    headline, shown, folded = arranged(drawings, out / "figures", {ROOFLINE: roofline_tables(runs)})
+    headline, shown, folded = _saved(drawings, runs, out)
     times = target_times(curves, cases)
     tables = [
         *(gap_table(gaps), target_table(times), tuned_table(times)),
@@ -93,8 +91,11 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
 
 def _write_claims(runs: Sequence[Run], out: Path) -> Path:
     """The page of runs that measured the claims and no cases."""
+    _, shown, folded = _saved(draw_others(runs), runs, out)
     page = Page(
         title=" + ".join(run.name for run in runs),
+        shown=shown,
+        folded=folded,
         environment=environment_table(runs),
         reading=CLAIMS_READING,
         limitations=limitations(runs),
@@ -103,10 +104,19 @@ def _write_claims(runs: Sequence[Run], out: Path) -> Path:
         tables=[generic_table(table) for run in runs for table in run.tables],
         downloads=downloads(runs, out),
     )
-    out.mkdir(parents=True, exist_ok=True)
     index = out / "index.html"
     index.write_text(render(page), encoding="utf-8")
     return index
+
+
+def _saved(
+    drawings: Sequence[Drawing], runs: Sequence[Run], out: Path
+) -> tuple[Image | None, list[Section], list[Section]]:
+    """Write the figures under `out`; the one beside the answer, those shown, those folded away."""
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for drawing in drawings:
+        _save(drawing.figure, out / "figures" / drawing.name)
+    return arranged(drawings, out / "figures", {ROOFLINE: roofline_tables(runs)})
 
 
 def _save(figure: Figure, stem: Path) -> None:

@@ -27,12 +27,16 @@ _LARGEST_INLINE, _LARGEST_SVG = 300_000, 45_000
 
 @dataclass(frozen=True)
 class Image:
-    """An embedded image with its caption: `source` a data URI, or `inline` an SVG's own text."""
+    """An embedded image with its caption: `source` a data URI, or `inline` an SVG's own text.
+
+    A `wide` one takes a whole line where others stand side by side.
+    """
 
     source: str
     caption: str
     name: str
     inline: Markup | str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Page:
     ranking: Table | None = None
     headline: Image | None = None
     shown: Sequence[Section] = ()
-    trajectories: Section | None = None
+    trajectories: Sequence[Section] = ()
     folded: Sequence[Section] = ()
     workload: Table | None = None
     missing: Table | None = None

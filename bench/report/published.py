@@ -7,19 +7,26 @@ writes both again, and a test fails where they are not what the records say.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench.environment import ROOT
+from bench.report.figures.canvas import grid, handle, legend_above, line_style, scale_axis, theme
+from bench.report.figures.cells import Metric
+from bench.report.figures.hover import titled
+from bench.report.figures.scaling import (
+    ALLOCATED,
+    SAVED,
+    STEP,
+    agents_figures,
+    memory_iterations_figures,
+)
 from bench.report.frames import case_frame, curve_frame
 from bench.report.load import Run, load_run
-from bench.report.style import DASH, format_bytes, format_seconds, gradient_rank, look
+from bench.report.style import DASH, format_seconds, gradient_rank, look, tint
 
 REPORTS = ROOT / "reports"
 #: what is published: run directories with records, and what each is
@@ -32,7 +39,6 @@ RUNS = {
 #: fewer seeds than this make no line and no row
 _SEEDS = 3
 _KEYS = ["problem", "n_agents", "gradient", "ascent", "environment"]
-Lines = Mapping[str, pd.DataFrame]
 
 
 def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
@@ -40,12 +46,13 @@ def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
     runs = {name: load_run(reports / name) for name in RUNS}
     frames = {name: case_frame([run]) for name, run in runs.items()}
     training = curve_frame([runs["targets"]], frames["targets"])
-    figures = {
-        "memory-iterations.svg": _memory(frames["cpu"], "saved_tensor_bytes", 6),
-        "memory-gpu.svg": _memory(frames["gpu"], "cuda_max_allocated_bytes", 100),
-        "step-time.svg": _step_times(frames["cpu"]),
-        "gaps.svg": _gaps(training),
-    }
+    with theme():
+        figures = {
+            "memory-iterations.svg": _memory(frames["cpu"], SAVED, 6),
+            "memory-gpu.svg": _memory(frames["gpu"], ALLOCATED, 100),
+            "step-time.svg": _step_times(frames["cpu"]),
+            "gaps.svg": _gaps(training),
+        }
     parts = [
         "# Published measurements",
         "Generated from the records beside it by `python -m bench.report.published`; `make report` "
@@ -82,9 +89,11 @@ def write(reports: Path = REPORTS) -> None:
     text, figures = published(reports)
     (reports / "README.md").write_text(text, encoding="utf-8")
     (reports / "figures").mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        with mpl.rc_context({"svg.hashsalt": "jfbbench", "svg.fonttype": "none"}):
-            figure.savefig(reports / "figures" / name, metadata={"Date": None})
+    with theme():
+        for name, figure in figures.items():
+            path = reports / "figures" / name
+            figure.savefig(path, metadata={"Date": None})
+            titled(path)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -155,87 +164,51 @@ def _groups(rows: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
     return sorted(found, key=lambda pair: (*pair[0][:2], gradient_rank(pair[0][2]), str(pair[0])))
 
 
-def _memory(cases: pd.DataFrame, column: str, n_agents: int) -> Figure:
-    exact = cases[cases["tolerance"].isna() & cases["max_iterations"].notna()]
-    rows = exact[(exact["n_agents"] == n_agents) & (exact["problem"] == "quadrotor")]
-    figure, (ax,) = _figure(1)
-    _lines(ax, rows, "max_iterations", column)
-    ax.set(xlabel="inner iterations K", ylabel=column.replace("_", " "))
-    ax.yaxis.set_major_locator(LogLocator(base=4))
-    ax.yaxis.set_major_formatter(lambda value, _: format_bytes(value))
-    return figure
+def _memory(cases: pd.DataFrame, metric: Metric, n_agents: int) -> Figure:
+    """Against exactly K inner iterations; what timed out or was not measured is marked."""
+    rows = cases[(cases["problem"] == "quadrotor") & (cases["n_agents"] == n_agents)]
+    (drawing,) = memory_iterations_figures(rows, (metric,))
+    return drawing.figure
 
 
 def _step_times(cases: pd.DataFrame) -> Figure:
-    rows = cases[cases["tolerance"].notna() | (cases["gradient"] == "direct")]
-    figure, (ax,) = _figure(1)
-    _lines(ax, rows[rows["problem"] == "quadrotor"], "n_agents", "step_seconds")
-    ax.set(xlabel="quadrotors", ylabel="seconds of a training step")
-    ax.yaxis.set_major_formatter(lambda value, _: format_seconds(value))
-    return figure
-
-
-def _lines(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
-    """A line for each gradient and environment through its medians, on logarithmic axes."""
-    several = rows["environment"].nunique() > 1
-    known = rows.dropna(subset=[x, y])
-    for gradient in sorted(set(known["gradient"]), key=gradient_rank):
-        for letter, group in known[known["gradient"] == gradient].groupby("environment"):
-            medians = group.astype({x: float, y: float}).groupby(x)[y].median()
-            label = f"{gradient} ({letter})" if several else gradient
-            _line(ax, medians.index, medians, gradient, label)
-    ax.set(xscale="log", yscale="log")
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.legend(fontsize=8)
-
-
-def _line(ax: Axes, x: Sequence, y: Sequence, gradient: str, label: str, **style: Any) -> None:
-    own = look(gradient)
-    usual: dict[str, Any] = {
-        "color": own.color,
-        "marker": own.marker,
-        "ms": 4,
-        "dashes": own.dashes or (None, None),
-    }
-    ax.plot(x, y, label=label, **(usual | style))
+    usual = (cases["ascent"] == "scaled map") | (cases["gradient"] == "direct")
+    rows = cases[usual & (cases["problem"] == "quadrotor")]
+    (drawing,) = agents_figures(
+        rows[rows["max_iterations"].isna() | rows["tolerance"].notna()], (STEP,)
+    )
+    return drawing.figure
 
 
 def _gaps(curves: pd.DataFrame) -> Figure:
     """Median gap against seconds, a panel for each problem and size."""
     groups = _groups(_trained(curves))
     sizes = list(dict.fromkeys(key[:2] for key, _ in groups))
-    figure, axes = _figure(len(sizes))
-    for ax, size in zip(axes, sizes, strict=True):
+    figure, axes = grid(-(-len(sizes) // 3), 3, 2.9)
+    handles = []
+    for ax in axes.flat[len(sizes) :]:
+        ax.set_visible(False)
+    for ax, size in zip(axes.flat, sizes, strict=False):
+        drawn: list[float] = []
         for key, group in groups:
             if key[:2] == size:
                 # The same evaluation of every seed comes at about the same time.
                 rank = group.groupby("seed")["step"].rank(method="first")
                 medians = group.groupby(rank)[["seconds", "optimality_gap"]].median()
-                ascent = "" if pd.isna(key[3]) else f", {str(key[3]).split(' map')[0]}"
-                style = {"alpha": 0.5 if "newton" in ascent else 1.0, "marker": ""}
-                _line(ax, medians["seconds"], medians["optimality_gap"], key[2],
-                      f"{key[2]}{ascent} ({key[4]})", **style)  # fmt: skip
-        ax.set(title=f"{size[0]} {size[1]}", xlabel="seconds of training", yscale="log")
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-        ax.minorticks_off()
-        ax.legend(fontsize=6)
-    axes[0].set_ylabel("optimality gap")
+                own = look(key[2])
+                newton = str(key[3]).startswith("newton")
+                shade = own if not newton else replace(own, color=tint(own.color, 0.5))
+                ax.plot(medians["seconds"], medians["optimality_gap"], color=shade.color,
+                        linestyle=line_style(own), linewidth=1.5)  # fmt: skip
+                handles.append(handle(shade, f"{key[2]}{', newton map' * newton}"))
+                handles[-1].set_marker("")
+                drawn += medians["optimality_gap"].tolist()
+        ax.set(title=f"{size[0]} {size[1]}", xlabel="seconds of training", xlim=(0, None))
+        scale_axis(ax, "percent", drawn, log=True)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("gap to the reference optimum")
+    legend_above(figure, handles, 7)
     return figure
-
-
-def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    columns = min(panels, 3)
-    rows = -(-panels // columns)
-    size = (7.5, 4.2) if panels == 1 else (4.2 * columns, 3.4 * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax in axes[panels:]:
-        ax.remove()
-    for ax in axes[:panels]:
-        ax.grid(color="#e4e4e4", linewidth=0.7)
-    return figure, axes[:panels]
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def ranking(cases: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
     """
     cases = cases.assign(map=cases["map"].fillna(_NONE))
     times, memory = (
-        _ratios(_timed(cases), "step_seconds"),
+        _ratios(comparable_steps(cases), "step_seconds"),
         _ratios(
             cases[(cases["status"] == "ok") & cases["tolerance"].notna() | _direct(cases)],
             "peak_live_tensor_bytes",
@@ -163,8 +163,9 @@ def _direct(cases: pd.DataFrame) -> pd.Series:
     return (cases["map"] == _NONE) & (cases["status"] == "ok")
 
 
-def _timed(cases: pd.DataFrame) -> pd.DataFrame:
+def comparable_steps(cases: pd.DataFrame) -> pd.DataFrame:
     """Rows whose step times compare: the tolerance was asked for and reached; or direct."""
+    cases = cases.assign(map=cases["map"].fillna(_NONE))
     usable = (cases["status"] == "ok") & cases["step_seconds"].notna() & ~missed(cases)
     to_tolerance = iterates(cases) & cases["tolerance"].notna()
     return cases[usable & (to_tolerance | _direct(cases))]
@@ -234,9 +235,10 @@ def _factor(row: dict[str, Any], name: str, absolute: str, write: Callable[[floa
 def _gap(row: dict[str, Any]) -> Cell:
     if math.isnan(row["gap"]):
         return Cell(DASH, 1e300, "no training run against a reference optimum here", "null")
-    interval = f"[{format_percent(row['gap_low'])}, {format_percent(row['gap_high'])}]"
-    title = f"{row['gap_instances']} problems and sizes"
-    return Cell(f"{format_percent(row['gap'])} {interval}", _sortable(row["gap"]), title)
+    text, title = format_percent(row["gap"]), f"{row['gap_instances']} problems and sizes"
+    if row["gap_low"] < row["gap_high"]:  # a single run has no interval
+        text += f" [{format_percent(row['gap_low'])}, {format_percent(row['gap_high'])}]"
+    return Cell(text, _sortable(row["gap"]), title, "gap")
 
 
 def _served(row: dict[str, Any]) -> Cell:

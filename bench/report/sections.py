@@ -18,7 +18,7 @@ from bench.report.tables import Table
 #: may stand there, best first
 _SHOWN: tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...] = (
     ("memory-k", "Memory against inner iterations K", (("memory-iterations",),)),
-    ("agents", "Memory and time against agents", (("memory-agents",), ("time-agents",))),
+    ("agents", "Memory and time against agents", (("agents",),)),
     (
         "training",
         "Gap against seconds",
@@ -30,7 +30,7 @@ _SHOWN: tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...] = (
 #: flights that are shown where a run has none of its own
 _OWN_FLIGHTS = ROOT / "docs" / "flights"
 #: how much of the page what is folded away may take
-_FOLDED_BYTES = 500_000
+_FOLDED_BYTES = 200_000
 
 
 def arranged(
@@ -76,29 +76,35 @@ def _anchor(title: str) -> str:
     return title.lower().replace(" ", "-").replace(":", "")
 
 
-def trajectories(runs: Sequence[Run]) -> Section | None:
-    """What `bench plot --out RUN/trajectories` drew, or else the flights of this repository."""
+def trajectories(runs: Sequence[Run]) -> list[Section]:
+    """What `bench plot --out RUN/trajectories` drew, or else the flights of this repository.
+
+    A section for each policy that was drawn.
+    """
     folders = [run.directory / "trajectories" for run in runs]
     own = [folder for folder in folders if folder.is_dir()]
-    images = [image for folder in own or [_OWN_FLIGHTS] for image in _flights(folder)]
-    if not images:
-        return None
-    title = "Trajectories" if own else "Trajectories (of training runs apart from these records)"
-    return Section(title, "trajectories", images)
+    listings = [path for folder in own or [_OWN_FLIGHTS] for path in folder.glob("*-figures.json")]
+    apart = "" if own else " (trained apart from these records)"
+    return [
+        Section(f"{path.stem.removesuffix('-figures')}{apart}", path.stem, images)
+        for path in sorted(listings)
+        if (images := _flight(path))
+    ]
 
 
-def _flights(folder: Path) -> list[Image]:
-    images = []
-    for listing in sorted(folder.glob("*-figures.json")):
-        try:
-            captions = json.loads(listing.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            warnings.warn(f"{listing} is left out: {error}", UnusableFile, stacklevel=2)
-            continue
-        for name, caption in captions.items():
-            path = folder / name
-            kind = path.stem.rpartition("-")[2]
-            several = any(other.endswith("-animation.svg") for other in captions)
-            if path.is_file() and kind in (("animation",) if several else ("paths", "states")):
-                images.append(figure_image(path.with_suffix(""), caption))
-    return images
+def _flight(listing: Path) -> list[Image]:
+    """The pictures named in `listing`, in its order; what is not there was left out on purpose."""
+    try:
+        captions = json.loads(listing.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{listing} is left out: {error}", UnusableFile, stacklevel=2)
+        return []
+    pictures = [(listing.with_name(name), caption) for name, caption in captions.items()]
+    images = [
+        figure_image(path.with_suffix(""), text, hovers=True)
+        for path, text in pictures
+        if path.is_file()
+    ]
+    # Several flights side by side are read at the page's full width.
+    several = any(word in name for word in ("distances", "animation") for name in captions)
+    return [replace(image, wide=several and image.name.endswith("-paths")) for image in images]

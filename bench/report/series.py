@@ -96,8 +96,13 @@ def series_of(rows: pd.DataFrame, variants: Sequence[str]) -> list[Series]:
                 value != _USUAL.get(name) for name, value in zip(varying, item[0], strict=True)
             ],
         )
+        # as many settings as tell them apart
+        told = next(n for n in range(1, len(varying) + 1)
+                    if len({key[:n] for key, _ in groups}) == len(groups))  # fmt: skip
         for rank, (key, group) in enumerate(groups):
-            words = [describe(name, value) for name, value in zip(varying, key, strict=True)]
+            words = [
+                describe(name, value) for name, value in zip(varying[:told], key, strict=False)
+            ]
             base = look(gradient)
             shade = tint(base.color, _TINTS[min(rank, len(_TINTS) - 1)])
             label = f"{gradient}, {', '.join(word for word in words if word)}"

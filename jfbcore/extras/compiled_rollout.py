@@ -9,6 +9,7 @@ of a whole rollout are captured as CUDA graphs (`captured_rollout`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,15 @@ from jfbcore.extras.scanned_rollout import ScannedRollout
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import InnerStatistics, Rollout, check_states
 from jfbcore.rollout import rollout as eager_rollout
+
+
+#: torch 2.13 and later: what other rollouts of a process have compiled does not count against the
+#: number of variants that one function may have
+_ISOLATED: dict[str, Any] = (
+    {"isolate_recompiles": True}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    else {}
+)
 
 
 class Grid(NamedTuple):
@@ -126,7 +136,12 @@ class CompiledRollout:
             # Kernels of microseconds: calling them from generated Python would take longer.
             options = {"cpp_wrapper": True}
         return torch.compile(
-            function, backend=self._backend, dynamic=False, fullgraph=True, options=options
+            function,
+            backend=self._backend,
+            dynamic=False,
+            fullgraph=True,
+            options=options,
+            **_ISOLATED,
         )
 
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shlex
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,19 @@ def test_every_field_of_a_record_is_described() -> None:
     documented = set(re.findall(r"`(\w+)`", PAGES["docs/records.md"]))
     record = empty_record(select("smoke", [])[0], 0)
     assert set(record) - {"schema_version"} <= documented
+
+
+@pytest.mark.slow
+def test_every_claim_has_its_figure_in_the_site() -> None:
+    figures = documents.claim_figures()
+    text = documents.with_figures(PAGES["docs/claims.md"], "drawn")
+    assert set(re.findall(r"\]\(drawn/([\w-]+)\.svg\)", text)) == set(figures)
+    assert len(figures) >= 7
+    assert all(
+        ElementTree.fromstring(figure.encode()).tag.endswith("svg") for figure in figures.values()
+    )
+    # The records are from before records named the code that measured them.
+    assert re.search(r"!!! note\n    \d+ of the \d+ records", text)
 
 
 @pytest.mark.slow

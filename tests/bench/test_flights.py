@@ -27,6 +27,8 @@ def trained(capsys, tmp_path, problem, agents=1, gradient="jfb"):
     arguments = ("--problem", problem, "--agents", str(agents), "--gradient", gradient)
     code, out, err = run_cli(capsys, "train", *arguments, *SHORT, "--checkpoint", file)
     assert code == 0, err
+    plugin = f" --plugin {problem}" if ":" in problem else ""
+    assert f"look at it: python -m bench plot {file}{plugin}\n" in err
     return file, json.loads(out.splitlines()[-1])
 
 
@@ -91,7 +93,7 @@ def test_plot_writes_pictures_of_a_swarm_and_its_animation(capsys, tmp_path):
     trained(capsys, tmp_path, "bicycle", 3)
     code, out, err = run_cli(capsys, "plot", tmp_path, "--no-optimum", "--animate")
     assert code == 0, err
-    names = [f"run-{name}.svg" for name in ("paths", "distances", "controls", "animation")]
+    names = [f"run-{name}.svg" for name in ("paths", "controls", "distances", "animation")]
     assert [line.rpartition("/")[2] for line in out.splitlines()] == names
     for name in names:
         ElementTree.parse(tmp_path / name)
@@ -140,6 +142,9 @@ def test_distances_by_hand():
     path = np.array([[[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]])
     nearest = [1.0, np.hypot(3, 3), 1.0]
     np.testing.assert_allclose(views.distances(path), [nearest])
+    smallest, each = views.distance_lines(path)
+    np.testing.assert_allclose(smallest.values, [[1.0]])
+    np.testing.assert_allclose(each.values, [nearest])
 
 
 def test_views_name_what_they_show():

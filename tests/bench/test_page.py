@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -10,8 +11,12 @@ import pytest
 pytest.importorskip("jinja2")
 
 from bench.environment import ROOT
+from bench.flights.fly import OPTIMUM, TRAINED, UNTRAINED
 from bench.report import write_report
 from tests.bench.browser import CHROMIUM, ask
+
+#: `make axe` puts it there; JFBBENCH_AXE names another copy of axe.min.js
+AXE = Path(os.environ.get("JFBBENCH_AXE") or ROOT / "build/node_modules/axe-core/axe.min.js")
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -40,6 +45,17 @@ def test_it_is_small_and_answers_in_four_lines(page: Path) -> None:
     ]
 
 
+def test_trajectories_have_controls_and_distances(page: Path) -> None:
+    """Of single agents, of a swarm and of goods: trained, optimal and untrained."""
+    section = page.read_text(encoding="utf-8").partition('<section id="trajectories">')[2]
+    section = section.partition("</section>")[0]
+    for words in ("thrust [N]", "steering [rad]", "consumption [money/time]", "wealth [money]"):
+        assert words in section
+    assert "smallest distance between two agents [m]" in section
+    for name in (TRAINED, OPTIMUM, UNTRAINED):
+        assert f">{name}</text>" in section
+
+
 def test_points_say_what_they_are(page: Path) -> None:
     """As titles in the figures, which a browser shows on hovering."""
     text = page.read_text(encoding="utf-8")
@@ -49,10 +65,14 @@ def test_points_say_what_they_are(page: Path) -> None:
 
 @needs_browser
 @pytest.mark.slow
-def test_answer_ranking_and_figure_are_seen_without_scrolling(page: Path, tmp_path: Path) -> None:
-    bottoms = """["answer", "ranking", "headline"].map(
-        (name) => document.getElementById(name).getBoundingClientRect().bottom)"""
-    assert max(ask(page, bottoms, 1400, 900, tmp_path)) <= 900
+@pytest.mark.parametrize("width", [1400, 420])
+def test_answer_ranking_and_figure_are_seen_without_scrolling(
+    width: int, page: Path, tmp_path: Path
+) -> None:
+    """The figure itself: on a narrow screen its caption may be below the edge."""
+    bottoms = """["#answer", "#ranking", "#headline svg"].map(
+        (name) => document.querySelector(name).getBoundingClientRect().bottom)"""
+    assert max(ask(page, bottoms, width, 900, tmp_path)) <= 900
 
 
 @needs_browser
@@ -61,6 +81,21 @@ def test_answer_ranking_and_figure_are_seen_without_scrolling(page: Path, tmp_pa
 def test_nothing_is_wider_than_its_box(width: int, page: Path, tmp_path: Path) -> None:
     opened = "document.querySelectorAll('details').forEach((each) => { each.open = true; }), "
     assert ask(page, opened + _TOO_WIDE, width, 900, tmp_path) == []
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.skipif(not AXE.is_file(), reason=f"no axe-core at {AXE}; `make axe` installs it")
+@pytest.mark.parametrize("width", [1400, 420])
+def test_it_has_no_serious_accessibility_violation(width: int, page: Path, tmp_path: Path) -> None:
+    """With everything unfolded, as axe-core judges it."""
+    script = f"""{AXE.read_text(encoding="utf-8")}
+    document.querySelectorAll("details").forEach((each) => {{ each.open = true; }});
+    axe.run(document).then((found) => [found.passes.length, found.violations.map(
+      (each) => [each.impact, each.id, ...each.nodes.slice(0, 3).map((node) => node.html)])])"""
+    passes, violations = ask(page, script, width, 900, tmp_path)
+    assert passes > 10
+    assert [each for each in violations if each[0] in ("serious", "critical")] == []
 
 
 @needs_browser

@@ -13,11 +13,7 @@ from bench.report.figures.headline import headline_figure
 from bench.report.figures.profiles import profile_figures
 from bench.report.figures.residuals import residual_figures
 from bench.report.figures.roofline import roofline_figures
-from bench.report.figures.scaling import (
-    memory_agents_figures,
-    memory_iterations_figures,
-    time_agents_figures,
-)
+from bench.report.figures.scaling import agents_figures, memory_iterations_figures
 from bench.report.load import Run
 
 __all__ = ["Drawing", "draw_all", "draw_others", "theme"]
@@ -28,9 +24,8 @@ def draw_all(cases: pd.DataFrame, curves: pd.DataFrame, gaps: pd.DataFrame) -> l
     with theme():
         return [
             *headline_figure(cases, gaps),
-            *memory_agents_figures(cases),
             *memory_iterations_figures(cases),
-            *time_agents_figures(cases),
+            *agents_figures(cases),
             *residual_figures(cases),
             *convergence_figures(curves, cases),
             *profile_figures(cases, curves),

@@ -16,7 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 
 from bench.report.style import (
     FAILURES,
@@ -32,7 +39,12 @@ _MISSED = "#C00000"
 #: width of a figure [in]; the page shows it at its full width
 WIDTH = 11.0
 
-FORMATS = {"bytes": format_bytes, "seconds": format_seconds, "number": format_number}
+FORMATS = {
+    "bytes": format_bytes,
+    "seconds": format_seconds,
+    "number": format_number,
+    "percent": lambda value: f"{100 * value:,.0f}%" if value >= 0.1 else f"{100 * value:.3g}%",
+}
 _LANE = 0.085
 _MOST_STRIP = 0.5
 #: width of a letter of the strip's words, as a fraction of the narrowest axes in use
@@ -105,7 +117,10 @@ def scale_axis(ax: Axes, unit: str, values: Iterable[float], log: bool, lanes: i
     high = low + (high - low) / (1 - _strip_height(lanes))
     ax.set_ylim(*(np.exp([low, high]) if log else (low, high)))
     write = FORMATS[unit]
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(write(value))))
+    if log or unit != "number":  # three digits do not tell the ticks of a narrow axis apart
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(write(value))))
+    else:
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.7g}"))
     if log:
         narrow = high - low < np.log(200)
         if unit != "bytes":
@@ -233,6 +248,21 @@ def ring_handle() -> Line2D:
 def line_style(look: Look) -> Any:
     """The dashes of a look as matplotlib wants them."""
     return (0, look.dashes) if look.dashes else "-"
+
+
+def legend_above(figure: Figure, handles: Sequence[Line2D], columns: int) -> None:
+    """One legend for all panels, above them; of entries with the same words the first stands."""
+    by_words: dict[object, Line2D] = {}
+    for each in handles:
+        by_words.setdefault(each.get_label(), each)
+    figure.legend(
+        handles=list(by_words.values()),
+        loc="outside upper left",
+        ncols=min(columns, len(by_words)),
+        frameon=False,
+        fontsize=8,
+        columnspacing=1.4,
+    )
 
 
 def legend_right(ax: Axes, handles: Sequence[Line2D]) -> None:

@@ -45,7 +45,9 @@ def select_cells(
             for series in series_of(_drawable(panel.rows, metric), ("solver",))
             if series.rows[column].nunique() > 1
         ]
-        if not any(series.rows[metric.column].notna().any() for series in drawn):
+        # One method alone compares nothing.
+        measured = any(series.rows[metric.column].notna().any() for series in drawn)
+        if not measured or len({series.gradient for series in drawn}) < 2:
             continue
         own = pd.Series(True, index=panel.rows.index)
         for name in loose:

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from bench.report.figures.canvas import Drawing
+from bench.report.figures.canvas import FORMATS, Drawing
 from bench.report.figures.hover import hover
 from bench.report.load import Run
 from bench.report.style import format_percent
 
-_COLUMNS = ("run", "step", "rate_max", "angle_expectation", "norm_ratio")
-_LOOKS = (
-    *(("#0072B2", "o"), ("#D55E00", "^"), ("#009E73", "s"), ("#CC79A7", "D"), ("#56B4E9", "v")),
-    *(("#E69F00", "P"), ("#1B3A6B", "X"), ("#767676", "<"), ("#7A2E00", ">"), ("#000000", "*")),
-)
+_COLUMNS = ("problem", "variant", "run", "step", "rate_max", "angle_expectation", "norm_ratio")
+#: problems by colour, maps by marker
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#767676")
+_MARKERS = {"scaled": "s", "plain": "o", "released": "^"}
 
 
 def contraction_figure(runs: Sequence[Run]) -> list[Drawing]:
     """From the traces that `bench verify` leaves; nothing where no run has any."""
-    files = [run.directory / "data" / "traces.csv" for run in runs]
+    files = [run.directory / "data" / "trace.csv" for run in runs]
     frames = [pd.read_csv(file) for file in files if file.is_file()]
     frames = [frame for frame in frames if set(_COLUMNS) <= set(frame)]
     traces = (
@@ -35,9 +35,11 @@ def contraction_figure(runs: Sequence[Run]) -> list[Drawing]:
     bias = np.sqrt((1 + ratio**2 - 2 * ratio * np.cos(angle)).clip(lower=0))
     figure = Figure(figsize=(8.2, 4.3), layout="constrained")
     ax = figure.subplots()
-    for (name, own), (color, marker) in zip(traces.groupby("run"), _LOOKS * 9, strict=False):
+    colors = dict(zip(traces["problem"].unique(), _COLORS * 9, strict=False))
+    for (name, problem, variant), own in traces.groupby(["run", "problem", "variant"]):
         x, y = own["rate_max"].clip(lower=1e-4), bias[own.index].clip(lower=1e-4)
-        ax.plot(x, y, marker, color=color, markersize=5, linestyle="none", label=name)
+        marker = _MARKERS.get(variant, "D")
+        ax.plot(x, y, marker, color=colors[problem], markersize=5, alpha=0.75)
         words = [
             f"{name}, training step {step}: |dT/du| {rate:.2g}, bias {format_percent(value)}"
             for step, rate, value in zip(own["step"], own["rate_max"], bias[own.index], strict=True)
@@ -48,8 +50,14 @@ def contraction_figure(runs: Sequence[Run]) -> list[Drawing]:
     ax.set_yscale("log")
     ax.set_xlabel("largest |dT/du| over the states of a minibatch; left of 1 the map contracts")
     ax.set_ylabel("bias of JFB's expected gradient")
-    ax.yaxis.set_major_formatter(lambda value, _: format_percent(value))
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    ax.yaxis.set_major_formatter(lambda value, _: FORMATS["percent"](value))
+    looks = [(color, "o", name) for name, color in colors.items()]
+    looks += [
+        ("#444444", _MARKERS.get(v, "D"), f"{v} {'recipe' if v == 'released' else 'map'}")
+        for v in traces["variant"].unique()
+    ]
+    entries = [Line2D([], [], color=c, marker=m, ls="none", label=words) for c, m, words in looks]
+    figure.legend(handles=entries, loc="outside right upper", frameon=False, fontsize=8)
     caption = (
         "Distance between JFB's expected gradient and the true one, relative to the true one, at "
         "measured steps of training. Values below 0.01% are drawn there."

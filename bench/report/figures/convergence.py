@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from bench.report.figures.canvas import (
+    FORMATS,
     Drawing,
     Lane,
     failure_strip,
     failure_words,
     grid,
     handle,
-    legend_right,
+    legend_above,
     line_style,
     scale_axis,
     spread_in_words,
@@ -28,21 +30,26 @@ from bench.report.series import Panel, Series, constant_settings, describe, pane
 from bench.report.style import FAILURES
 from bench.report.targets import own_rate
 
+#: of each metric its words and the unit of its axis
 _METRICS = {
-    "evaluation_cost": "evaluation cost",
-    "optimality_gap": "optimality gap",
-    "loss": "training loss",
+    "evaluation_cost": ("evaluation cost", "number"),
+    "optimality_gap": ("gap to the reference optimum", "percent"),
+    "loss": ("training loss", "number"),
 }
-_AXES = {"seconds": "wall-clock [s], evaluation off the clock", "step": "gradient evaluations"}
+#: file name's end, words and unit of what is on the other axis
+_AXES = {
+    "seconds": ("", "training time [s], evaluation off the clock", "s"),
+    "step": ("-steps", "training steps", "steps"),
+}
 _VARIANTS = ("ascent", "solver", "budget", "recipe", "learning_rate")
 _CURVE = ("run", "id", "seed")
 #: points of a line; more cannot be told apart at this size
-_GRID = 60
-_MOST_ROWS = 6
+_GRID = 40
+_COLUMNS, _MOST_PANELS = 3, 12
 
 
 def convergence_figures(curves: pd.DataFrame, cases: pd.DataFrame) -> list[Drawing]:
-    """Per metric one figure: a row per problem and number of agents, columns seconds and steps."""
+    """Per metric figures against seconds and against steps, a panel per problem and size."""
     # First of all: where a tuned run alone failed, its rate has no line to end.
     ran = own_rate(cases[trained(cases)])
     failed = ran[ran["status"].isin(list(FAILURES))]
@@ -56,30 +63,46 @@ def convergence_figures(curves: pd.DataFrame, cases: pd.DataFrame) -> list[Drawi
 
 
 def _pages(curves: pd.DataFrame, failed: pd.DataFrame, metric: str) -> list[Drawing]:
-    rows = panels(curves, ("problem", "n_agents", "environment", *WORKLOAD))
-    pages = [rows[start : start + _MOST_ROWS] for start in range(0, len(rows), _MOST_ROWS)]
+    found = panels(curves, ("problem", "n_agents", "environment", *WORKLOAD))
+    # Where one method stands alone there is nothing to compare: last.
+    found.sort(key=lambda panel: panel.rows["gradient"].nunique() < 2)
+    pages = [found[i : i + _MOST_PANELS] for i in range(0, len(found), _MOST_PANELS)]
     drawings = []
-    for number, page in enumerate(pages, start=1):
-        figure, axes = grid(len(page), len(_AXES), height=3.3)
-        constant = constant_settings(pd.concat([panel.rows for panel in page]))
-        for line, panel in zip(axes, page, strict=True):
-            _row(line, panel, failed, metric, constant)
-        suffix = f"-{number}" if len(pages) > 1 else ""
-        drawings.append(
-            Drawing(
-                f"convergence-{metric.replace('_', '-')}{suffix}",
-                f"{_METRICS[metric].capitalize()} against time and steps",
-                _caption(page, constant, metric),
-                figure,
+    words = _METRICS[metric][0]
+    for axis, (end, _, _) in _AXES.items():
+        for number, page in enumerate(pages, start=1):
+            columns = min(_COLUMNS, len(page))
+            figure, axes = grid(-(-len(page) // columns), columns, height=2.9)
+            constant = constant_settings(pd.concat([panel.rows for panel in page]))
+            handles = []
+            for ax, panel in zip(axes.flat, page, strict=False):
+                handles += _panel(ax, panel, failed, metric, axis, constant)
+            for ax in axes.flat[len(page) :]:
+                ax.set_visible(False)
+            for ax in axes[:, 0]:
+                ax.set_ylabel(words)
+            legend_above(figure, handles, 6)
+            suffix = f"-{number}" if len(pages) > 1 else ""
+            drawings.append(
+                Drawing(
+                    f"convergence-{metric.replace('_', '-')}{end}{suffix}",
+                    f"{words[0].upper()}{words[1:]} against {axis}{'s' * (axis == 'step')}",
+                    _caption(page, constant, metric),
+                    figure,
+                )
             )
-        )
     return drawings
 
 
-def _row(
-    axes: np.ndarray, panel: Panel, failed: pd.DataFrame, metric: str, constant: Mapping[str, Any]
-) -> None:
-    """One panel against seconds and against steps, its legend on the right."""
+def _panel(
+    ax: Axes,
+    panel: Panel,
+    failed: pd.DataFrame,
+    metric: str,
+    axis: str,
+    constant: Mapping[str, Any],
+) -> list[Line2D]:
+    """Draw one panel; the entries of its legend."""
     here = pd.Series(True, index=failed.index)
     for name, value in panel.settings.items():
         here &= failed[name] == value
@@ -88,12 +111,10 @@ def _row(
         [panel.rows, failed.loc[here, ["gradient", *_VARIANTS, "status", *_CURVE]]]
     )
     drawn = series_of(together, _VARIANTS)
-    for ax, (axis, name) in zip(axes, _AXES.items(), strict=True):
-        _draw(ax, drawn, metric, axis)
-        ax.set_xlabel(name)
-        ax.set_ylabel(_METRICS[metric])
-        ax.set_title(title(panel.settings, constant))
-    legend_right(axes[-1], [handle(series.look, series.label) for series in drawn])
+    _draw(ax, drawn, metric, axis)
+    ax.set_xlabel(_AXES[axis][1])
+    ax.set_title(title(panel.settings, constant), fontsize=8.5)
+    return [handle(series.look, series.label) for series in drawn]
 
 
 def _draw(ax: Axes, drawn: Sequence[Series], metric: str, axis: str) -> None:
@@ -116,7 +137,7 @@ def _draw(ax: Axes, drawn: Sequence[Series], metric: str, axis: str) -> None:
     lanes = []
     for series in drawn:
         band = bands[series.label]
-        _line(ax, series, band)
+        _line(ax, series, band, metric, axis)
         values += [*band["median"], *band["low"], *band["high"]]
         failures = series.rows[series.rows["status"].isin(list(FAILURES))]
         if len(failures):
@@ -125,11 +146,11 @@ def _draw(ax: Axes, drawn: Sequence[Series], metric: str, axis: str) -> None:
             lanes.append(Lane(series.look, places, failure_words(failures["status"])))
     finite = [value for value in values if np.isfinite(value)]
     log = bool(finite) and min(finite) > 0 and max(finite) > 8 * min(finite)
-    scale_axis(ax, "number", values, log=log, lanes=len(lanes))
+    scale_axis(ax, _METRICS[metric][1], values, log=log, lanes=len(lanes))
     failure_strip(ax, lanes)
 
 
-def _line(ax: Axes, series: Series, band: pd.DataFrame) -> None:
+def _line(ax: Axes, series: Series, band: pd.DataFrame, metric: str, axis: str) -> None:
     finite = band.replace(np.inf, np.nan)
     ax.fill_between(
         finite["x"], finite["low"], finite["high"], color=series.look.color, alpha=0.16, linewidth=0
@@ -146,9 +167,12 @@ def _line(ax: Axes, series: Series, band: pd.DataFrame) -> None:
         markeredgewidth=0.5,
         markevery=max(1, len(finite) // 8),
     )
-    some = finite.iloc[:: max(1, len(finite) // 12)]
-    words = [f"{series.label}: {y:.4g} at {x:.4g}" for x, y in zip(some["x"], some["median"],
-                                                                   strict=True)]  # fmt: skip
+    some = finite.iloc[:: max(1, len(finite) // 8)]
+    write, unit = FORMATS[_METRICS[metric][1]], _AXES[axis][2]
+    words = [
+        f"{series.label}: {write(y)} after {x:.4g} {unit}"
+        for x, y in zip(some["x"], some["median"], strict=True)
+    ]
     hover(ax, some["x"], some["median"], words)
 
 
@@ -210,7 +234,6 @@ def _caption(page: Sequence[Panel], constant: Mapping[str, Any], metric: str) ->
     parts = [
         f"All panels: {words}." if words else "",
         spread_in_words(seeds, "Lines"),
-        "One gradient evaluation is one training step on one minibatch.",
     ]
     if metric == "loss":
         parts.append("The loss is that of the training minibatch, hence noisy.")

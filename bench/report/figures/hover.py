@@ -18,6 +18,7 @@ _SVG = "http://www.w3.org/2000/svg"
 _LINK = "http://www.w3.org/1999/xlink"
 #: attributes that say where something is, and numbers there with more decimals than are seen
 _PLACES, _LONG = {"d", "points", "x", "y", "width", "height"}, re.compile(r"\d+\.\d{3,}")
+_FAMILY = re.compile(r"font-family: ([^;]*);? ?")
 _MARK, _BETWEEN = "hover:", "\N{SYMBOL FOR RECORD SEPARATOR}"
 
 
@@ -32,7 +33,7 @@ def hover(ax: Axes, x: Iterable[float], y: Iterable[float], words: Sequence[str]
 
 
 def titled(path: Path) -> None:
-    """Rewrite the SVG in `path` with a title at every point that `hover` marked."""
+    """Rewrite the SVG in `path`, smaller, with a title at every point that `hover` marked."""
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _LINK)
     tree = ElementTree.parse(path)
@@ -43,15 +44,26 @@ def titled(path: Path) -> None:
             words = name.removeprefix(_MARK).split(_BETWEEN)
             for use, text in zip(group.iter(f"{{{_SVG}}}use"), words, strict=False):
                 ElementTree.SubElement(use, f"{{{_SVG}}}title").text = text
-    for metadata in tree.getroot().findall(f"{{{_SVG}}}metadata"):
-        tree.getroot().remove(metadata)
+    root = tree.getroot()
+    for metadata in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(metadata)
     for element in tree.iter():
+        element.tail = (element.tail or "").strip()
+        if element.text and not element.text.strip():
+            element.text = None
+        if family := _FAMILY.search(element.get("style", "")):  # said once, for all
+            root.set("font-family", family[1])
+            element.set("style", _FAMILY.sub("", element.get("style", "")))
         for name in _PLACES & set(element.attrib):
             # A hundredth of a point is finer than any screen, and half of what matplotlib writes.
             element.set(
-                name, _LONG.sub(lambda number: f"{float(number[0]):.2f}", element.get(name, ""))
+                name,
+                _LONG.sub(
+                    lambda number: f"{float(number[0]):.2f}",
+                    " ".join(element.get(name, "").split()),
+                ),
             )
-    text = ElementTree.tostring(tree.getroot(), encoding="unicode")
+    text = ElementTree.tostring(root, encoding="unicode")
     path.write_text(f"<?xml version='1.0' encoding='utf-8'?>\n{text}\n", encoding="utf-8")
 
 

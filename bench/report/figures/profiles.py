@@ -60,8 +60,7 @@ def profile_figures(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
 def _target_profile(name: str, section: str, times: pd.DataFrame, entry: str) -> list[Drawing]:
     """One column per target; nothing where only one gradient was trained."""
     parts = [
-        (f"time to a gap of {target:.0%}", _instances(times, f"target_{target:g}"))
-        for target in TARGETS
+        (f"time to {target:.0%}", _instances(times, f"target_{target:g}")) for target in TARGETS
     ]
     if parts[0][1].shape[1] < 2:
         return []

@@ -44,9 +44,9 @@ _LEAST = ("problem", "n_agents", "budget")
 
 
 def _words(row: dict[str, object], said: list[str]) -> str:
-    words = [str(row["problem"]), f"N={row['n_agents']}"]
-    words += [describe(name, row[name]) for name in said if name not in ("problem", "n_agents")]
-    return ", ".join(word for word in words if word)
+    first = f"{row['problem']}, N={row['n_agents']}"
+    words = [describe(name, row[name]) for name in said if name not in ("problem", "n_agents")]
+    return "\n".join(filter(None, [first, ", ".join(word for word in words if word)]))
 
 
 def _page(rows: pd.DataFrame, order: list[str], number: int | None) -> Drawing:

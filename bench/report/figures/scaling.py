@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from bench.report.style import FAILURES, Look
 _COLUMNS = 2
 _MOST_CELLS = 8
 #: share of the axis' logarithmic length over which series at equal x are spread
-_SPREAD = 0.05
+_SPREAD = 0.025
 _GREY = Look("#555555", "o", "")
 
 
@@ -47,44 +47,33 @@ DEVICE = Metric("cuda_nvml_device_delta_bytes", "device memory (NVML)", "bytes")
 STEP = Metric("step_seconds", "time per gradient step", "seconds")
 
 
-def memory_agents_figures(cases: pd.DataFrame) -> list[Drawing]:
-    """Peak memory against the number of agents."""
-    drawings = []
-    for name, metric in (("", LIVE), ("-cuda", ALLOCATED), ("-nvml", DEVICE)):
-        drawings += _figures(
-            cases,
-            name=f"memory-agents{name}",
-            section="Peak memory against agents",
-            metrics=(metric,),
-            x=("n_agents", "agents"),
-            loose=("ascent", "budget"),
-        )
-    return drawings
+def agents_figures(
+    cases: pd.DataFrame, metrics: Sequence[Metric] = (LIVE, STEP, ALLOCATED, DEVICE)
+) -> list[Drawing]:
+    """Peak memory and the time of a training step against the number of agents."""
+    return _figures(
+        cases,
+        name="agents",
+        section="Memory and time against agents",
+        metrics=metrics,
+        x=("n_agents", "agents"),
+        loose=("ascent", "budget"),
+    )
 
 
-def memory_iterations_figures(cases: pd.DataFrame) -> list[Drawing]:
+def memory_iterations_figures(
+    cases: pd.DataFrame, metrics: Sequence[Metric] = (SAVED, LIVE, ALLOCATED)
+) -> list[Drawing]:
     """Memory against K, over the cases that run exactly K inner iterations."""
     exact = cases[cases["tolerance"].isna() & cases["max_iterations"].notna()]
     return _figures(
         exact,
         name="memory-iterations",
         section="Memory against inner iterations K",
-        metrics=(SAVED, LIVE),
+        metrics=metrics,
         x=("max_iterations", "inner iterations K (exactly K, no early stop)"),
         strict=("n_agents",),
         loose=("ascent",),
-    )
-
-
-def time_agents_figures(cases: pd.DataFrame) -> list[Drawing]:
-    """Time of one gradient step against the number of agents."""
-    return _figures(
-        cases,
-        name="time-agents",
-        section="Step time against agents",
-        metrics=(STEP,),
-        x=("n_agents", "agents"),
-        loose=("ascent", "budget"),
     )
 
 
@@ -104,8 +93,8 @@ def _figures(
     drawings = []
     pages = [cells[start : start + _MOST_CELLS] for start in range(0, len(cells), _MOST_CELLS)]
     for number, page in enumerate(pages, start=1):
-        rows = -(-len(page) // _COLUMNS)
-        figure, axes = grid(rows, _COLUMNS, height=3.25)
+        columns = min(_COLUMNS, len(page))
+        figure, axes = grid(-(-len(page) // columns), columns, height=3.25)
         constant = constant_settings(pd.concat([panel.rows for panel, _, _ in page]))
         for ax in axes.flat[len(page) :]:
             ax.set_visible(False)
@@ -130,26 +119,22 @@ def _draw(
     log_counts(ax, every, _goods(axis_name, panel))
     shift = np.exp(np.linspace(-0.5, 0.5, max(len(drawn), 2)) * _SPREAD * np.log(np.ptp(every) + 1))
     lanes, handles, values, points = [], [], [], []
-    hollow = ringed = False
+    predictions = ringed = False
     for series, factor in zip(drawn, shift, strict=False):
-        failed = series.rows[series.rows["status"].isin(list(FAILURES))]
         # a run that diverged later may well have been measured before
         measured = series.rows[series.rows[metric.column].notna()]
         predicted = predicted_rows(series.rows, metric)
         values += [*measured[metric.column].astype(float), *predicted["bytes"].astype(float)]
-        if len(failed):
-            places = sorted(set(failed[column].astype(float) * factor))
-            words = failure_words(failed["status"])
-            if failed[column].isin(measured[column]).any():
-                words += " (some seeds)"
-            lanes.append(Lane(series.look, places, words))
+        # Every K is asked of every method; not every method goes to every number of agents.
+        wanted = every if column == "max_iterations" else ()
+        lanes += absent(series.look, series.rows, metric.column, column, wanted, factor)
         late = measured[missed(measured)]
         if len(late):
             ringed = True
             ring(ax, late[column].astype(float) * factor, late[metric.column].astype(float))
         if len(predicted):
-            hollow = True
-            _hollow(ax, predicted[column].astype(float) * factor, predicted["bytes"], series)
+            predictions = True
+            hollow(ax, predicted[column].astype(float) * factor, predicted["bytes"], series.look)
         said = [
             f"{series.label}, {column.removeprefix('n_').replace('_', ' ')} {place}: "
             f"{WRITE[metric.unit](value)} (seed {seed})"
@@ -189,14 +174,39 @@ def _draw(
     )
     scale_axis(ax, metric.unit, values, log=True, lanes=len(lanes))
     failure_strip(ax, lanes)
-    if hollow:
-        handles.append(_predicted_handle())
+    if predictions:
+        handles.append(predicted_handle())
     if ringed:
         handles.append(ring_handle())
     legend_right(ax, handles)
     ax.set_xlabel(_goods(axis_name, panel))
     ax.set_ylabel(metric.name)
     ax.set_title(title(panel.settings, constant))
+
+
+def absent(
+    look: Look,
+    rows: pd.DataFrame,
+    metric: str,
+    column: str,
+    wanted: Iterable[float],
+    factor: float = 1.0,
+) -> list[Lane]:
+    """The lane that says where a series has no value: what failed, and what was not `wanted` of it.
+
+    None where the series has them all.
+    """
+    failed = rows[rows["status"].isin(list(FAILURES))]
+    measured = rows.loc[rows[metric].notna(), column].astype(float)
+    left = set(wanted) - set(measured) - set(failed[column].astype(float))
+    places = sorted({*failed[column].astype(float), *left})
+    if not places:
+        return []
+    words = [failure_words(failed["status"])] if len(failed) else []
+    if failed[column].isin(measured).any():
+        words[0] += " (some seeds)"
+    words += ["not measured"] if left else []
+    return [Lane(look, [place * factor for place in places], ", ".join(words))]
 
 
 def predicted_rows(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -208,20 +218,22 @@ def predicted_rows(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return found.assign(bytes=found[column])
 
 
-def _hollow(ax: Axes, x: pd.Series, y: pd.Series, series: Series) -> None:
+def hollow(ax: Axes, x: pd.Series, y: pd.Series, own: Look) -> None:
+    """Points that are predicted, because nothing was measured there."""
     ax.plot(
         x,
         y.astype(float),
         linestyle="none",
-        marker=series.look.marker,
+        marker=own.marker,
         markersize=6.5,
         markerfacecolor="white",
-        markeredgecolor=series.look.color,
+        markeredgecolor=own.color,
         zorder=3,
     )
 
 
-def _predicted_handle() -> Line2D:
+def predicted_handle() -> Line2D:
+    """The legend entry of `hollow`."""
     entry = handle(_GREY, "predicted, did not finish", hollow=True)
     entry.set_linestyle("none")
     return entry
@@ -250,5 +262,5 @@ def _caption(page: Sequence[Cell], column: str, constant: Mapping[str, Any]) -> 
         "Series are spread sideways a little so that equal values stay visible.",
     ]
     if any(rows["status"].isin(list(FAILURES)).any() for rows in drawn):
-        parts.append("The grey strip at the top shows sizes at which a gradient did not finish.")
+        parts.append("The grey strip at the top shows sizes at which a method did not finish.")
     return " ".join(part for part in parts if part)
