@@ -23,7 +23,6 @@ from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import InnerStatistics, Rollout, check_states
 from jfbcore.rollout import rollout as eager_rollout
 
-
 #: torch 2.13 and later: what other rollouts of a process have compiled does not count against the
 #: number of variants that one function may have
 _ISOLATED: dict[str, Any] = (
