@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from jfbcore.problems import Problem
 from jfbcore.problems.consumption import Consumption
 from jfbcore.rollout import Rollout, rollout
 from jfbcore.solvers import Solver
+from jfbcore.train import TrainingConfig
 from jfbcore.value_network import ValueNetwork
 
 NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
@@ -30,6 +31,8 @@ NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
 }
 #: problems whose Hamiltonian is concave in the control
 _CONCAVE = ("quadrotor", "consumption", "liquidation")
+#: lengths of a training run from which on it earns back compiling
+_STEPS_THAT_PAY, _SECONDS_THAT_PAY = 1000, 60.0
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -99,6 +102,27 @@ def build_rollout(case: Case, policy: Policy) -> Callable[..., Rollout]:
     if case.segment is not None:
         raise Unsupported("a compiled rollout has no graph to keep in segments", "segment")
     return CompiledRollout(policy, capture=case.capture)
+
+
+def compiling_pays(case: Case, config: TrainingConfig) -> bool:
+    """Whether a training run of `case` on a processor is long enough to earn back compiling.
+
+    Compiling takes ten to twenty seconds, once for all grids; a time step then takes a third to a
+    fifth as long. False where the case cannot be compiled or there is no compiler.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    long = (config.steps or 0) >= _STEPS_THAT_PAY or (config.time_limit or 0) >= _SECONDS_THAT_PAY
+    penalties = config.hjb_running > 0 or config.hjb_final > 0
+    if not long or case.device != "cpu" or case.segment is not None or penalties:
+        return False
+    try:
+        get_cpp_compiler()
+        rollout = build_rollout(replace(case, compile=True), build(case, 0))
+    except (Unsupported, InvalidCxxCompiler):
+        return False
+    return isinstance(rollout, CompiledRollout)
 
 
 def exact_estimator(case: Case, tolerance: float = 1e-6) -> Implicit:

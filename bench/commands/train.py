@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", default="default", help="default, concave or released")
     parser.add_argument("--dtype", default="float32", help="float32 or float64")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--compile", action="store_true", help="compile the time step first")
+    how, told = argparse.BooleanOptionalAction, "compile the rollout (default: in long runs)"
+    parser.add_argument("--compile", action=how, help=told)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=integer, metavar="S", help="optimiser steps (default: 100)")
     length.add_argument("--time-limit", type=number, metavar="SECONDS", help="training seconds")
@@ -131,7 +132,7 @@ def _case(args: argparse.Namespace) -> Any:
         dtype=args.dtype,
         device=args.device,
         variant=args.variant,
-        compile=args.compile,
+        compile=bool(args.compile),
         **(settings | {name: value for name, value in asked.items() if value is not None}),
     )
     if args.iterations is not None:
@@ -228,7 +229,7 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
     from tqdm import tqdm
 
     from bench import training as trainings
-    from bench.build import Unsupported
+    from bench.build import Unsupported, compiling_pays
     from bench.environment import default_threads, keep_freed_memory
     from bench.gap import gaps
     from bench.interruption import interruptible
@@ -241,14 +242,16 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
     keep_freed_memory()
     threads = default_threads() if args.threads is None else args.threads
     torch.set_num_threads(_validate.positive_int("threads", threads))
-    config = _config(args, case)
+    config, identity = _config(args, case), replace(case, compile=False).id
+    if args.compile is None:
+        case = replace(case, compile=compiling_pays(case, config))
     try:
         training = trainings.prepare(
             case,
             args.seed,
             config,
             checkpoint=args.checkpoint,
-            identity=f"{case.id}, seed {args.seed}",
+            identity=f"{identity}, seed {args.seed}",
         )
     except Unsupported as unsupported:
         asked, problem = (shown(str(getattr(case, f))) for f in (unsupported.field, "problem"))

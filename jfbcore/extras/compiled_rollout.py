@@ -57,7 +57,8 @@ class Engine(Protocol):
 class CompiledRollout:
     """A drop-in for `jfbcore.rollout.rollout`, bound to one `policy`.
 
-    The first call for a grid and batch size takes the seconds that compiling takes. Costs and
+    The first call takes the seconds that compiling takes, and so does the first one for another
+    batch size and, on a GPU, another grid. Costs and
     gradients equal those of the eager rollout to rounding; on a GPU with a tolerance the inner
     solver takes at least the steps it needs, and residuals are at or below the tolerance.
     `backend` is torch.compile's; None runs the same functions uncompiled. `capture` records whole
@@ -79,10 +80,11 @@ class CompiledRollout:
         self.policy = policy
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self._backend = backend
-        scanned = policy.problem.device.type == "cpu" and backend is not None
+        #: on a processor one loop serves every number of time steps
+        self._scanned = policy.problem.device.type == "cpu" and backend is not None
         self.engine: Engine = (
             ScannedRollout(policy, self._compiled)
-            if scanned
+            if self._scanned
             else CapturedRollout(policy, self._compiled, on_gpu if capture is None else capture)
         )
 
@@ -137,7 +139,7 @@ class CompiledRollout:
         return torch.compile(
             function,
             backend=self._backend,
-            dynamic=False,
+            dynamic=None if self._scanned else False,
             fullgraph=True,
             options=options,
             **_ISOLATED,

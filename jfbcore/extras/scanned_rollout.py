@@ -62,6 +62,7 @@ class ScannedRollout:
             # Inputs of what is compiled, which would otherwise find the same parameters twice.
             layers = network.layers(matrix)
         step_length = torch.tensor(h, dtype=states.dtype)
+        _of_any_length(times, table)
         results = self._forward[grid.warm_start](layers, times, table, step_length, states)
         final, running, terminal, residual, iterations, *kept = results
         return Scanned(
@@ -73,6 +74,7 @@ class ScannedRollout:
         self, grid: Grid, flown: Scanned, bars: tuple[Tensor, ...]
     ) -> list[Tensor | None]:
         """Gradients of the policy's parameters."""
+        _of_any_length(flown.times, *flown.kept)
         results = self._backward(
             flown.layers, flown.times, flown.step_length, flown.final_state, flown.kept, *bars
         )
@@ -159,6 +161,12 @@ class ScannedRollout:
 
         _, (p_bar, *cotangents) = scan(body, [z_bar], backwards)
         return network.saved_gradients(sizes, times, states, p_bar, saved, cotangents)
+
+
+def _of_any_length(*stacked: Tensor) -> None:
+    """Have one compiled function serve every number of time steps, the first dimension."""
+    for tensor in stacked:
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
 
 
 def _as_tensor(count: int | Tensor) -> Tensor:

@@ -114,6 +114,18 @@ def test_the_loop_of_a_processor(problem, method, warm_start, network):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["jfb", "direct"])
+def test_the_loop_of_a_processor_serves_every_number_of_time_steps(method):
+    policy = make_policy(PROBLEMS["quadrotors"](), method)
+    roll = CompiledRollout(policy, backend="aot_eager")
+    agrees(policy, roll, 1e-12)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        agrees(policy, roll, 1e-12, n_steps=5)
+        agrees(policy, roll, 1e-12, n_steps=11)
+    agrees(policy, roll, 1e-12, n_steps=1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [ValueNetwork, SharedValueNetwork, IndexedValueNetwork])
 @pytest.mark.parametrize("method", ["jfb", "jfb-many"])
 def test_native_kernels_in_the_loop_of_a_processor(method, network):
