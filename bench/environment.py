@@ -84,7 +84,10 @@ def fingerprint() -> str:
     of a text leaves it alone.
     """
     folders = ("jfbcore", "baselines", "bench/probes", "bench/roofline")
-    every = sorted(path for name in folders for path in (ROOT / name).rglob("*.py"))
+    sources = ("*.py", "*.cpp")
+    every = sorted(
+        path for name in folders for kind in sources for path in (ROOT / name).rglob(kind)
+    )
     files = [*every, *(ROOT / "bench" / f"{name}.py" for name in _MEASURING)]
     digest = hashlib.sha256()
     for path in files:
@@ -96,7 +99,14 @@ def fingerprint() -> str:
 _VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC"),
     *("GOMP_SPINCOUNT", "GOMP_CPU_AFFINITY", "KMP_BLOCKTIME", "KMP_AFFINITY", "MKL_NUM_THREADS"),
-    *("MKL_CBWR", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_CONF", "GLIBC_TUNABLES"),
+    *(
+        "JFB_NATIVE",
+        "MKL_CBWR",
+        "OPENBLAS_NUM_THREADS",
+        "MALLOC_ARENA_MAX",
+        "MALLOC_CONF",
+        "GLIBC_TUNABLES",
+    ),
     *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING"),
     *("CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "TORCH_LOGS"),
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_COMPILE_DISABLE"),
