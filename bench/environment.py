@@ -84,7 +84,7 @@ def fingerprint() -> str:
     of a text leaves it alone.
     """
     folders = ("jfbcore", "baselines", "bench/probes", "bench/roofline")
-    sources = ("*.py", "*.cpp")
+    sources = ("*.py", "*.cpp", "*.h")
     every = sorted(
         path for name in folders for kind in sources for path in (ROOT / name).rglob(kind)
     )

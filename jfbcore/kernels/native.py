@@ -1,4 +1,4 @@
-"""Compiled kernels for processors: `native.cpp`, built on first use and kept in a cache.
+"""Compiled kernels for processors from the sources in `native/`: built on first use, then cached.
 
 Compiled rollouts in float32 take them; everything else takes the formulas beside which they stand
 (`saved_sweep`, `interaction`). They are built by the compiler that torch.compile uses, for the
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SOURCE = Path(__file__).with_name("native.cpp")
+_SOURCES = Path(__file__).with_name("native")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++20", "-shared", "-fPIC")
 
 #: the kernels as operators, to be called once `load` has been true
@@ -39,7 +39,7 @@ def load() -> bool:
         return False
     try:
         torch.ops.load_library(str(_build()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         warnings.warn(
             f"compiled rollouts go on without the native kernels: {reason[:300]}", stacklevel=2
@@ -64,7 +64,8 @@ def _build() -> Path:
     # What the compiler says of itself and of the machine's instructions.
     asked = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
     macros = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
-    key = "\n".join((_SOURCE.read_text("utf-8"), " ".join(_FLAGS), macros, torch.__version__))
+    sources = [path.read_text("utf-8") for path in sorted(_SOURCES.iterdir())]
+    key = "\n".join((*sources, " ".join(_FLAGS), macros, torch.__version__))
     folder = Path(cache_dir()) / "jfbcore"
     library = folder / f"native-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if library.exists():
@@ -73,7 +74,14 @@ def _build() -> Path:
     home = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / library.name
-        command = [compiler, *_FLAGS, f"-I{home / 'include'}", str(_SOURCE), "-o", str(built)]
+        command = [
+            compiler,
+            *_FLAGS,
+            f"-I{home / 'include'}",
+            str(_SOURCES / "kernels.cpp"),
+            "-o",
+            str(built),
+        ]
         command += [f"-L{home / 'lib'}", "-ltorch_cpu"]
         subprocess.run(command, check=True, capture_output=True, text=True)
         # In one step: another process may be building the same.

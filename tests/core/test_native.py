@@ -123,9 +123,8 @@ def test_they_can_be_switched_off(monkeypatch):
 
 
 def test_a_compiler_that_fails_is_a_warning_with_its_words(monkeypatch, tmp_path):
-    broken = tmp_path / "native.cpp"
-    broken.write_text("this is no program")
-    monkeypatch.setattr(native, "_SOURCE", broken)
+    (tmp_path / "kernels.cpp").write_text("this is no program")
+    monkeypatch.setattr(native, "_SOURCES", tmp_path)
     with pytest.warns(UserWarning, match="without the native kernels: .*error"):
         assert not native.load.__wrapped__()
 
