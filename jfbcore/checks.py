@@ -175,6 +175,14 @@ class _Check:
         if type(own) is not DerivedHamiltonian:
             self._override(problem, point, own, derived)
         self._gradient("terminal_cost", "z", problem.terminal_cost, z)
+        if problem.steered is not None:
+            left_out = p.view(len(p), problem.n_agents, -1).clone()
+            left_out[..., problem.steered] = 0.0
+            both = left_out.view_as(p), torch.zeros_like(p)
+            with_them, without = (DerivedHamiltonian(problem, t, z, x).grad(u) for x in both)
+            self._same(
+                "steered", with_them, without, "grad H without the costates that it leaves out"
+            )
         # Dynamics and cost may cancel in H for one costate, not for two.
         other = DerivedHamiltonian(problem, t, z, self._noise(z)).grad(u)
         return ((slopes != 0) | (other != 0)).any(0)

@@ -15,7 +15,7 @@ from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
 from jfbcore.kernels import saved_sweep
 from jfbcore.kernels.costate import Costate, costate_formula, costate_of, forward_backward
 from jfbcore.kernels.fused import plain_formula_required
-from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
+from jfbcore.kernels.saved_sweep import Columns, Cotangents, Layers, Saved, narrow
 from jfbcore.kernels.sweep import antiderivative_of_tanh, core, core_vjp
 from jfbcore.problems.base import Problem
 
@@ -175,15 +175,23 @@ class ValueNetwork(nn.Module):
             return torch.addmm(onto, bars, matrix)
         return onto + bars @ matrix / self._state_unit
 
-    def layers(self, matrix: Tensor) -> Layers:
-        """The parameters as `jfbcore.kernels.saved_sweep` takes them; `matrix` is `prepare`'s."""
+    def layers(self, matrix: Tensor, columns: Columns | None = None) -> Layers:
+        """The parameters as `jfbcore.kernels.saved_sweep` takes them; `matrix` is `prepare`'s.
+
+        With `columns`, which a network with a scaling does not take, `saved_costate` and the
+        methods after it are about these costates alone.
+        """
         weights = self.readout.new_zeros(0, self.width, self.width)
         biases = self.readout.new_zeros(0, self.width)
         if self.depth > 1:
             weights, biases = map(torch.stack, self._layers())
         both, step = (weights, weights.mT.contiguous()), self.residual_step
         opening = matrix, matrix.T.contiguous()
-        return Layers(*opening, *both, biases, self.readout, self.linear, step)
+        # The parameter itself where it is whole: a compiled loop takes no view beside it.
+        linear = self.linear if columns is None else narrow(self.linear[None], columns)[0]
+        out = narrow(matrix, columns).clone()
+        closing = out, out.T.contiguous()
+        return Layers(*opening, *closing, *both, biases, self.readout, linear, step, columns)
 
     def saved_costate(self, layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
         """`costate` without a graph, and what `saved_pull_back` needs of it."""

@@ -18,8 +18,9 @@ from torch._higher_order_ops.scan import scan
 from jfbcore.extras.network_gradients import parameter_gradients
 from jfbcore.extras.time_step import TimeStep
 from jfbcore.kernels import native
-from jfbcore.kernels.saved_sweep import Layers, take
+from jfbcore.kernels.saved_sweep import Columns, Layers, narrow, take, widen
 from jfbcore.policy import HamiltonianPolicy, Policy
+from jfbcore.value_network import ValueNetwork
 
 if TYPE_CHECKING:
     from jfbcore.extras.compiled_rollout import Grid
@@ -46,6 +47,7 @@ class ScannedRollout:
     def __init__(self, policy: Policy, compiled: Callable[..., Callable[..., Any]]) -> None:
         self.policy, self.time_step = policy, TimeStep(policy)
         native.load()
+        self.columns = _columns(policy)
         self._forward = {warm: compiled(self._there(warm)) for warm in (False, True)}
         self._backward = compiled(self._back)
 
@@ -60,7 +62,7 @@ class ScannedRollout:
             matrix, table = network.prepare(times)
             table = table[:, : matrix.shape[0]].contiguous()
             # Inputs of what is compiled, which would otherwise find the same parameters twice.
-            layers = network.layers(matrix)
+            layers = network.layers(matrix, self.columns)
         step_length = torch.tensor(h, dtype=states.dtype)
         _of_any_length(times, table)
         results = self._forward[grid.warm_start](layers, times, table, step_length, states)
@@ -87,7 +89,7 @@ class ScannedRollout:
         return [results.get(name) for name in names]
 
     def _there(self, warm_start: bool) -> Callable[..., list[Tensor]]:
-        policy, time_step = self.policy, self.time_step
+        policy, time_step, columns = self.policy, self.time_step, self.columns
         problem = policy.problem
 
         def there(
@@ -103,13 +105,14 @@ class ScannedRollout:
                     rest = [nothing, torch.zeros((), dtype=torch.int64), z.clone(), control.clone()]
                     return [z_next, running + cost, *(x.clone() for x in start)], rest
                 assert layers is not None
-                p, saved = policy.value_network.saved_costate(layers, bias, z)
+                costates, saved = policy.value_network.saved_costate(layers, bias, z)
+                p = widen(costates, columns)
                 solution, control = time_step.solve(t, z, p, start[0] if start else None)
                 flown = time_step.control(t, z, p, control)
                 cost, cost_z, cost_u = time_step.cost_gradient(t, h, z, flown)
                 z_next = z + h * problem.dynamics(t, z, flown)
                 count = _as_tensor(solution.iterations)
-                kept = [z.clone(), p.clone(), control.clone(), cost_z, cost_u, *saved]
+                kept = [z.clone(), costates.clone(), control.clone(), cost_z, cost_u, *saved]
                 carried = [z_next, running + cost, *([flown.clone()] if warm_start else [])]
                 return carried, [solution.residual.clone(), count, *kept]
 
@@ -132,7 +135,7 @@ class ScannedRollout:
         terminal_bar: Tensor,
         z_bar: Tensor,
     ) -> Any:
-        policy, time_step = self.policy, self.time_step
+        policy, time_step, columns = self.policy, self.time_step, self.columns
         z_bar = z_bar + time_step.pull_terminal(final, terminal_bar)
         # Backwards by index: a reversed scan would copy all that was kept.
         backwards = torch.arange(times.shape[0] - 1, -1, -1)
@@ -150,17 +153,30 @@ class ScannedRollout:
         saved = kept[5:]
 
         def body(carry: list[Tensor], i: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-            t, z, p = take(times, i), take(states, i), take(costates, i)
+            t, z, p = take(times, i), take(states, i), widen(take(costates, i), columns)
             control = take(controls, i)
             cost_z, cost_u = (take(x, i) for x in cost_gradients)
             onto, p_bar = time_step.pull_back(
                 t, h, z, p, control, carry[0], running_bar, (cost_z, cost_u)
             )
+            p_bar = narrow(p_bar, columns)
             following, cotangents = network.saved_pull_back(sizes, saved, i, p_bar, onto)
             return [following], [p_bar.clone(), *cotangents]
 
         _, (p_bar, *cotangents) = scan(body, [z_bar], backwards)
         return network.saved_gradients(sizes, times, states, p_bar, saved, cotangents)
+
+
+def _columns(policy: Policy) -> Columns | None:
+    """The costates that reach a control, where the network can leave out the others."""
+    problem = policy.problem
+    network = policy.value_network if isinstance(policy, HamiltonianPolicy) else None
+    whole = not isinstance(network, ValueNetwork) or network.scaling is not None
+    if whole or problem.steered is None:
+        return None
+    each = problem.state_dim // problem.n_agents
+    first, stop, _ = problem.steered.indices(each)
+    return each, first, stop
 
 
 def _of_any_length(*stacked: Tensor) -> None:

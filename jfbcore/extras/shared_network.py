@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from jfbcore import _validate
 from jfbcore._random import draw
 from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
-from jfbcore.kernels.saved_sweep import Cotangents, Layers, Saved
+from jfbcore.kernels.saved_sweep import Columns, Cotangents, Layers, Saved
 from jfbcore.problems.base import Problem, Time
 from jfbcore.value_network import ValueNetwork
 
@@ -138,9 +138,9 @@ class SharedValueNetwork(nn.Module):
         z_bar = self.agent_network.prepared_pull_back(matrix, bias, states, p_bar, rows)
         return self._costates(z_bar, z)
 
-    def layers(self, matrix: Tensor) -> Layers:
+    def layers(self, matrix: Tensor, columns: Columns | None = None) -> Layers:
         """As `ValueNetwork.layers`, of psi."""
-        return self.agent_network.layers(matrix)
+        return self.agent_network.layers(matrix, columns)
 
     def saved_costate(self, layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
         """As `ValueNetwork.saved_costate`; what is saved has a row for each agent."""

@@ -14,26 +14,53 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from jfbcore.kernels import native
 from jfbcore.kernels.sweep import antiderivative_of_tanh
+
+#: numbers of an agent, and the first and the last but one of those that are meant
+Columns = tuple[int, int, int]
 
 
 class Layers(NamedTuple):
     """Parameters of the sweep: `matrix` (width + rank, n), the layers' `weights` (depth - 1, width,
     width) and `biases` (depth - 1, width), `readout` (width,), `linear` (n,), the residual step.
 
+    `costate_matrix` and `linear` have the columns of the costates that are evaluated: all, or
+    those that `columns` names (see `narrow`).
+
     The transposes are tensors of their own, because a compiled loop takes no two views of one.
     """
 
     matrix: Tensor
     transposed_matrix: Tensor
+    costate_matrix: Tensor
+    transposed_costate_matrix: Tensor
     weights: Tensor
     transposed_weights: Tensor
     biases: Tensor
     readout: Tensor
     linear: Tensor
     step: float
+    columns: Columns | None = None
+
+
+def narrow(x: Tensor, columns: Columns | None) -> Tensor:
+    """Of each agent's numbers in a row of `x` (rows, n), those of `columns`: (rows, fewer)."""
+    if columns is None:
+        return x
+    each, first, stop = columns
+    return x.view(x.shape[0], -1, each)[..., first:stop].reshape(x.shape[0], -1)
+
+
+def widen(x: Tensor, columns: Columns | None) -> Tensor:
+    """What `narrow` is the transpose of: zeros elsewhere."""
+    if columns is None:
+        return x
+    each, first, stop = columns
+    parts = x.reshape(x.shape[0], -1, stop - first)
+    return functional.pad(parts, (first, each - stop)).flatten(1)
 
 
 #: What `sweep` keeps. Of the formula, each (rows, width): tanh(a_i) of all layers, the layers'
@@ -46,13 +73,16 @@ Cotangents = list[Tensor]
 
 
 def sweep(layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
-    """The costate (rows, n) at states `z` (rows, n), for the `bias` (width + rank,) of a time."""
+    """The costate (rows, n), or its `columns`, at states `z` (rows, n).
+
+    `bias`: (width + rank,), that of a time.
+    """
     if native.serves(z):
         p, kept = native.operators.network_forward(
             z.contiguous(),
             bias.contiguous(),
             layers.transposed_matrix,
-            layers.matrix,
+            layers.costate_matrix,
             layers.transposed_weights,
             layers.weights,
             layers.biases,
@@ -83,7 +113,7 @@ def sweep_formula(layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Save
         q = torch.addmm(q, slopes[i + 1] * q, layers.weights[i], alpha=layers.step)
         pulled.insert(0, q)
     stacked = torch.cat((slopes[0] * q, opened[:, width:]), 1)
-    p = torch.addmm(layers.linear, stacked, layers.matrix)
+    p = torch.addmm(layers.linear, stacked, layers.costate_matrix)
     return p, [*slopes, *states, *pulled, stacked]
 
 
@@ -102,7 +132,7 @@ def pull_back(
             p_bar.contiguous(),
             onto.contiguous(),
             layers.matrix,
-            layers.transposed_matrix,
+            layers.transposed_costate_matrix,
             layers.weights,
             layers.transposed_weights,
             layers.readout,
@@ -118,7 +148,7 @@ def pull_back_formula(
     """`pull_back` in torch operations, for what `sweep_formula` has kept."""
     width, step = layers.readout.shape[0], layers.step
     slopes, _, pulled, _ = _parts(layers, saved)
-    bars = p_bar @ layers.transposed_matrix
+    bars = p_bar @ layers.transposed_costate_matrix
     slope_bars = [bars[:, :width] * pulled[0]]
     pulled_bars = [bars[:, :width] * slopes[0]]
     for i in range(1, layers.weights.shape[0] + 1):
@@ -173,7 +203,7 @@ def parameter_gradients(
     `p_bar` and `cotangents` have the last time step first, as they were evaluated.
     """
     if native.serves(z):
-        by_state, by_costate, per_step, *rest = native.operators.network_gradients(
+        by_state, by_costate, per_step, readout, linear, *rest = native.operators.network_gradients(
             z.contiguous(),
             p_bar.contiguous(),
             *saved,
@@ -182,8 +212,14 @@ def parameter_gradients(
             layers.biases.shape[0],
             layers.step,
         )
-        matrix = by_state + by_costate
-        return Gradients(matrix, per_step.sum(0), times @ per_step, *rest)
+        return Gradients(
+            by_state + widen(by_costate, layers.columns),
+            per_step.sum(0),
+            times @ per_step,
+            readout,
+            widen(linear.unsqueeze(0), layers.columns).squeeze(0),
+            *rest,
+        )
     return gradients_formula(
         layers, times, z, p_bar.flip(0), saved, [bar.flip(0) for bar in cotangents]
     )
@@ -212,11 +248,11 @@ def gradients_formula(
         biases.append(a_bar.sum(0))
     per_step = cotangents[0].sum(1)
     return Gradients(
-        torch.addmm(opened.T @ z.flatten(0, 1), stacked.T, p_bar.flatten(0, 1)),
+        opened.T @ z.flatten(0, 1) + widen(stacked.T @ p_bar.flatten(0, 1), layers.columns),
         per_step.sum(0),
         times @ per_step,
         pulled_bars[-1].sum(0),
-        p_bar.sum((0, 1)),
+        widen(p_bar.sum((0, 1)).unsqueeze(0), layers.columns).squeeze(0),
         torch.stack(weights) if weights else torch.zeros_like(layers.weights),
         torch.stack(biases) if biases else torch.zeros_like(layers.biases),
     )

@@ -102,6 +102,10 @@ class Problem(_Declared):
         self.check(z=z, p=p)
         return type(self).hamiltonian_class(self, t, z, p)
 
+    #: of the states of one agent, those whose rates depend on the control; None: all. The costates
+    #: of the others reach no control, and compiled rollouts leave them out.
+    steered: ClassVar[slice | None] = None
+
     def initial_control(self, t: Time, z: Tensor) -> Tensor:
         """Where the inner iteration starts, (batch, m), without a graph: zero unless overridden."""
         return z.new_zeros(z.shape[0], self.control_dim)

@@ -30,6 +30,7 @@ class Bicycle(Problem):
 
     name = "bicycle"
     hamiltonian_class = BicycleHamiltonian
+    steered = slice(2, 4)
 
     n_agents: int = parameter(1, positive_int)
     _: KW_ONLY

@@ -27,6 +27,7 @@ class Quadrotor(Problem):
 
     name = "quadrotor"
     hamiltonian_class = QuadrotorHamiltonian
+    steered = slice(6, 12)
 
     n_agents: int = parameter(1, positive_int)
     _: KW_ONLY

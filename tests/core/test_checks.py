@@ -120,6 +120,10 @@ class WrongDtype(DoubleIntegrator):
         return super().sample_initial_states(batch, generator).double()
 
 
+class WrongSteered(DoubleIntegrator):
+    steered = slice(0, 2)  # the velocities are what the control moves
+
+
 class WideStates(DoubleIntegrator):
     def sample_initial_states(self, batch, generator):
         return torch.cat([super().sample_initial_states(batch, generator)] * 2, 1)
@@ -192,6 +196,7 @@ WRONG = {
     WrongDtype: r"sample_initial_states` returned torch\.float64 on cpu, expected .*float32",
     WideStates: r"sample_initial_states` returned shape \(3, 8\), expected \(3, 4\)",
     WrongStateDim: r"dynamics` failed .*state_dim = 6|dynamics` returned shape",
+    WrongSteered: r"steered` differs from grad H without the costates that it leaves out by",
     NarrowRate: r"dynamics` returned shape \(3, 3\), expected \(3, 4\) = \(batch, state_dim\)",
     IdleControl: r"control 2 of `IdleControl` changes neither .*`control_dim` = 3 right",
     TooFewControls: r"dynamics` failed for a batch of 3, state_dim = 4, control_dim = 1",
