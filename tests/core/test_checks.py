@@ -196,7 +196,7 @@ WRONG = {
     WrongDtype: r"sample_initial_states` returned torch\.float64 on cpu, expected .*float32",
     WideStates: r"sample_initial_states` returned shape \(3, 8\), expected \(3, 4\)",
     WrongStateDim: r"dynamics` failed .*state_dim = 6|dynamics` returned shape",
-    WrongSteered: r"steered` differs from grad H without the costates that it leaves out by",
+    WrongSteered: r"steered` differs from grad H without the costates it leaves out by",
     NarrowRate: r"dynamics` returned shape \(3, 3\), expected \(3, 4\) = \(batch, state_dim\)",
     IdleControl: r"control 2 of `IdleControl` changes neither .*`control_dim` = 3 right",
     TooFewControls: r"dynamics` failed for a batch of 3, state_dim = 4, control_dim = 1",
