@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -117,12 +117,14 @@ def compiling_pays(case: Case, config: TrainingConfig) -> bool:
     penalties = config.hjb_running > 0 or config.hjb_final > 0
     if not long or case.device != "cpu" or case.segment is not None or penalties:
         return False
+    supervision = registry.method(case.gradient).supervision
+    if supervision is not None and supervision.share == 1.0:
+        return False  # it never rolls out
     try:
         get_cpp_compiler()
-        rollout = build_rollout(replace(case, compile=True), build(case, 0))
+        return build(case, 0).supports_compiled_rollout() is None
     except (Unsupported, InvalidCxxCompiler):
         return False
-    return isinstance(rollout, CompiledRollout)
 
 
 def exact_estimator(case: Case, tolerance: float = 1e-6) -> Implicit:

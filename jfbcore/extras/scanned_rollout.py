@@ -46,7 +46,6 @@ class ScannedRollout:
 
     def __init__(self, policy: Policy, compiled: Callable[..., Callable[..., Any]]) -> None:
         self.policy, self.time_step = policy, TimeStep(policy)
-        native.load()
         self.columns = _columns(policy)
         self._forward = {warm: compiled(self._there(warm)) for warm in (False, True)}
         self._backward = compiled(self._back)
@@ -54,6 +53,7 @@ class ScannedRollout:
     @torch.no_grad()
     def fly(self, grid: Grid, states: Tensor) -> Scanned:
         """Roll out from `states` (batch, n)."""
+        native.load()  # with the first rollout, whose seconds are those of all that is compiled
         h = self.policy.problem.t_final / grid.n_steps
         times = h * torch.arange(grid.n_steps, dtype=states.dtype)
         layers, table = None, times

@@ -26,6 +26,7 @@ def test_a_long_run_is(config):
         (CASE, TrainingConfig(time_limit=59.0)),
         (replace(CASE, segment=2), LONG),
         (CASE, replace(LONG, hjb_running=1e-4)),
+        (replace(CASE, gradient="supervised"), LONG),
         (replace(CASE, gradient="unrolled-checkpoint", max_iterations=5, tolerance=None), LONG),
     ],
 )
