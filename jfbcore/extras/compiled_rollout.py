@@ -80,11 +80,10 @@ class CompiledRollout:
         self.policy = policy
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self._backend = backend
-        #: on a processor one loop serves every number of time steps
-        self._scanned = policy.problem.device.type == "cpu" and backend is not None
+        scanned = policy.problem.device.type == "cpu" and backend is not None
         self.engine: Engine = (
             ScannedRollout(policy, self._compiled)
-            if self._scanned
+            if scanned
             else CapturedRollout(policy, self._compiled, on_gpu if capture is None else capture)
         )
 
@@ -139,7 +138,7 @@ class CompiledRollout:
         return torch.compile(
             function,
             backend=self._backend,
-            dynamic=None if self._scanned else False,
+            dynamic=False,  # but for what is marked: sizes of other problems are not these
             fullgraph=True,
             options=options,
             **_ISOLATED,
