@@ -21,7 +21,7 @@ help:
 	@echo "make release   measure all that is published, resumable; make release-check says what is missing"
 	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
 	@echo "make test    run the tests but for the slow ones"
-	@echo "make test-all  run all tests: what is compiled, too"
+	@echo "make test-all  run all tests: what is compiled, and Parquet, too"
 	@echo "make axe     fetch axe-core, for the accessibility test of make test-all"
 	@echo "make test-slurm  run a Slurm of one node and the sweep on it (root, Debian's packages)"
 	@echo "make docs    build the documentation into build/site, notebooks executed"
@@ -38,6 +38,11 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP="$(PIP)" BIN=$(BIN) TORCH=$(TORCH) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) .ci/install-torch
 	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+# What only some targets need is installed when one of them is first called.
+$(VENV)/.%: $(STAMP)
+	$(PIP) install --quiet -c constraints.txt -e ".[$*]"
 	touch $@
 
 bench: $(STAMP)
@@ -69,7 +74,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --benchmark-disable -n auto
 test: $(STAMP)
 	$(TEST) -m "not slow and not slurm"
 
-test-all: $(STAMP)
+test-all: $(STAMP) $(VENV)/.export
 	$(TEST) -m "not slurm"
 
 # What the test of the pages' accessibility runs in the browser; without npm it is skipped.
@@ -87,11 +92,10 @@ test-slurm: $(STAMP)
 		test $$code = 0 || exit $$code; \
 	done
 
-docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+docs: $(STAMP) $(VENV)/.docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build
 
-lint: $(STAMP)
+lint: $(STAMP) $(VENV)/.lint
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
@@ -99,12 +103,12 @@ lint: $(STAMP)
 	$(BIN)/zizmor --quiet --offline .github
 	if command -v actionlint >/dev/null; then actionlint; fi
 
-format: $(STAMP)
+format: $(STAMP) $(VENV)/.lint
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
 # What continuous integration runs: on every change, and every night.
-ci: lint test
+ci: lint $(VENV)/.export test
 	$(BIN)/python -m bench gate
 	$(BIN)/python -m bench verify --quick
 
