@@ -57,9 +57,7 @@ def _profile(args: argparse.Namespace) -> int:
     from bench.build import check_device
     from bench.environment import default_threads, describe
     from bench.records import finite
-    from bench.roofline.files import write
-    from bench.roofline.run import assemble, jobs
-    from bench.roofline.table import lines
+    from bench.roofline.run import assemble, jobs, lines, write
 
     check_device(args.device)
     selected = jobs(

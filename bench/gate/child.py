@@ -6,7 +6,7 @@ file can be timed too, and both sides are timed by the same code. Nothing of `be
 but the case and the step, by the names every revision has had.
 
 Orders: {"build": fields of a Case, "defaults": those of them at their default, "warm_up": untimed
-steps} and {"time": number of steps}.
+steps} and {}, one timed step.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(tree: str) -> None:
             gc.freeze()
             _answer(answers, {"reason": reason})
         else:
-            _answer(answers, {"seconds": _time(step, order["time"])})
+            _answer(answers, {"seconds": _time(step)})
 
 
 def _build(values: dict[str, Any], defaults: list[str], warm_up: int) -> tuple[Any, str | None]:
@@ -71,17 +71,16 @@ def _build(values: dict[str, Any], defaults: list[str], warm_up: int) -> tuple[A
             if not math.isfinite(cost):
                 # An inner iteration ends at what is not finite: that would pass for fast.
                 return None, f"the cost of a step is {cost}"
-    except Unsupported as unsupported:
-        return None, str(unsupported.reason)
-    except (TypeError, ValueError) as error:
-        return None, str(error)
     except Exception as error:
-        return None, f"{type(error).__name__}: {error}"
+        if isinstance(error, Unsupported):
+            return None, str(error.reason)
+        known_words = isinstance(error, TypeError | ValueError)
+        return None, str(error) if known_words else f"{type(error).__name__}: {error}"
     return step, None
 
 
-def _time(step: Any, repeats: int) -> list[float]:
-    """Seconds of each step: wall-clock less the time this thread was ready but not running.
+def _time(step: Any) -> float:
+    """Seconds of a step: wall-clock less the time this thread was ready but not running.
 
     What a neighbour on the same cores takes is most of the noise and no part of the step; a step
     that sleeps, waits for a device or computes longer is slower by this clock all the same.
@@ -89,35 +88,26 @@ def _time(step: Any, repeats: int) -> list[float]:
     # A collection in one side's sample and not in the other's is noise of a whole step's size.
     gc.collect()
     gc.disable()
-    seconds = []
-    for _ in range(repeats):
-        # Dropping the last graph is no part of a step.
-        step.clear()
-        # What is subtracted lies within the window: it cannot be more than that.
-        began, kept_off = time.perf_counter(), _kept_off()
-        step()
-        kept_off, ended = _kept_off() - kept_off, time.perf_counter()
-        seconds.append(ended - began - kept_off)
+    # Dropping the last graph is no part of a step.
+    step.clear()
+    # What is subtracted lies within the window: it cannot be more than that.
+    began, kept_off = time.perf_counter(), _kept_off()
+    step()
+    kept_off, ended = _kept_off() - kept_off, time.perf_counter()
     gc.enable()
-    return seconds
+    return ended - began - kept_off
 
 
-def _open_schedstat() -> int | None:
-    """Linux's account of this thread; None where there is none, and wall-clock has to do."""
-    try:
-        return os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-    except OSError:
-        return None
-
-
-_SCHEDSTAT = _open_schedstat()
+#: Linux's account of this thread; where there is none, wall-clock has to do
+try:
+    _SCHEDSTAT = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+except OSError:
+    _SCHEDSTAT = None
 
 
 def _kept_off() -> float:
     """Seconds this thread has been ready to run but was not let: the account's second figure."""
-    if _SCHEDSTAT is None:
-        return 0.0
-    return int(os.pread(_SCHEDSTAT, 200, 0).split()[1]) * 1e-9
+    return 0.0 if _SCHEDSTAT is None else int(os.pread(_SCHEDSTAT, 200, 0).split()[1]) * 1e-9
 
 
 def _answer(answers: IO[str], answer: dict[str, Any]) -> None:

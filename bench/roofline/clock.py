@@ -13,6 +13,7 @@ kernels ran.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.measure import Step
-from bench.roofline.parts import Parts, labelled
+from bench.roofline.parts import labelled
 
 
 @dataclass
@@ -35,7 +36,7 @@ class PartClock:
     """Adds up the seconds between stamps, by (phase, part)."""
 
     def __init__(self) -> None:
-        self.times: dict[tuple[str, str], PartTime] = {}
+        self.times: defaultdict[tuple[str, str], PartTime] = defaultdict(PartTime)
         self._last = time.perf_counter()
 
     @property
@@ -48,9 +49,7 @@ class PartClock:
     def stamp(self, phase: str, part: str, calls: int = 1) -> None:
         """What passed since the last stamp belongs to `part`."""
         now = time.perf_counter()
-        entry = self.times.get((phase, part))
-        if entry is None:
-            entry = self.times[phase, part] = PartTime()
+        entry = self.times[phase, part]
         entry.seconds += now - self._last
         entry.calls += calls
         self._last = now
@@ -68,7 +67,10 @@ def clock_parts(step: Step) -> PartClock:
         step.synchronise()
         clock.stamp("forward", parts.current)
         parts.close()
-        handles = _hook(cost, parts, clock)
+        handles = [
+            node.register_hook(lambda *_, part=part: clock.stamp("backward", part))
+            for node, part in [(node, parts.of_node(node)) for node in graph_nodes(cost)]
+        ]
         clock.start()
         cost.backward()
         step.synchronise()
@@ -78,14 +80,6 @@ def clock_parts(step: Step) -> PartClock:
         handle.remove()
     step.clear()
     return clock
-
-
-def _hook(cost: Tensor, parts: Parts, clock: PartClock) -> list:
-    handles = []
-    for node in graph_nodes(cost):
-        part = parts.of_node(node)
-        handles.append(node.register_hook(lambda *_, part=part: clock.stamp("backward", part)))
-    return handles
 
 
 def graph_nodes(output: Tensor) -> Iterator[torch.autograd.graph.Node]:
