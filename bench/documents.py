@@ -1,8 +1,8 @@
 """The generated parts of README and of the documentation, each between its markers.
 
-`python -m bench.documents` writes them anew: README's answer and ranking, the tables of claims and
-of the field from the published records, the page of commands from the parsers, the proof of the gate
-with its figure. A test fails where one is stale.
+`python -m bench.documents` writes them anew: README's answer and ranking, the tables of claims, of
+the field and of the gate's proof from the published records, the page of commands from the parsers.
+A test fails where one is stale. It draws the figure of the proof, too.
 """
 
 from __future__ import annotations
