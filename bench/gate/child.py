@@ -1,4 +1,4 @@
-"""The process that times one tree's steps: one JSON order per line in, one JSON answer out.
+"""The process that times one tree's steps: one order in, one answer out.
 
 Run by path, never as a module, with PYTHONPATH at the tree to be timed: `jfbcore` and `bench` come
 from that tree, this file from the tree that does the comparing. So a base that is older than this
@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import math
 import os
 import sys
 import time
-from typing import IO, Any
+from multiprocessing.connection import Connection
+from typing import Any
 
 
-def main(tree: str) -> None:
-    # What the tree prints must not get between the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def main(tree: str, pipe: Connection) -> None:
     import torch
 
     import bench
@@ -38,19 +35,22 @@ def main(tree: str) -> None:
     # One thread: quieter than several, and a slower step shows in it just the same.
     torch.set_num_threads(1)
     step: Any = None
-    _answer(answers, {"ready": True})
-    # The end of the input is the end of the parent: nothing to clean up.
-    for line in sys.stdin:
-        order = json.loads(line)
+    pipe.send({"ready": True})
+    while True:
+        try:
+            order = pipe.recv()
+        except EOFError:
+            # The end of the parent: nothing to clean up.
+            return
         if "build" in order:
             step = None
             step, reason = _build(order["build"], order["defaults"], order["warm_up"])
             # What is alive now stays: collecting before a sample costs nothing any more.
             gc.collect()
             gc.freeze()
-            _answer(answers, {"reason": reason})
+            pipe.send({"reason": reason})
         else:
-            _answer(answers, {"seconds": _time(step)})
+            pipe.send({"seconds": _time(step)})
 
 
 def _build(values: dict[str, Any], defaults: list[str], warm_up: int) -> tuple[Any, str | None]:
@@ -110,10 +110,5 @@ def _kept_off() -> float:
     return 0.0 if _SCHEDSTAT is None else int(os.pread(_SCHEDSTAT, 200, 0).split()[1]) * 1e-9
 
 
-def _answer(answers: IO[str], answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], Connection(int(sys.argv[2])))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +51,20 @@ class TimedTree:
             tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         )
         one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._pipe, theirs = (self._held.enter_context(end) for end in Pipe())
         # -P: without it the folder of child.py would come before the tree.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_CHILD), str(directory)],
+            [sys.executable, "-P", str(_CHILD), str(directory), str(theirs.fileno())],
             cwd=directory,
             env=os.environ | {"PYTHONPATH": str(directory)} | one_thread,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
             stderr=self._errors,
-            text=True,
+            pass_fds=[theirs.fileno()],
         )
-        self._held.callback(self._end)
+        theirs.close()
+        self._held.callback(self._process.wait)
+        self._held.callback(self._process.kill)
 
     def __enter__(self) -> TimedTree:
         return self
@@ -89,22 +91,17 @@ class TimedTree:
 
     def read(self) -> dict[str, Any]:
         """The process's next answer; GateError where it hangs or has died."""
-        assert self._process.stdout is not None
-        # One answer per order: nothing is ever left in the reader's own buffer.
-        if not select.select([self._process.stdout], [], [], _PATIENCE)[0]:
+        if not self._pipe.poll(_PATIENCE):
             raise GateError(f"the {self.name} tree's process hangs while {self._doing}")
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._death()
-        return json.loads(line)
+        try:
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._death() from None
 
     def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise self._death() from None
+        # An order that a dead process does not take is told by the answer that does not come.
+        with contextlib.suppress(OSError):
+            self._pipe.send(order)
         return self.read()
 
     def _death(self) -> GateError:
@@ -114,12 +111,3 @@ class TimedTree:
         return GateError(
             f"the {self.name} tree's process ended with code {code} while {self._doing}: {last}"
         )
-
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            # What was still to be written to a process that is gone.
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
