@@ -128,3 +128,19 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield parts.to_string(index=False, formatters=_FORMATS)
     for kind, words in (("unsupported", "not supported"), ("failed", "failed")):
         yield from (f"{words}: {one['id']}: {one['reason']}" for one in result[kind])
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a script wants to know; the rest is in the file."""
+    names = ("seconds", "counts", "own_rates", "floor_seconds", "ratio", "bound")
+    cases = [
+        {
+            "id": entry["case"]["id"],
+            **{name: entry[name] for name in names},
+            "parts": {f"{part['phase']}: {part['part']}": part["seconds"]
+                      for part in entry["parts"]},
+        }
+        for entry in result["cases"]
+    ]  # fmt: skip
+    kept = {name: result[name] for name in ("schema_version", "rates", "unsupported", "failed")}
+    return kept | {"threads": result["environment"]["threads"], "cases": cases}
