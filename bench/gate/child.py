@@ -100,7 +100,7 @@ def _time(step: Any) -> float:
 
 #: Linux's account of this thread; where there is none, wall-clock has to do
 try:
-    _SCHEDSTAT = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+    _SCHEDSTAT: int | None = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
 except OSError:
     _SCHEDSTAT = None
 

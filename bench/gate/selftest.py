@@ -150,8 +150,8 @@ def on_file(path: Path, settings: Settings) -> tuple[list[Row], list[dict[str, A
     content = read_object(path)
     if content is None:
         return [], []
-    now = {"schema_version": SCHEMA_VERSION, "source": fingerprint(), "settings": asdict(settings)}
-    now["settings"]["looks"] = list(settings.looks)
+    own = asdict(settings) | {"looks": list(settings.looks)}
+    now = {"schema_version": SCHEMA_VERSION, "source": fingerprint(), "settings": own}
     for name, value in now.items():
         if content.get(name) != value:
             raise ValueError(

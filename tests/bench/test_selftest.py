@@ -249,7 +249,8 @@ def test_the_verb_exits_0_only_if_everything_asked_is_met(verdict, code, tmp_pat
     assert (SAME, 2) in asked
     assert (written["met"], len(written["comparisons"])) == (code == 0, 8 * 6 + 1)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.strip().split("  ")[0] for line in lines] == ["injected", "retain", *runs]
+    for line, name in zip(lines, ["injected", "retain", *runs], strict=True):
+        assert line.strip().startswith(name)
     assert (tmp_path / "environment.json").exists()
 
 
@@ -261,8 +262,7 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path, made_up):
 
     asked = made_up(interrupted)
     test = ["gate", "--self-test", "--comparisons", "12", "--out", str(tmp_path)]
-    with pytest.raises(KeyboardInterrupt):
-        main(test)
+    assert main(test) == 130
     kept = json.loads((tmp_path / FILE).read_text())["comparisons"]
     assert len(kept) == 7 * 6 + 1
     made_up(lambda kind: Verdict.SAME if kind == SAME else Verdict.SLOWER)
