@@ -62,10 +62,12 @@ def ratio_interval(pairs: Sequence[Sequence[float]], *, confidence: float, seed:
     bootstrap draws pairs first and then blocks of each: two processes with the same code differ by
     1 to 2 % (memory layout), which no number of blocks of one pair shows.
 
-    A bootstrap over k pairs is too narrow, by the (k-1)/k of its variance and because it knows no
-    heavier tails than the normal distribution's. Both are made good by the factor by which
-    Student's t with k-1 degrees of freedom is wider (Hesterberg, The American Statistician 69
-    (2015), section 3.2). What is left of the error is in tests/bench/test_statistics.py.
+    As it is, such a bootstrap is too narrow by (k-1)/k of the variance between k pairs, too wide
+    because the pairs' medians hold the blocks' noise already (Davison and Hinkley, Bootstrap
+    Methods and their Application (1997), section 3.8), and knows no heavier tails than a normal
+    distribution's. So its deviations are scaled to the standard error of the pairs' medians, and by
+    how much wider Student's t with k-1 degrees of freedom is. tests/bench/test_statistics.py shows
+    how often the interval holds the true ratio.
 
     Raises ValueError for fewer pairs than FEWEST_PAIRS, and for a pair without blocks.
     """
@@ -86,9 +88,11 @@ def ratio_interval(pairs: Sequence[Sequence[float]], *, confidence: float, seed:
     # A pair that is drawn twice brings other blocks the second time.
     blocks_drawn = generator.integers(RESAMPLES, size=(k, RESAMPLES))
     means = resampled[drawn, blocks_drawn].mean(axis=0)
-    centre = float(np.mean([np.median(own) for own in logs]))
-    tail = (1 - confidence) / 2
-    wider = t.isf(tail, k - 1) / norm.isf(tail) * math.sqrt(k / (k - 1))
+    medians = np.array([np.median(own) for own in logs])
+    centre, tail = float(medians.mean()), (1 - confidence) / 2
+    wider = t.isf(tail, k - 1) / norm.isf(tail)
+    if means.std() > 0:
+        wider *= medians.std(ddof=1) / math.sqrt(k) / means.std()
     low, high = centre + wider * (np.quantile(means, (tail, 1 - tail)) - centre)
     return Interval(
         ratio=math.exp(centre),

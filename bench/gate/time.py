@@ -19,8 +19,8 @@ from bench.case import Case
 from bench.gate.outcome import Outcome
 from bench.gate.statistics import Interval, block_ratios, ratio_interval
 
-#: steps of 5 to 15 ms, so that all are timed within two seconds; one of each kind of work: one
-#: agent and many, iteration and linear solve, each problem
+#: steps of 5 to 15 ms, so that a pair of processes times all within five seconds; one of each kind
+#: of work: one agent and many, iteration and linear solve, each problem
 TIMED_CASES = (
     Case(problem="quadrotor", n_agents=1, gradient="jfb", batch_size=16, n_steps=10),
     Case(problem="quadrotor", n_agents=20, gradient="jfb", batch_size=16, n_steps=8),
@@ -54,7 +54,7 @@ class Settings:
     threshold: float = 0.04
     confidence: float = 0.99
     looks: tuple[int, ...] = (5, 8, 12, 16)
-    blocks: int = 8
+    blocks: int = 20
     warm_up: int = 3
     seed: int = 0
 

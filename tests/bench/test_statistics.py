@@ -42,8 +42,8 @@ def test_processes_of_two_kinds_are_covered_too():
         shift = 0.033 * ((random.random(pairs) < 1 / 3) - 1 / 3)
         return [np.exp(one + 0.02 * random.standard_normal(8)) for one in shift]
 
-    # Eight draws of two values are nothing like normal: 3 % are allowed to miss, not one.
-    assert covered(8, draw) >= 0.97
+    # In 4 % of all draws the eight are of one kind, and know nothing of the other.
+    assert covered(8, draw) >= 0.95
 
 
 def test_one_bootstrap_of_all_blocks_would_not_cover_it():
@@ -74,7 +74,8 @@ def test_without_noise_of_blocks_it_is_scipys_bootstrap_widened():
     ).confidence_interval  # fmt: skip
     found = ratio_interval([[math.exp(x)] * 6 for x in logs], confidence=0.95, seed=0)
     assert math.log(found.ratio) == pytest.approx(logs.mean(), abs=1e-12)
-    # t with 11 degrees of freedom against the normal: 2.201 and 1.960; 12/11 of the variance.
+    # t with 11 degrees of freedom against the normal: 2.201 and 1.960; the bootstrap's variance is
+    # that of the twelve, not of what they are drawn from: 12/11.
     wider = 2.20099 / 1.95996 * math.sqrt(12 / 11)
     for end, own in ((found.low, reference.low), (found.high, reference.high)):
         # The tails of 4,000 resamples are known to 3 % of the interval's half width.
