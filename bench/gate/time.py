@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import pandas as pd
 from tqdm import tqdm
 
 from bench.case import Case
@@ -175,19 +176,14 @@ def outcome_of(found: Sequence[TimeComparison]) -> Outcome:
 
 def time_table(found: Sequence[TimeComparison], settings: Settings) -> str:
     """One line a case, the regressions first."""
-    lines = []
-    for one in sorted(found, key=lambda one: (not one.regressed, not _is_open(one))):
-        line = f"{one.verdict.value:<9}  {one.case}"
-        if one.interval is not None:
-            line += f"  {statistics.median(one.base_seconds) * 1e3:.1f} ms x {one.interval}"
-            line += f", {one.interval.pairs} pairs of processes"
-        lines.append(line + (f"  ({one.reason})" if one.reason else ""))
-    regressed, undecided = (sum(map(test, found)) for test in (lambda o: o.regressed, _is_open))
-    lines.append(
-        f"{sum(one.interval is not None for one in found)} cases timed: {regressed} regressed "
-        f"(slower: the {settings.confidence:.0%} interval of head/base above "
-        f"{1 + settings.threshold:g}), {undecided} undecided"
-        + (f" (the interval still holds {1 + settings.threshold:g}: run again on a quieter machine)"
-           if undecided else "")
-    )  # fmt: skip
-    return "\n".join(lines)
+    lines = sorted(found, key=lambda one: (not one.regressed, not _is_open(one)))
+    table = pd.DataFrame([one.cells for one in lines]).astype(object)
+    limit = f"{1 + settings.threshold:g}"
+    undecided = sum(map(_is_open, found))
+    return "\n".join([
+        table.where(table.notna(), "").to_string(index=False, float_format="{:.4g}".format),
+        f"{sum(one.interval is not None for one in found)} cases timed: "
+        f"{sum(one.regressed for one in found)} regressed (slower: the {settings.confidence:.0%} "
+        f"interval of head/base above {limit}), {undecided} undecided"
+        + f" (the interval still holds {limit}: run again on a quieter machine)" * (undecided > 0),
+    ])  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from bench.build import DTYPES
 from bench.case import Case
 from bench.measure import Step, measure_time, summarise
-from bench.roofline.clock import PartClock, clock_parts
+from bench.roofline.clock import PartTime, clock_parts
 from bench.roofline.counts import OperatorCounter, Tally
 from bench.roofline.parts import OPTIMISER, PARTS, labelled
 from bench.roofline.rates import MachineRates, copy_rate, machine_rates, product_rate
@@ -49,8 +50,9 @@ def profile_case(case: Case, *, repeats: int, seed: int = 0) -> dict[str, Any]:
     step()
     update = Update(step)
     updates = [_seconds(step, update) for _ in range(1 + repeats)][1:]
-    clocks = sorted((clock_parts(step) for _ in range(_PASSES)), key=lambda clock: clock.seconds)
-    clock = clocks[_PASSES // 2]
+    clocks = [clock_parts(step) for _ in range(_PASSES)]
+    clocked = [sum(part.seconds for part in clock.values()) for clock in clocks]
+    middle = clocked.index(statistics.median_low(clocked))
     counter = count(step, update)
     forward, backward = map(statistics.median, (timing.forward, timing.backward))
     optimiser = statistics.median(updates)
@@ -75,8 +77,8 @@ def profile_case(case: Case, *, repeats: int, seed: int = 0) -> dict[str, Any]:
             "operator_bytes": mean_bytes,
             "copy_bytes_per_second": copy_rate(mean_bytes // 2, case.device),
         },
-        "clocked_seconds": clock.seconds,
-        "parts": _parts(clock, counter, seconds),
+        "clocked_seconds": clocked[middle],
+        "parts": _parts(clocks[middle], counter, seconds),
         "operators": _operators(counter),
         "rates": asdict(rates),
     }
@@ -128,15 +130,15 @@ def bound(floors: dict[str, float]) -> str:
 
 
 def _parts(
-    clock: PartClock, counter: OperatorCounter, seconds: dict[str, float]
+    clock: Mapping[tuple[str, str], PartTime], counter: OperatorCounter, seconds: dict[str, float]
 ) -> list[dict[str, Any]]:
     """One entry per phase and part; seconds scaled so that a phase's parts add up to its median."""
     rows = []
     for phase in ("forward", "backward"):
-        clocked = sum(one.seconds for (of, _), one in clock.times.items() if of == phase)
+        clocked = sum(one.seconds for (of, _), one in clock.items() if of == phase)
         for part in PARTS:
-            if (phase, part) in clock.times:
-                entry = clock.times[phase, part]
+            if (phase, part) in clock:
+                entry = clock[phase, part]
                 rows.append((phase, part, entry.seconds * seconds[phase] / clocked, entry.calls))
     rows.append(("optimiser", OPTIMISER, seconds["optimiser"], 1))
     return [
