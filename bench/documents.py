@@ -1,14 +1,15 @@
 """The generated parts of README and of the documentation, each between its markers.
 
-`python -m bench.documents` writes them anew: README's answer and ranking, the tables of claims and
-of the field from the published records, the page of commands from the parsers. A test fails where
-one is stale.
+`python -m bench.documents` writes them anew: README's answer and ranking, the tables of claims, of
+the field and of the gate's proof from the published records, the page of commands from the parsers.
+A test fails where one is stale. It draws the figure of the proof, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -122,6 +123,12 @@ def side_by_side() -> str:
     return _table((*columns, "gradient error", "control error", "residual"), rows)
 
 
+def proof() -> str:
+    """What the self-test of the gate found in its last run, a row for each injection."""
+    content = json.loads(SELF_TEST.read_text(encoding="utf-8"))
+    return _table(content["columns"], content["rows"])
+
+
 def commands() -> str:
     """Every verb with its arguments, from the parsers themselves."""
     parts = []
@@ -144,7 +151,9 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/claims.md": {"claims": claims},
     "docs/field.md": {"field": side_by_side},
     "docs/commands.md": {"commands": commands},
+    "docs/gate.md": {"proof": proof},
 }
+SELF_TEST = ROOT / "reports" / "selftest" / "gate_selftest.json"
 
 
 def refreshed(name: str) -> str:
@@ -182,9 +191,12 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def main() -> None:
+    from bench.gate.results import write_power
+
     for name in PARTS:
         path = Path(ROOT / name)
         path.write_text(refreshed(name), encoding="utf-8")
+    write_power(json.loads(SELF_TEST.read_text(encoding="utf-8")), ROOT / "docs/gate-power.svg")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from bench.arguments import integer
 from bench.run_options import TIMEOUT, add_run_options, measure
@@ -33,34 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from bench.build import check_device
     from bench.case import DEVICES
+    from bench.environment import default_threads, describe
+    from bench.records import finite
     from bench.registry import METHODS, PROBLEMS
+    from bench.roofline.run import assemble, jobs, lines, summary, write
     from jfbcore import _validate
 
     for problem in args.problem or ():
         PROBLEMS.check(problem)
-    for n_agents in args.agents or ():
-        _validate.positive_int("agents", n_agents)
     for gradient in args.gradient:
         METHODS.check(gradient)
-    for name in ("batch", "horizon_steps"):
-        if getattr(args, name) is not None:
-            _validate.positive_int(name.replace("_", "-"), getattr(args, name))
-    _validate.positive_int("repeats", args.repeats)
+    numbers = {"batch": args.batch, "horizon-steps": args.horizon_steps, "repeats": args.repeats}
+    for name, value in [*numbers.items(), *(("agents", n) for n in args.agents or ())]:
+        if value is not None:
+            _validate.positive_int(name, value)
     _validate.one_of("device", args.device, DEVICES)
-    return _profile(args)
-
-
-def _profile(args: argparse.Namespace) -> int:
-    from datetime import UTC, datetime
-
-    from bench.build import check_device
-    from bench.environment import default_threads, describe
-    from bench.records import finite
-    from bench.roofline.files import write
-    from bench.roofline.run import assemble, jobs
-    from bench.roofline.table import lines
-
     check_device(args.device)
     selected = jobs(
         args.problem,
@@ -84,24 +73,5 @@ def _profile(args: argparse.Namespace) -> int:
         print(line)
     if args.out is not None:
         print(write(result, args.out))
-    print(json.dumps(finite(_summary(result)), allow_nan=False))
+    print(json.dumps(finite(summary(result)), allow_nan=False))
     return 0 if result["cases"] else 1
-
-
-def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a script wants to know; the rest is in the file."""
-    names = ("seconds", "counts", "own_rates", "floor_seconds", "ratio", "bound")
-    found = []
-    for entry in result["cases"]:
-        parts = {f"{part['phase']}: {part['part']}": part["seconds"] for part in entry["parts"]}
-        found.append(
-            {"id": entry["case"]["id"], **{name: entry[name] for name in names}, "parts": parts}
-        )
-    return {
-        "schema_version": result["schema_version"],
-        "threads": result["environment"]["threads"],
-        "rates": result["rates"],
-        "cases": found,
-        "unsupported": result["unsupported"],
-        "failed": result["failed"],
-    }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from bench.gate.counts import QUANTITIES, Comparison, Move, compare
+from bench.gate.counts import Comparison, Move, compare
 from bench.gate.outcome import GateError
 from bench.gate.trees import git, measure_cases, open_tree, resolve
 
@@ -33,24 +34,10 @@ def commits_of(text: str) -> list[str]:
     if not (first and dots and last) or "..." in text:
         raise ValueError(f"`blame` must be a range FROM..TO of revisions, got {text!r}")
     start, end = resolve("blame", first), resolve("blame", last)
-    later = git("rev-list", "--first-parent", "--reverse", f"{start}..{end}").split()
+    later = git("rev-list", "--first-parent", "--reverse", f"{start}..{end}").decode().split()
     if not later:
         raise ValueError(f"`blame` {text} holds no commit; pass an older revision first")
     return [start, *later]
-
-
-@dataclass
-class _Measured:
-    """Measurements by commit and case: several quantities of a case share one."""
-
-    measure: Measure
-    found: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
-
-    def __call__(self, commit: str, case: str) -> Mapping[str, Any]:
-        key = commit, case
-        if key not in self.found:
-            self.found[key] = self.measure(commit, [case])
-        return self.found[key]
 
 
 def measure_commit(commit: str, cases: Sequence[str]) -> Mapping[str, Any]:
@@ -71,29 +58,38 @@ def blame(
     measure: Measure = measure_commit,
 ) -> list[Blame]:
     """The first commit with each of the comparison's moves for the worse."""
-    measured = _Measured(measure)
+    # Several quantities of a case share its measurements.
+    measured = functools.cache(lambda commit, case: measure(commit, [case]))
     return [_first(move, baseline, commits, measured) for move in comparison.moves if move.worse]
 
 
 def _first(
-    move: Move, baseline: Mapping[str, Any], commits: Sequence[str], measured: _Measured
+    move: Move,
+    baseline: Mapping[str, Any],
+    commits: Sequence[str],
+    measured: Callable[[str, str], Mapping[str, Any]],
 ) -> Blame:
-    def moved(commit: str) -> bool | None:
-        """Whether `commit` has the move; None where it cannot be told."""
-        head = measured(commit, move.case)
-        if move.case not in head["cases"]:
-            return None
-        base, found = baseline["cases"][move.case], head["cases"][move.case]
-        if _is_quantity(move) and found["status"] != base["status"]:
-            # Where the case itself breaks, its numbers have neither moved nor stayed.
-            return None
-        only = {"cases": {move.case: baseline["cases"][move.case]}}
-        again = compare(only, dict(head)).moves
-        return any(other.worse and _same(move, other) for other in again)
-
-    if move.case not in baseline["cases"]:
+    base = baseline["cases"].get(move.case)
+    if base is None:
         reason = "a field of the schema: look for it in the history of bench/records.py"
         return Blame(move=move, commit=None, reason=reason)
+    of_status = move.quantity.startswith("status ")
+
+    def moved(commit: str) -> bool | None:
+        """Whether `commit` has the move; None where it cannot be told."""
+        head = measured(commit, move.case)["cases"].get(move.case)
+        # Where the case itself breaks, its numbers have neither moved nor stayed.
+        if head is None or (not of_status and head["status"] != base["status"]):
+            return None
+        again = compare({"cases": {move.case: base}}, {"cases": {move.case: head}}).moves
+        # Of a status any change for the worse, whichever it is to.
+        return any(
+            other.worse
+            and (other.quantity.startswith("status ") if of_status
+                 else other.quantity == move.quantity)
+            for other in again
+        )  # fmt: skip
+
     for commit, wanted, reason in (
         (commits[-1], True, "not in the range: the last commit lacks it"),
         (commits[0], False, "older than the range: its start has it"),
@@ -103,34 +99,19 @@ def _first(
             reason = f"cannot be told: commit {commit[:10]} does not run"
         if answer is not wanted:
             return Blame(move=move, commit=None, reason=reason)
-    good, bad = 0, len(commits) - 1
-    skipped: set[int] = set()
-    while True:
-        open_ = [i for i in range(good + 1, bad) if i not in skipped]
-        if not open_:
-            break
-        middle = min(open_, key=lambda i: abs(2 * i - good - bad))
-        answer = moved(commits[middle])
+    good, bad, between = commits[0], commits[-1], list(commits[1:-1])
+    while between:
+        at = len(between) // 2
+        answer = moved(middle := between[at])
         if answer is None:
-            skipped.add(middle)
+            between.remove(middle)
         elif answer:
-            bad = middle
+            bad, between = middle, between[:at]
         else:
-            good = middle
-    passed = bad - good - 1
+            good, between = middle, between[at + 1 :]
+    passed = commits.index(bad) - commits.index(good) - 1
     reason = f"or one of the {passed} before it, which do not run" if passed else ""
-    return Blame(move=move, commit=commits[bad], reason=reason)
-
-
-def _same(move: Move, other: Move) -> bool:
-    """The same quantity, or both a change of status, whichever it is to."""
-    if _is_quantity(move):
-        return move.quantity == other.quantity
-    return other.quantity.startswith("status ")
-
-
-def _is_quantity(move: Move) -> bool:
-    return move.quantity in {quantity.name for quantity in QUANTITIES}
+    return Blame(move=move, commit=bad, reason=reason)
 
 
 def blame_table(found: Sequence[Blame]) -> str:
@@ -139,7 +120,7 @@ def blame_table(found: Sequence[Blame]) -> str:
     for one in found:
         words = one.reason
         if one.commit is not None:
-            words = git("log", "-1", "--format=%h %an, %as: %s", one.commit)
+            words = git("log", "-1", "--format=%h %an, %as: %s", one.commit).decode().strip()
             words += f" ({one.reason})" if one.reason else ""
         lines.append(f"blame  {one.move.case}  {one.move.quantity}  {words}")
     return "\n".join(lines)

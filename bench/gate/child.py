@@ -1,4 +1,4 @@
-"""The process that times one tree's steps: one JSON order per line in, one JSON answer out.
+"""The process that times one tree's steps: one order in, one answer out.
 
 Run by path, never as a module, with PYTHONPATH at the tree to be timed: `jfbcore` and `bench` come
 from that tree, this file from the tree that does the comparing. So a base that is older than this
@@ -6,25 +6,22 @@ file can be timed too, and both sides are timed by the same code. Nothing of `be
 but the case and the step, by the names every revision has had.
 
 Orders: {"build": fields of a Case, "defaults": those of them at their default, "warm_up": untimed
-steps} and {"time": number of steps}.
+steps} and {}, one timed step.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import math
 import os
 import sys
 import time
-from typing import IO, Any
+from multiprocessing.connection import Connection
+from typing import Any
 
 
-def main(tree: str) -> None:
-    # What the tree prints must not get between the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def main(tree: str, pipe: Connection) -> None:
     import torch
 
     import bench
@@ -38,19 +35,22 @@ def main(tree: str) -> None:
     # One thread: quieter than several, and a slower step shows in it just the same.
     torch.set_num_threads(1)
     step: Any = None
-    _answer(answers, {"ready": True})
-    # The end of the input is the end of the parent: nothing to clean up.
-    for line in sys.stdin:
-        order = json.loads(line)
+    pipe.send({"ready": True})
+    while True:
+        try:
+            order = pipe.recv()
+        except EOFError:
+            # The end of the parent: nothing to clean up.
+            return
         if "build" in order:
             step = None
             step, reason = _build(order["build"], order["defaults"], order["warm_up"])
             # What is alive now stays: collecting before a sample costs nothing any more.
             gc.collect()
             gc.freeze()
-            _answer(answers, {"reason": reason})
+            pipe.send({"reason": reason})
         else:
-            _answer(answers, {"seconds": _time(step, order["time"])})
+            pipe.send({"seconds": _time(step)})
 
 
 def _build(values: dict[str, Any], defaults: list[str], warm_up: int) -> tuple[Any, str | None]:
@@ -71,17 +71,16 @@ def _build(values: dict[str, Any], defaults: list[str], warm_up: int) -> tuple[A
             if not math.isfinite(cost):
                 # An inner iteration ends at what is not finite: that would pass for fast.
                 return None, f"the cost of a step is {cost}"
-    except Unsupported as unsupported:
-        return None, str(unsupported.reason)
-    except (TypeError, ValueError) as error:
-        return None, str(error)
     except Exception as error:
-        return None, f"{type(error).__name__}: {error}"
+        if isinstance(error, Unsupported):
+            return None, str(error.reason)
+        known_words = isinstance(error, TypeError | ValueError)
+        return None, str(error) if known_words else f"{type(error).__name__}: {error}"
     return step, None
 
 
-def _time(step: Any, repeats: int) -> list[float]:
-    """Seconds of each step: wall-clock less the time this thread was ready but not running.
+def _time(step: Any) -> float:
+    """Seconds of a step: wall-clock less the time this thread was ready but not running.
 
     What a neighbour on the same cores takes is most of the noise and no part of the step; a step
     that sleeps, waits for a device or computes longer is slower by this clock all the same.
@@ -89,41 +88,27 @@ def _time(step: Any, repeats: int) -> list[float]:
     # A collection in one side's sample and not in the other's is noise of a whole step's size.
     gc.collect()
     gc.disable()
-    seconds = []
-    for _ in range(repeats):
-        # Dropping the last graph is no part of a step.
-        step.clear()
-        # What is subtracted lies within the window: it cannot be more than that.
-        began, kept_off = time.perf_counter(), _kept_off()
-        step()
-        kept_off, ended = _kept_off() - kept_off, time.perf_counter()
-        seconds.append(ended - began - kept_off)
+    # Dropping the last graph is no part of a step.
+    step.clear()
+    # What is subtracted lies within the window: it cannot be more than that.
+    began, kept_off = time.perf_counter(), _kept_off()
+    step()
+    kept_off, ended = _kept_off() - kept_off, time.perf_counter()
     gc.enable()
-    return seconds
+    return ended - began - kept_off
 
 
-def _open_schedstat() -> int | None:
-    """Linux's account of this thread; None where there is none, and wall-clock has to do."""
-    try:
-        return os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-    except OSError:
-        return None
-
-
-_SCHEDSTAT = _open_schedstat()
+#: Linux's account of this thread; where there is none, wall-clock has to do
+try:
+    _SCHEDSTAT: int | None = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+except OSError:
+    _SCHEDSTAT = None
 
 
 def _kept_off() -> float:
     """Seconds this thread has been ready to run but was not let: the account's second figure."""
-    if _SCHEDSTAT is None:
-        return 0.0
-    return int(os.pread(_SCHEDSTAT, 200, 0).split()[1]) * 1e-9
-
-
-def _answer(answers: IO[str], answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
+    return 0.0 if _SCHEDSTAT is None else int(os.pread(_SCHEDSTAT, 200, 0).split()[1]) * 1e-9
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], Connection(int(sys.argv[2])))

@@ -7,8 +7,6 @@ here: it does not compare between runs (`bench.gate.time` compares it within one
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 from bench.gate.outcome import Outcome
 from bench.record import FIELDS, Gate
-from bench.records import write_json
+from bench.records import Entry, RecordError
 
 SCHEMA_VERSION = 1
 #: the one status that is not a result: a case that crashed says nothing to compare with
@@ -32,6 +30,10 @@ class Quantity(Gate):
     """
 
     path: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        return self.relative == self.absolute == 0
 
     def read(self, record: dict[str, Any]) -> float | None:
         value: Any = record
@@ -125,11 +127,9 @@ def _fields(record: dict[str, Any]) -> Iterator[str]:
 def read_baseline(path: Path) -> dict[str, Any]:
     """The baseline in `path`; ValueError when it is not one."""
     try:
-        baseline = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"`baseline` {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"`baseline` {path} is not JSON: {error}") from error
+        baseline = Entry(path).content()
+    except RecordError as error:
+        raise ValueError(f"`baseline` {error}") from error
     if not isinstance(baseline, dict) or baseline.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"`baseline` {path} is not a baseline of version {SCHEMA_VERSION}")
     for name in ("versions", "cases"):
@@ -145,8 +145,19 @@ def read_baseline(path: Path) -> dict[str, Any]:
     return baseline
 
 
-def write_baseline(path: Path, baseline: dict[str, Any]) -> None:
-    write_json(path, baseline)
+def unusable(head: dict[str, Any], baseline: dict[str, Any] | None) -> str:
+    """Why `head` cannot become the baseline, or "": what it lacks would never be gated again.
+
+    A case of the old baseline may go only together with the preset's.
+    """
+    from bench.presets import PRESETS
+
+    crashed = [case for case, found in head["cases"].items() if found["status"] == CRASHED]
+    if crashed:
+        return f"crashed: {', '.join(crashed)}"
+    wanted = {case.id for case in PRESETS["gate"]()} & set(baseline["cases"] if baseline else ())
+    gone = sorted(wanted - set(head["cases"]))
+    return f"without a record: {', '.join(gone)}" if gone else ""
 
 
 def compare(baseline: dict[str, Any], head: dict[str, Any]) -> Comparison:
@@ -169,7 +180,8 @@ def compare(baseline: dict[str, Any], head: dict[str, Any]) -> Comparison:
                 continue
             if a is None or b is None:
                 moves.append(Move(case, quantity.name, a, b, worse=b is None))
-            elif a != b and not _rounding(quantity, a, b):
+            elif a != b and (quantity.exact or quantity.worse(a, b) or quantity.worse(b, a)):
+                # A move within tolerance both ways is noise, not worth a line.
                 moves.append(Move(case, quantity.name, a, b, quantity.worse(a, b)))
     unknown = [case for case in head["cases"] if case not in baseline["cases"]]
     return Comparison(compared, moves, missing, unknown)
@@ -180,30 +192,25 @@ def _schema_moves(baseline: dict[str, Any], head: dict[str, Any]) -> list[Move]:
     base, found = baseline.get("record_fields"), head.get("record_fields")
     if base is None or found is None:
         return []
-    gone, new = sorted(set(base) - set(found)), sorted(set(found) - set(base))
     return [
-        *(Move("every record", f"field {name} vanished", None, None, True) for name in gone),
-        *(Move("every record", f"field {name} appeared", None, None, False) for name in new),
+        Move("every record", f"field {name} {word}", None, None, worse)
+        for names, word, worse in (
+            (set(base) - set(found), "vanished", True),
+            (set(found) - set(base), "appeared", False),
+        )
+        for name in sorted(names)
     ]
-
-
-def _rounding(quantity: Quantity, a: float, b: float) -> bool:
-    """A move within tolerance both ways is noise, not worth a line."""
-    exact = quantity.relative == 0 and quantity.absolute == 0
-    return not exact and not quantity.worse(a, b) and not quantity.worse(b, a)
 
 
 def table(comparison: Comparison) -> str:
     """What moved, by how much, the worst first."""
     lines = []
     for move in sorted(comparison.moves, key=lambda m: (not m.worse, m.case)):
-        word = "WORSE " if move.worse else "better"
-        numbers = (
-            ""
-            if move.base is None or move.head is None
-            else f"{_text(move.base)} -> {_text(move.head)}  {move.change}"
-        )
-        lines.append(f"{word}  {move.case}  {move.quantity}  {numbers}".rstrip())
+        words = ["WORSE " if move.worse else "better", move.case, move.quantity]
+        if move.base is not None and move.head is not None:
+            ends = (f"{x:,}" if isinstance(x, int) else f"{x:.4g}" for x in (move.base, move.head))
+            words += [" -> ".join(ends), move.change]
+        lines.append("  ".join(words))
     lines += [f"MISSING {case}" for case in comparison.missing]
     lines += [f"new     {case} (not in the baseline)" for case in comparison.unknown]
     worse = sum(move.worse for move in comparison.moves)
@@ -212,13 +219,3 @@ def table(comparison: Comparison) -> str:
         f"{len(comparison.moves) - worse} better, {len(comparison.missing)} missing"
     )
     return "\n".join(lines)
-
-
-def _text(value: float) -> str:
-    return (
-        f"{value:,}"
-        if isinstance(value, int)
-        else f"{value:.4g}"
-        if math.isfinite(value)
-        else "nan"
-    )

@@ -6,13 +6,15 @@ import enum
 
 
 class Outcome(enum.IntEnum):
-    """Exit codes of `bench gate`. ERROR: the gate itself failed and says nothing on the code."""
+    """Exit codes of `bench gate`. ERROR: the gate itself failed and says nothing on the code.
+    UNDECIDED: of time, where no case is slower but an interval still holds the threshold."""
 
     PASS = 0
     REGRESSION = 1
     USAGE = 2
     MISSING = 3
     ERROR = 4
+    UNDECIDED = 5
 
 
 class GateError(Exception):

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
-import subprocess
+import statistics
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from bench.case import Case
-from bench.environment import ROOT
-from bench.gate.counts import compare, read_baseline, summarise, write_baseline
-from bench.gate.injections import DETERMINISTIC, LOOP, SLEEP_10, SLEEP_20, Injection
+from bench.environment import ROOT, fingerprint
+from bench.gate.counts import compare, read_baseline, summarise
+from bench.gate.injections import DETERMINISTIC, LOOP, SLOWER, Injection
 from bench.gate.outcome import Outcome
-from bench.gate.results import Row, at_least, at_most, write_results
-from bench.gate.time import TIMED_CASES, Settings, TimeComparison, compare_times, tree_pairs
-from bench.gate.trees import PACKAGES, measure_cases
+from bench.gate.process import tree_pairs
+from bench.gate.results import FILE, SAME, SCHEMA_VERSION, Row, time_row, write_results
+from bench.gate.time import TIMED_CASES, Settings, compare_times
+from bench.gate.trees import PACKAGES, bench_of, measure_cases
 from bench.presets import PRESETS
-from bench.records import read_records
+from bench.records import read_object, read_records, write_json
 
-#: shares of comparisons: false alarms allowed, slowdowns that must be caught
-FALSE_ALARMS, CAUGHT_10, CAUGHT_20 = 0.01, 0.80, 0.95
+#: the most comparisons of each slowdown: at 100 a rate is known to 10 %, and an alarm's rate of
+#: 1 % needs more
+MOST_SLOWED = 100
 #: the loop is far slower than 20 %: a tenth of the comparisons shows it
 _LOOP_SHARE = 10
-_SAME = "nothing (A/A)"
-_MANY_AGENTS = next(case for case in TIMED_CASES if case.n_agents > 1)
+#: what is asked of each kind of time comparison: the share that is reported as slower
+_ASKED: dict[str, dict[str, float]] = {
+    SAME: {"most": 0.01},
+    SLOWER[10].name: {"least": 0.80},
+    SLOWER[20].name: {"least": 0.95},
+    LOOP.name: {"least": 1.0},
+}
+_TIMED = (*SLOWER.values(), LOOP)
 
 
 def copy_source(tree: Path) -> Path:
@@ -50,32 +58,29 @@ def injected_copy(injection: Injection, folder: Path) -> Path:
 def deterministic_rows(folder: Path, injections: Sequence[Injection] = DETERMINISTIC) -> list[Row]:
     """What the deterministic gate says of an unedited copy, a lost record and each injection."""
     ids = {id_ for injection in injections for id_ in case_ids(injection)}
-    base = copy_source(folder / "base")
-    baseline = folder / "baseline.json"
-    summary = measure_cases(base, ids, folder / "records-base")
-    write_baseline(baseline, summary)
+    base, baseline = copy_source(folder / "base"), folder / "baseline.json"
+    write_json(baseline, measure_cases(base, ids, folder / "records-base"))
     again = folder / "records-again"
     measure_cases(base, ids, again)
-    code = _gate(baseline, again)
-    rows = [
-        Row(
-            name=_SAME, what="the same source again", gate="deterministic", runs=1,
-            caught=int(code != Outcome.PASS), asked="exit 0", met=code == Outcome.PASS,
-            moved=f"exit {code}",
-        )
-    ]  # fmt: skip
-    next((again / "records").glob("*.json")).unlink()
-    code = _gate(baseline, again)
-    missing = code == Outcome.MISSING
-    rows.append(
-        Row(
-            name="missing", what="a record lost", gate="deterministic", runs=1,
-            caught=int(missing), asked="exit 3", met=missing, moved=f"exit {code}",
-        )
-    )  # fmt: skip
+    rows = []
+    for name, what, asked in (
+        (SAME, "the same source again", Outcome.PASS),
+        ("missing", "a record lost", Outcome.MISSING),
+    ):
+        code = _gate(baseline, again)
+        caught = int(code != Outcome.PASS)
+        rows.append(_row(name, what, asked, caught, code == asked, f"exit {code}"))
+        next((again / "records").glob("*.json")).unlink()
     for injection in tqdm(injections, unit="injection", file=sys.stderr):
         rows.append(_deterministic_row(injection, baseline, folder))
     return rows
+
+
+def _row(name: str, what: str, asked: Outcome, caught: int, met: bool, moved: str) -> Row:
+    return Row(
+        name=name, what=what, gate="deterministic", runs=1, caught=caught,
+        asked=f"exit {asked}", met=met, moved=moved,
+    )  # fmt: skip
 
 
 def case_ids(injection: Injection) -> list[str]:
@@ -91,7 +96,7 @@ def _deterministic_row(injection: Injection, baseline: Path, folder: Path) -> Ro
     tree = injected_copy(injection, folder)
     own = folder / f"baseline-{injection.name}.json"
     base = read_baseline(baseline)
-    write_baseline(own, base | {"cases": {id_: base["cases"][id_] for id_ in ids}})
+    write_json(own, base | {"cases": {id_: base["cases"][id_] for id_ in ids}})
     records = folder / f"records-{injection.name}"
     measure_cases(tree, ids, records)
     # By the copy's own gate: what a contributor's checkout would say of itself.
@@ -102,90 +107,85 @@ def _deterministic_row(injection: Injection, baseline: Path, folder: Path) -> Ro
     worst: dict[str, str] = {}
     for move in hit:
         worst.setdefault(move.quantity, f"{move.quantity} {move.change}")
-    return Row(
-        name=injection.name, what=injection.what, gate="deterministic", runs=1,
-        caught=int(caught), asked="exit 1", met=caught,
-        moved=f"exit {code}: " + (", ".join(worst.values()) or "nothing"),
-    )  # fmt: skip
+    moved = f"exit {code}: " + (", ".join(worst.values()) or "nothing")
+    return _row(injection.name, injection.what, Outcome.REGRESSION, int(caught), caught, moved)
 
 
 def _gate(baseline: Path, records: Path, tree: Path = ROOT) -> int:
     """The exit code of the gate's own command line."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "bench", "gate", "--baseline", str(baseline), str(records)],
-        cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree)},
-        capture_output=True,
-    )
-    return done.returncode
+    return bench_of(tree, "gate", "--baseline", str(baseline), str(records)).returncode
 
 
-def time_comparisons(
-    folder: Path, comparisons: int, settings: Settings
-) -> Iterator[tuple[str, TimeComparison]]:
-    """`comparisons` of each kind, taken in turn so that all kinds meet the same neighbours."""
-    base, same = copy_source(folder / "time-base"), copy_source(folder / "time-same")
-    heads = {_SAME: same}
-    for injection in (SLEEP_10, SLEEP_20, LOOP):
-        heads[injection.name] = injected_copy(injection, folder)
-    jobs: list[tuple[str, Case]] = []
-    for i in range(comparisons):
-        case = TIMED_CASES[i % len(TIMED_CASES)]
-        jobs += [(name, case) for name in (_SAME, SLEEP_10.name, SLEEP_20.name)]
-        if i % _LOOP_SHARE == 0:
-            jobs.append((LOOP.name, _MANY_AGENTS))
-    with tqdm(jobs, unit="comparison", file=sys.stderr) as bar:
-        for name, case in bar:
-            bar.set_postfix_str(name)
-            (one,) = compare_times(tree_pairs(base, heads[name]), [case], settings)
-            yield name, one
+def time_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row a kind of time comparison, with what is asked of it."""
+    whats = {SAME: "the same source twice"} | {one.name: one.what for one in _TIMED}
+    by_name = {name: [one for one in found if one["injected"] == name] for name in whats}
+    return [
+        time_row(name, what, by_name[name], **_ASKED.get(name, {})) for name, what in whats.items()
+    ]
 
 
-def time_rows(found: Iterable[tuple[str, TimeComparison]]) -> list[Row]:
-    """One row a kind, with what is asked of it."""
-    kinds = (
-        (_SAME, "the same source twice", at_most, FALSE_ALARMS),
-        (SLEEP_10.name, SLEEP_10.what, at_least, CAUGHT_10),
-        (SLEEP_20.name, SLEEP_20.what, at_least, CAUGHT_20),
-        (LOOP.name, LOOP.what, at_least, 1.0),
-    )
-    found = list(found)
-    rows = []
-    for name, what, requirement, limit in kinds:
-        own = [one for kind, one in found if kind == name]
-        caught = sum(one.regressed for one in own)
-        asked, met = requirement(limit, caught, len(own))
-        rows.append(
-            Row(
-                name=name, what=what, gate="time", runs=len(own), caught=caught, asked=asked,
-                met=met and bool(own), moved=_ratios(own),
+def next_round(found: Sequence[Mapping[str, Any]], comparisons: int) -> tuple[str, int] | None:
+    """The kind of time comparison that is furthest behind, and how many cases of it are due.
+
+    None when there are `comparisons` of equal trees and as many of each slowdown, MOST_SLOWED at
+    most. In turn, so that all kinds meet the same neighbours.
+    """
+    slowed = min(comparisons, MOST_SLOWED)
+    wanted = {SAME: comparisons} | {one.name: slowed for one in SLOWER.values()}
+    wanted[LOOP.name] = math.ceil(slowed / _LOOP_SHARE)
+    left = {
+        name: number - sum(one["injected"] == name for one in found)
+        for name, number in wanted.items()
+    }
+    name = max(left, key=lambda name: left[name] / wanted[name])
+    return (name, left[name]) if left[name] > 0 else None
+
+
+def on_file(path: Path, settings: Settings) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The deterministic rows and the comparisons in `path`, to be added to; none without a file.
+
+    Raises ValueError where they are of other settings or of another source.
+    """
+    content = read_object(path)
+    if content is None:
+        return [], []
+    own = asdict(settings) | {"looks": list(settings.looks)}
+    now = {"schema_version": SCHEMA_VERSION, "source": fingerprint(), "settings": own}
+    for name, value in now.items():
+        if content.get(name) != value:
+            raise ValueError(
+                f"`resume` {path} has another {name.replace('_', ' ')}: {content.get(name)!r}, "
+                f"now {value!r}; start anew in another folder"
             )
-        )  # fmt: skip
-    return rows
+    return [Row(**row) for row in content["deterministic"]], content["comparisons"]
 
 
-def _ratios(found: Sequence[TimeComparison]) -> str:
-    ratios = sorted(one.first.ratio for one in found if one.first is not None)
-    if not ratios:
-        return "nothing timed"
-    verdicts = Counter(one.verdict.value for one in found)
-    words = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    middle = ratios[len(ratios) // 2]
-    return f"ratio {middle:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}); {words}"
-
-
-def self_test(comparisons: int, settings: Settings, out: Path) -> list[Row]:
+def self_test(comparisons: int, settings: Settings, out: Path, resume: bool = False) -> list[Row]:
     """Every row of the proof; table and comparisons are written under `out` as they come.
 
-    As they come, because a hundred comparisons take long enough to be interrupted.
+    As they come, because a hundred comparisons take long enough to be interrupted: with `resume`
+    those on file count.
     """
+    counts, found = on_file(out / FILE, settings) if resume else ([], [])
+    many_agents = [case for case in TIMED_CASES if case.n_agents > 5]
     with tempfile.TemporaryDirectory(prefix="jfbbench-") as name:
         folder = Path(name)
-        counts = deterministic_rows(folder)
-        found: list[tuple[str, TimeComparison]] = []
-        rows = counts + time_rows(found)
-        for one in time_comparisons(folder, comparisons, settings):
-            found.append(one)
-            rows = counts + time_rows(found)
-            write_results(out, rows, found, settings)
-    return rows
+        counts = counts or deterministic_rows(folder)
+        base = copy_source(folder / "time-base")
+        heads = {SAME: copy_source(folder / "time-same")}
+        heads |= {one.name: injected_copy(one, folder) for one in _TIMED}
+        write_results(out, counts + time_rows(found), found, settings, fingerprint())
+        with tqdm(unit="comparison", file=sys.stderr, initial=len(found)) as bar:
+            while (due := next_round(found, comparisons)) is not None:
+                kind, left = due
+                bar.set_postfix_str(kind)
+                cases = (many_agents if kind == LOOP.name else TIMED_CASES)[:left]
+                number = 1 + max((one["round"] for one in found), default=0)
+                for one in compare_times(tree_pairs(base, heads[kind]), cases, settings):
+                    ratios = [statistics.median(pair) for pair in one.pairs]
+                    lead = {"injected": kind, "round": number}
+                    found.append(lead | one.cells | {"pair_ratios": ratios})
+                    bar.update()
+                write_results(out, counts + time_rows(found), found, settings, fingerprint())
+    return counts + time_rows(found)

@@ -24,12 +24,8 @@ _PATIENCE = 60.0
 PACKAGES = ("jfbcore", "baselines", "bench")
 
 
-def git(*arguments: str) -> str:
+def git(*arguments: str) -> bytes:
     """Output of a git command on this repository; ValueError with git's own first line."""
-    return _git(*arguments).decode().strip()
-
-
-def _git(*arguments: str) -> bytes:
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, timeout=_PATIENCE)
     except FileNotFoundError:
@@ -45,11 +41,13 @@ def _git(*arguments: str) -> bytes:
 def resolve(name: str, revision: str) -> str:
     """The full hash of `revision`; ValueError naming the argument `name`."""
     try:
-        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        named = f"{revision}^{{commit}}"
+        found = git("rev-parse", "--verify", "--quiet", "--end-of-options", named)
     except ValueError:
         raise ValueError(
             f"`{name}` must be a folder or a revision of this repository, got {revision!r}"
         ) from None
+    return found.decode().strip()
 
 
 @contextmanager
@@ -68,7 +66,7 @@ def open_tree(name: str, folder_or_revision: str) -> Iterator[Path]:
         return
     revision = resolve(name, folder_or_revision)
     try:
-        packed = _git("archive", "--format=tar", revision, *PACKAGES)
+        packed = git("archive", "--format=tar", revision, *PACKAGES)
     except ValueError as error:
         raise ValueError(f"`{name}` {folder_or_revision} cannot be measured: {error}") from None
     with tempfile.TemporaryDirectory(prefix="jfbbench-") as unpacked:
@@ -77,6 +75,17 @@ def open_tree(name: str, folder_or_revision: str) -> Iterator[Path]:
             safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             archive.extractall(unpacked, **safely)
         yield Path(unpacked).resolve()
+
+
+def bench_of(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line of the suite in `tree`, run with `arguments`."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "bench", *arguments],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        capture_output=True,
+        text=True,
+    )
 
 
 def measure_cases(tree: Path, ids: Iterable[str], out: Path | None = None) -> dict[str, Any]:
@@ -89,14 +98,8 @@ def measure_cases(tree: Path, ids: Iterable[str], out: Path | None = None) -> di
     if out is None:
         with tempfile.TemporaryDirectory(prefix="jfbbench-") as folder:
             return measure_cases(tree, ids, Path(folder))
-    order = ["run", "--preset", "gate", "--threads", "1", "--out", str(out.resolve())]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "bench", *order, "--filter", f"id={','.join(ids)}"],
-        cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-    )
+    options = ("--preset", "gate", "--threads", "1", "--filter", f"id={','.join(ids)}")
+    done = bench_of(tree, "run", *options, "--out", str(out.resolve()))
     if done.returncode == 2 and "leaves no case" in done.stderr:
         return summarise([])
     if done.returncode != 0:

@@ -80,9 +80,9 @@ PLAN = (
     Part(
         name="selftest",
         what="what the regression gate catches, and its false alarms",
-        command=("gate", "--self-test", "--comparisons", "100"),
+        command=("gate", "--self-test", "--comparisons", "400", "--resume"),
         result="gate_selftest.json",
-        hours=0.5,
+        hours=1.5,
     ),
     Part(
         name="roofline",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from bench.build import DTYPES
 from bench.case import Case
 from bench.measure import Step, measure_time, summarise
-from bench.roofline.clock import PartClock, clock_parts
+from bench.roofline.clock import PartTime, clock_parts
 from bench.roofline.counts import OperatorCounter, Tally
 from bench.roofline.parts import OPTIMISER, PARTS, labelled
 from bench.roofline.rates import MachineRates, copy_rate, machine_rates, product_rate
@@ -48,9 +49,10 @@ def profile_case(case: Case, *, repeats: int, seed: int = 0) -> dict[str, Any]:
     timing = measure_time(step, repeats=repeats)
     step()
     update = Update(step)
-    updates = _time_update(step, update, repeats)
-    clocks = sorted((clock_parts(step) for _ in range(_PASSES)), key=lambda clock: clock.seconds)
-    clock = clocks[_PASSES // 2]
+    updates = [_seconds(step, update) for _ in range(1 + repeats)][1:]
+    clocks = [clock_parts(step) for _ in range(_PASSES)]
+    clocked = [sum(part.seconds for part in clock.values()) for clock in clocks]
+    middle = clocked.index(statistics.median_low(clocked))
     counter = count(step, update)
     forward, backward = map(statistics.median, (timing.forward, timing.backward))
     optimiser = statistics.median(updates)
@@ -75,8 +77,8 @@ def profile_case(case: Case, *, repeats: int, seed: int = 0) -> dict[str, Any]:
             "operator_bytes": mean_bytes,
             "copy_bytes_per_second": copy_rate(mean_bytes // 2, case.device),
         },
-        "clocked_seconds": clock.seconds,
-        "parts": _parts(clock, counter, seconds),
+        "clocked_seconds": clocked[middle],
+        "parts": _parts(clocks[middle], counter, seconds),
         "operators": _operators(counter),
         "rates": asdict(rates),
     }
@@ -127,45 +129,32 @@ def bound(floors: dict[str, float]) -> str:
     return max(("arithmetic", "traffic", "launch"), key=lambda name: floors[name])
 
 
-def _time_update(step: Step, update: Update, repeats: int) -> list[float]:
-    update()
-    found = []
-    for _ in range(repeats):
-        step.synchronise()
-        began = time.perf_counter()
-        update()
-        step.synchronise()
-        found.append(time.perf_counter() - began)
-    return found
-
-
 def _parts(
-    clock: PartClock, counter: OperatorCounter, seconds: dict[str, float]
+    clock: Mapping[tuple[str, str], PartTime], counter: OperatorCounter, seconds: dict[str, float]
 ) -> list[dict[str, Any]]:
     """One entry per phase and part; seconds scaled so that a phase's parts add up to its median."""
-    clocked: dict[str, float] = {}
-    for (phase, _), spent in clock.times.items():
-        clocked[phase] = clocked.get(phase, 0.0) + spent.seconds
     rows = []
     for phase in ("forward", "backward"):
+        clocked = sum(one.seconds for (of, _), one in clock.items() if of == phase)
         for part in PARTS:
-            entry = clock.times.get((phase, part))
-            if entry is None:
-                continue
-            own = entry.seconds * seconds[phase] / clocked[phase]
-            tally = counter.by_part.get((phase, part), Tally())
-            rows.append(_part(phase, part, own, entry.calls, tally, seconds))
-    tally = counter.by_part[("optimiser", OPTIMISER)]
-    rows.append(_part("optimiser", OPTIMISER, seconds["optimiser"], 1, tally, seconds))
-    return rows
+            if (phase, part) in clock:
+                entry = clock[phase, part]
+                rows.append((phase, part, entry.seconds * seconds[phase] / clocked, entry.calls))
+    rows.append(("optimiser", OPTIMISER, seconds["optimiser"], 1))
+    return [
+        {"phase": phase, "part": part, "seconds": own, "share": own / seconds["step"]}
+        | {"entered": entered, **asdict(counter.by_part.get((phase, part), Tally()))}
+        for phase, part, own, entered in rows
+    ]
 
 
-def _part(
-    phase: str, part: str, own: float, entered: int, tally: Tally, seconds: dict[str, float]
-) -> dict[str, Any]:
-    share = own / seconds["step"]
-    row = {"phase": phase, "part": part, "seconds": own, "share": share, "entered": entered}
-    return row | asdict(tally)
+def _seconds(step: Step, update: Update) -> float:
+    """Of one update."""
+    step.synchronise()
+    began = time.perf_counter()
+    update()
+    step.synchronise()
+    return time.perf_counter() - began
 
 
 def _operators(counter: OperatorCounter) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ kernels ran.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.measure import Step
-from bench.roofline.parts import Parts, labelled
+from bench.roofline.parts import labelled
 
 
 @dataclass
@@ -31,61 +32,42 @@ class PartTime:
     calls: int = 0
 
 
-class PartClock:
-    """Adds up the seconds between stamps, by (phase, part)."""
+def clock_parts(step: Step) -> dict[tuple[str, str], PartTime]:
+    """One step, timed by (phase, part)."""
+    times: defaultdict[tuple[str, str], PartTime] = defaultdict(PartTime)
+    last = 0.0
 
-    def __init__(self) -> None:
-        self.times: dict[tuple[str, str], PartTime] = {}
-        self._last = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return sum(entry.seconds for entry in self.times.values())
-
-    def start(self) -> None:
-        self._last = time.perf_counter()
-
-    def stamp(self, phase: str, part: str, calls: int = 1) -> None:
+    def stamp(phase: str, part: str, calls: int = 1) -> None:
         """What passed since the last stamp belongs to `part`."""
+        nonlocal last
         now = time.perf_counter()
-        entry = self.times.get((phase, part))
-        if entry is None:
-            entry = self.times[phase, part] = PartTime()
-        entry.seconds += now - self._last
+        entry = times[phase, part]
+        entry.seconds += now - last
         entry.calls += calls
-        self._last = now
+        last = now
 
-
-def clock_parts(step: Step) -> PartClock:
-    """One step, timed by part."""
-    clock = PartClock()
     step.clear()
     with labelled(step.policy) as parts:
-        parts.before_switch = lambda: clock.stamp("forward", parts.current)
+        parts.before_switch = lambda: stamp("forward", parts.current)
         step.synchronise()
-        clock.start()
+        last = time.perf_counter()
         cost = step.forward()
         step.synchronise()
-        clock.stamp("forward", parts.current)
+        stamp("forward", parts.current)
         parts.close()
-        handles = _hook(cost, parts, clock)
-        clock.start()
+        handles = []
+        for node in graph_nodes(cost):
+            part = parts.of_node(node)
+            handles.append(node.register_hook(lambda *_, part=part: stamp("backward", part)))
+        last = time.perf_counter()
         cost.backward()
         step.synchronise()
         # After the last node nothing is left but the return from autograd.
-        clock.stamp("backward", parts.current, calls=0)
+        stamp("backward", parts.current, calls=0)
     for handle in handles:
         handle.remove()
     step.clear()
-    return clock
-
-
-def _hook(cost: Tensor, parts: Parts, clock: PartClock) -> list:
-    handles = []
-    for node in graph_nodes(cost):
-        part = parts.of_node(node)
-        handles.append(node.register_hook(lambda *_, part=part: clock.stamp("backward", part)))
-    return handles
+    return times
 
 
 def graph_nodes(output: Tensor) -> Iterator[torch.autograd.graph.Node]:

@@ -12,9 +12,10 @@ Conventions, stated here once:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,11 +42,8 @@ class Tally:
     bytes: int = 0
 
     def add(self, other: Tally) -> None:
-        self.calls += other.calls
-        self.free += other.free
-        self.matmul_flops += other.matmul_flops
-        self.pointwise_flops += other.pointwise_flops
-        self.bytes += other.bytes
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass
@@ -59,8 +57,7 @@ class Product:
     flops: int = 0
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """A tensor without its contents."""
 
     shape: tuple[int, ...]
@@ -78,8 +75,8 @@ class OperatorCounter(TorchDispatchMode):
         super().__init__()
         self.parts = parts
         #: by (phase, part)
-        self.by_part: dict[tuple[str, str], Tally] = {}
-        self.by_operator: dict[str, Tally] = {}
+        self.by_part: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
+        self.by_operator: defaultdict[str, Tally] = defaultdict(Tally)
         self.products: dict[tuple, Product] = {}
         #: set while the update runs; else the phase is forward or backward, by who is asking
         self.place: tuple[str, str] | None = None
@@ -97,8 +94,8 @@ class OperatorCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         tally = self._tally(func, args, kwargs, result)
-        self.by_part.setdefault(self._place(), Tally()).add(tally)
-        self.by_operator.setdefault(_name(func), Tally()).add(tally)
+        self.by_part[self._place()].add(tally)
+        self.by_operator[_name(func)].add(tally)
         return result
 
     def _place(self) -> tuple[str, str]:
@@ -130,8 +127,8 @@ class OperatorCounter(TorchDispatchMode):
         return tally
 
     def _keep(self, func: Any, args: tuple, kwargs: dict[str, Any], flops: int) -> None:
-        arguments = tuple(_layout(x) if isinstance(x, Tensor) else x for x in args)
-        keywords = {k: _layout(x) if isinstance(x, Tensor) else x for k, x in kwargs.items()}
+        arguments = tuple(map(_layout, args))
+        keywords = {name: _layout(value) for name, value in kwargs.items()}
         key = (func, arguments, tuple(keywords.items()))
         product = self.products.setdefault(key, Product(func, arguments, keywords))
         product.calls += 1
@@ -150,8 +147,8 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
 
 
-def _layout(tensor: Tensor) -> Layout:
-    return Layout(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+def _layout(x: Any) -> Any:
+    return Layout(tuple(x.shape), x.stride(), x.dtype) if isinstance(x, Tensor) else x
 
 
 def _flop_formula(func: Any) -> Any:

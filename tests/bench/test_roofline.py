@@ -150,7 +150,7 @@ class TestParts:
         for phase in ("forward", "backward"):
             assert counter.by_part[phase, "dynamics"].calls > 0
         clock = clock_parts(step)
-        assert clock.times["forward", "dynamics"].calls == CASE.n_steps
+        assert clock["forward", "dynamics"].calls == CASE.n_steps
 
     def test_a_node_belongs_to_the_part_that_made_it(self):
         x = torch.ones(3, requires_grad=True)
@@ -196,10 +196,10 @@ class TestParts:
     def test_the_clock_stamps_every_node_once(self):
         step = Step(CASE)
         clock = clock_parts(step)
-        nodes = sum(entry.calls for (phase, _), entry in clock.times.items() if phase == "backward")
+        nodes = sum(entry.calls for (phase, _), entry in clock.items() if phase == "backward")
         assert nodes == len(list(graph_nodes(step.forward())))
-        assert clock.times["forward", "inner solve"].calls == CASE.n_steps
-        assert clock.times["forward", "terminal cost"].calls == 1
+        assert clock["forward", "inner solve"].calls == CASE.n_steps
+        assert clock["forward", "terminal cost"].calls == 1
 
     def test_graph_nodes_by_hand(self):
         x = torch.ones(2, requires_grad=True)

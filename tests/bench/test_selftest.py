@@ -12,9 +12,17 @@ import pytest
 from bench.cli import main
 from bench.environment import ROOT
 from bench.gate.counts import QUANTITIES, summarise
-from bench.gate.injections import DETERMINISTIC, INJECTIONS, Edit, Injection
-from bench.gate.results import FILE, Row, at_least, at_most, text_table, write_results
-from bench.gate.selftest import case_ids, deterministic_rows, injected_copy, time_rows
+from bench.gate.injections import DETERMINISTIC, INJECTIONS, Injection
+from bench.gate.results import FILE, SAME, Row, write_power, write_results
+from bench.gate.selftest import (
+    MOST_SLOWED,
+    case_ids,
+    copy_source,
+    deterministic_rows,
+    injected_copy,
+    next_round,
+    time_rows,
+)
 from bench.gate.statistics import Interval
 from bench.gate.time import Settings, TimeComparison, Verdict
 from bench.gate.trees import measure_cases
@@ -33,16 +41,13 @@ ROW = Row(
 
 @pytest.mark.parametrize("injection", INJECTIONS, ids=lambda injection: injection.name)
 def test_every_injection_applies_to_the_present_source_and_parses(injection, tmp_path):
-    tree = injected_copy(injection, tmp_path)
-    for edit in injection.edits:
-        text = (tree / edit.file).read_text()
-        assert text != (ROOT / edit.file).read_text()
-        assert edit.new in text
-        ast.parse(text)
+    text = (injected_copy(injection, tmp_path) / injection.file).read_text()
+    assert text != (ROOT / injection.file).read_text()
+    assert injection.new in text
+    ast.parse(text)
     # The source itself is never touched.
-    again = injected_copy(Injection(name="none", what="", edits=()), tmp_path)
-    for edit in injection.edits:
-        assert (again / edit.file).read_bytes() == (ROOT / edit.file).read_bytes()
+    again = copy_source(tmp_path / "again")
+    assert (again / injection.file).read_bytes() == (ROOT / injection.file).read_bytes()
 
 
 @pytest.mark.parametrize("injection", DETERMINISTIC, ids=lambda injection: injection.name)
@@ -61,7 +66,7 @@ def test_an_anchor_that_drifted_fails_loudly(tmp_path, text, count):
     if text is not None:
         (tmp_path / "file.py").write_text(text)
     with pytest.raises(ValueError, match=rf"file\.py once, found {count} times: 'anchor'"):
-        Edit(file="file.py", old="anchor", new="new").apply(tmp_path)
+        Injection(name="", what="", file="file.py", old="anchor", new="new").apply(tmp_path)
     assert text is None or (tmp_path / "file.py").read_text() == text
 
 
@@ -106,93 +111,178 @@ def test_rows_of_the_deterministic_gate(caught, tmp_path, monkeypatch):
     assert retain.moved == "exit 1: saved bytes +1.00%"
 
 
-@pytest.mark.parametrize(
-    ("runs", "found", "met"), [(100, 1, True), (100, 2, False), (20, 1, False), (20, 0, True)]
-)
-def test_false_alarms_allowed(runs, found, met):
-    assert at_most(0.01, found, runs)[1] is met
+def comparison(verdict, ratio=1.0, injected=SAME, case="case"):
+    """A comparison as it is on file."""
+    interval = Interval(ratio=ratio, low=ratio * 0.99, high=ratio * 1.01, pairs=5, blocks=40)
+    found = TimeComparison(case=case, verdict=verdict, interval=interval, base_seconds=[0.02])
+    return {"injected": injected, "round": 1} | found.cells | {"pair_ratios": [ratio] * 5}
+
+
+def kinds(*counts):
+    """Comparisons on file: (injected, verdict, how many)."""
+    return [comparison(v, injected=name) for name, v, number in counts for _ in range(number)]
 
 
 @pytest.mark.parametrize(
-    ("share", "runs", "needed"),
-    [(0.8, 100, 80), (0.95, 100, 95), (0.8, 6, 5), (0.95, 20, 19), (1.0, 1, 1), (0.8, 10, 8)],
+    ("runs", "alarms", "met"), [(100, 1, True), (100, 2, False), (20, 1, False), (20, 0, True)]
 )
-def test_detections_needed(share, runs, needed):
-    assert at_least(share, needed, runs) == (f"at least {needed}", True)
-    assert not at_least(share, needed - 1, runs)[1]
+def test_false_alarms_allowed(runs, alarms, met):
+    found = kinds((SAME, Verdict.SLOWER, alarms), (SAME, Verdict.SAME, runs - alarms))
+    assert time_rows(found)[0].met is met
 
 
-def comparison(verdict, ratio=1.0):
-    interval = Interval(ratio=ratio, low=ratio * 0.99, high=ratio * 1.01, blocks=10)
-    return TimeComparison(case="case", verdict=verdict, first=interval, base_seconds=0.02)
+@pytest.mark.parametrize(
+    ("percent", "runs", "needed"), [(10, 100, 80), (20, 100, 95), (10, 6, 5), (20, 20, 19)]
+)
+def test_detections_needed(percent, runs, needed):
+    name = f"{percent} % slower"
+    for caught, met in ((needed, True), (needed - 1, False)):
+        found = kinds((name, Verdict.SLOWER, caught), (name, Verdict.UNDECIDED, runs - caught))
+        (row,) = (row for row in time_rows(found) if row.name == name)
+        assert row.met is met
 
 
-def test_rows_count_confirmed_slowdowns_only():
-    found = [("nothing (A/A)", comparison(Verdict.SAME))] * 9
-    found += [("nothing (A/A)", comparison(Verdict.NOT_CONFIRMED, 1.06))]
-    found += [("sleep 10 %", comparison(Verdict.SLOWER, 1.1))] * 7
-    found += [("sleep 10 %", comparison(Verdict.UNDECIDED, 1.05))] * 3
-    found += [("sleep 20 %", comparison(Verdict.SLOWER, 1.2))] * 10
-    same, ten, twenty, loop = time_rows(found)
+def test_rows_have_their_rate_with_exact_bounds():
+    found = kinds(
+        (SAME, Verdict.SAME, 9), (SAME, Verdict.UNDECIDED, 1),
+        ("10 % slower", Verdict.SLOWER, 7), ("10 % slower", Verdict.UNDECIDED, 3),
+        ("3 % slower", Verdict.SAME, 10),
+    )  # fmt: skip
+    same, three, _, _, ten, _, loop = time_rows(found)
     assert (same.runs, same.caught, same.met) == (10, 0, True)
-    assert (ten.runs, ten.caught, ten.met) == (10, 7, False)
-    assert "7 SLOWER, 3 undecided" in ten.moved
-    assert (twenty.caught, twenty.met) == (10, True)
+    # Clopper and Pearson, as tables have it for 0 of 10: 30.8 %.
+    assert same.cells[5] == "0.0% [0.0%, 30.8%]"
+    assert "9 same, 1 UNDECIDED" in same.moved
+    # Below the threshold nothing is asked.
+    assert (three.caught, three.asked, three.met) == (0, "", True)
+    assert (ten.caught, ten.met) == (7, False)
+    assert "7 SLOWER, 3 UNDECIDED" in ten.moved
     # What was not run is not met.
     assert (loop.runs, loop.met) == (0, False)
 
 
+def test_kinds_come_in_turn_up_to_what_is_asked():
+    found, order = [], []
+    while (due := next_round(found, 12)) is not None:
+        name, left = due
+        order.append(name)
+        found += kinds((name, Verdict.SAME, min(left, 1 if name == "loop" else 6)))
+    assert order[0] == SAME
+    assert sorted(order[:7]) == sorted(set(order))
+    # A dozen of each, but two of the loop.
+    assert len(found) == 6 * 12 + 2
+    many = kinds(*((name, Verdict.SAME, MOST_SLOWED) for name in set(order) - {SAME}))
+    assert next_round(many, 1000) == (SAME, 1000)
+    assert next_round(many + kinds((SAME, Verdict.SAME, 1000)), 1000) is None
+
+
 def test_files_hold_the_table_and_the_report_shows_it(tmp_path):
-    found = [("sleep 10 %", comparison(Verdict.SLOWER, 1.1))]
-    write_results(tmp_path, [ROW], found, Settings())
+    found = kinds(("10 % slower", Verdict.SLOWER, 1))
+    write_results(tmp_path, [ROW], found, Settings(), "source")
     assert FILE in TABLE_FILES
     (content,) = load_run(tmp_path).tables
     assert content["met"] is True
     table = generic_table(content)
     assert [cell.text for cell in table.rows[0]] == [
-        "retain", "kept", "deterministic", "1", "1", "exit 1", "yes", "saved bytes +1.00%",
+        "retain", "kept", "deterministic", "1", "1", "-", "exit 1", "yes", "saved bytes +1.00%",
     ]  # fmt: skip
     assert len(table.columns) == len(table.rows[0])
     with open(tmp_path / "gate_comparisons.csv", newline="") as file:
         (line,) = csv.DictReader(file)
-    assert (line["injected"], line["verdict"], line["first_ratio"]) == (
-        "sleep 10 %", "SLOWER", "1.1",
-    )  # fmt: skip
+    assert (line["injected"], line["verdict"], line["ratio"]) == ("10 % slower", "SLOWER", "1.0")
     with open(tmp_path / "gate_selftest.csv", newline="") as file:
         assert next(csv.DictReader(file))["injected"] == "retain"
 
 
 def test_the_table_alone_has_a_page(tmp_path):
-    write_results(tmp_path, [], [], Settings())
+    write_results(tmp_path, [], [], Settings(), "source")
     page = write_report([tmp_path], tmp_path / "page").read_text(encoding="utf-8")
     assert "Proof of the regression gate" in page
 
 
-@pytest.mark.parametrize(("verdict", "code"), [(Verdict.SLOWER, 0), (Verdict.SAME, 1)])
-def test_the_verb_exits_0_only_if_everything_asked_is_met(
-    verdict, code, tmp_path, capsys, monkeypatch
-):
-    """From made-up measurements to exit code, table and files: slowdowns caught, or missed."""
+def test_the_figure_shows_each_slowdown_with_its_rate(tmp_path):
+    found = kinds((SAME, Verdict.SAME, 4), ("7 % slower", Verdict.SLOWER, 3),
+                  ("7 % slower", Verdict.UNDECIDED, 1), ("loop", Verdict.SLOWER, 1))  # fmt: skip
+    write_results(tmp_path, time_rows(found), found, Settings(), "source")
+    write_power(json.loads((tmp_path / FILE).read_text()), tmp_path / "power.svg")
+    text = (tmp_path / "power.svg").read_text(encoding="utf-8")
+    assert "7 %: 75.0% of 4" in text
+    assert "0 %: 0.0% of 4" in text
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """The self-test without a measurement; `made_up` says what each comparison finds, and is
+    called with the kind of it."""
     monkeypatch.setattr("bench.gate.selftest.deterministic_rows", lambda folder: [ROW])
-
-    def compare_times(open_pair, cases, settings):
-        # A/A is asked about once a round, first; the loop and the sleeps after it.
-        asked.append(cases)
-        return [comparison(Verdict.SAME if len(asked) in (1, 5) else verdict)]
-
+    monkeypatch.setattr("bench.gate.selftest.injected_copy", lambda one, folder: one.name)
+    monkeypatch.setattr("bench.gate.selftest.copy_source", lambda tree: SAME)
+    monkeypatch.setattr("bench.gate.selftest.tree_pairs", lambda base, head: head)
     asked = []
-    monkeypatch.setattr("bench.gate.selftest.compare_times", compare_times)
-    arguments = ["gate", "--self-test", "--comparisons", "2", "--out", str(tmp_path)]
+
+    def install(find):
+        def compare_times(kind, cases, settings):
+            asked.append((kind, len(cases)))
+            verdict = find(kind)
+            interval = Interval(ratio=1.0, low=0.9, high=1.1, pairs=5, blocks=40)
+            return [
+                TimeComparison(case=case.id, verdict=verdict, interval=interval) for case in cases
+            ]
+
+        monkeypatch.setattr("bench.gate.selftest.compare_times", compare_times)
+        return asked
+
+    return install
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.SLOWER, 0), (Verdict.SAME, 1)])
+def test_the_verb_exits_0_only_if_everything_asked_is_met(verdict, code, tmp_path, capsys, made_up):
+    """From made-up measurements to exit code, table and files: slowdowns caught, or missed."""
+    asked = made_up(lambda kind: Verdict.SAME if kind == SAME else verdict)
+    arguments = ["gate", "--self-test", "--comparisons", "8", "--out", str(tmp_path)]
     assert main(arguments) == code
     written = json.loads((tmp_path / FILE).read_text())
     runs = {row[0]: row[3] for row in written["rows"][1:]}
-    assert runs == {"nothing (A/A)": 2, "sleep 10 %": 2, "sleep 20 %": 2, "loop": 1}
-    assert (written["met"], len(written["comparisons"])) == (code == 0, len(asked))
+    slower = {f"{percent} % slower": 8 for percent in (3, 5, 7, 10, 20)}
+    assert runs == {SAME: 8} | slower | {"loop": 1}
+    assert (SAME, 6) in asked
+    assert (SAME, 2) in asked
+    assert (written["met"], len(written["comparisons"])) == (code == 0, 8 * 6 + 1)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["injected", "retain", *runs]
+    for line, name in zip(lines, ["injected", "retain", *runs], strict=True):
+        assert line.strip().startswith(name)
     assert (tmp_path / "environment.json").exists()
 
 
-def test_the_table_aligns_its_columns():
-    lines = text_table([ROW, replace(ROW, name="a longer name")]).splitlines()
-    assert len({line.index("deterministic") for line in lines[1:]}) == 1
+def test_it_goes_on_where_it_was_interrupted(tmp_path, made_up):
+    def interrupted(kind):
+        if len(asked) == 9:
+            raise KeyboardInterrupt
+        return Verdict.SAME if kind == SAME else Verdict.SLOWER
+
+    asked = made_up(interrupted)
+    test = ["gate", "--self-test", "--comparisons", "12", "--out", str(tmp_path)]
+    assert main(test) == 130
+    kept = json.loads((tmp_path / FILE).read_text())["comparisons"]
+    assert len(kept) == 7 * 6 + 1
+    made_up(lambda kind: Verdict.SAME if kind == SAME else Verdict.SLOWER)
+    assert main([*test, "--resume"]) == 0
+    found = json.loads((tmp_path / FILE).read_text())
+    assert found["comparisons"][: len(kept)] == kept
+    assert len(found["comparisons"]) == 6 * 12 + 2
+    # Every round has its number: its comparisons share their processes.
+    assert max(one["round"] for one in found["comparisons"]) == len(asked) - 1
+    # More of them later, in a part of their own.
+    assert main([*test[:3], "18", *test[4:], "--resume"]) == 0
+    assert len(json.loads((tmp_path / FILE).read_text())["comparisons"]) == 6 * 18 + 2
+
+
+def test_another_source_is_not_added_to(tmp_path, capsys, made_up):
+    made_up(lambda kind: Verdict.SAME)
+    test = ["gate", "--self-test", "--comparisons", "1", "--out", str(tmp_path)]
+    main(test)
+    content = json.loads((tmp_path / FILE).read_text())
+    write_json(tmp_path / FILE, content | {"source": "another"})
+    capsys.readouterr()
+    assert main([*test, "--resume"]) == 2
+    assert "has another source: 'another'" in capsys.readouterr().err
