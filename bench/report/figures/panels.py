@@ -85,11 +85,20 @@ def agreeing(rows: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def series_of(rows: pd.DataFrame, variants: Sequence[str]) -> list[Series]:
-    """One series per gradient and per combination of those `variants` that vary for it."""
+    """One series per gradient and per combination of those `variants` that vary for it.
+
+    Where maps are variants, a gradient that has the usual one nowhere is named with its own.
+    """
     found = []
     for gradient in sorted(rows["gradient"].unique(), key=gradient_rank):
         own, drawn = rows[rows["gradient"] == gradient], look(gradient)
-        varying = [name for name in variants if own[name].nunique(dropna=False) > 1]
+        maps = set(own["ascent"].dropna()) if "ascent" in variants else set()
+        unusual = bool(maps) and _USUAL["ascent"] not in maps
+        varying = [
+            name
+            for name in variants
+            if own[name].nunique(dropna=False) > 1 or (name == "ascent" and unusual)
+        ]
         if not varying:
             found.append(Series(gradient, gradient, drawn, own))
             continue
@@ -100,7 +109,7 @@ def series_of(rows: pd.DataFrame, variants: Sequence[str]) -> list[Series]:
         # as many settings as tell them apart
         counts = range(1, len(varying) + 1)
         told = next(n for n in counts if len({key[:n] for key, _ in groups}) == len(groups))
-        for rank, (key, group) in enumerate(groups):
+        for rank, (key, group) in enumerate(groups, start=int(unusual)):
             words = in_words(dict(zip(varying[:told], key, strict=False)))
             shade = tint(drawn.color, _TINTS[min(rank, len(_TINTS) - 1)])
             label = f"{gradient}, {words}"
