@@ -12,7 +12,7 @@ import importlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.case import GRADIENT_NAMES as METHOD_NAMES
@@ -25,16 +25,16 @@ def ranking() -> str:
     from bench.report.answer import answer
     from bench.report.frames import case_frame, curve_frame
     from bench.report.load import load_run
-    from bench.report.ranking import gaps_at_equal_time, ranking, ranking_table, with_map
+    from bench.report.ranking import gaps_at_equal_time, ranking, ranking_table
+    from bench.report.style import markdown_table
 
     runs = [load_run(ROOT / "reports" / "targets")]
     cases = case_frame(runs)
-    gaps = gaps_at_equal_time(with_map(curve_frame(runs, cases), cases))
+    gaps = gaps_at_equal_time(curve_frame(runs, cases), cases)
     ranked = ranking(cases, gaps)
-    table = ranking_table(ranked)
     lines = [f"- **{name}:** {line}" for name, line in answer(runs, cases, ranked, gaps)]
-    rows = [[cell.text for cell in row] for row in table.rows]
-    return "\n".join([*lines, "", _table(table.columns, rows)])
+    table = ranking_table(ranked)
+    return "\n".join([*lines, "", markdown_table(table.columns, table.texts())])
 
 
 def claims() -> str:
@@ -44,31 +44,33 @@ def claims() -> str:
     """
     from bench.claims import discover
     from bench.report.load import load_run
+    from bench.report.style import markdown_table
 
     run = load_run(ROOT / "reports" / "verify")
     criteria = {claim.CLAIM: getattr(claim, "CRITERION", None) for claim in discover()}
-    rows, parts = [], []
+    columns = ("number", "claim", "verdict", "value")
+    rows = [[row[name] for name in columns] for row in run.claims if row["number"]]
+    parts = [markdown_table(("no.", "claim", "verdict", "measured"), rows)]
     for row in (*run.claims, *run.beyond):
         mark = f"{row['number']}. " if row["number"] else ""
-        if mark:
-            rows.append([row["number"], row["claim"], row["verdict"], row["value"]])
+        verdict, conditions = (f"{row[name][0].upper()}{row[name][1:]}"
+                               for name in ("verdict", "conditions"))  # fmt: skip
         parts += [
             f"## {mark}{row['claim']}",
             *filter(None, [criteria[row["claim"]]]),
-            f"**{row['verdict'][0].upper()}{row['verdict'][1:]}**: {row['value']}.",
-            f"{row['conditions'][0].upper()}{row['conditions'][1:]}.",
+            f"**{verdict}**: {row['value']}.",
+            f"{conditions}.",
             f"<!-- figure: {Path(row['figure']).stem} -->",
             f"*{row['figure_caption']}*",
         ]
-    return "\n\n".join([_table(("no.", "claim", "verdict", "measured"), rows), *parts])
+    return "\n\n".join(parts)
 
 
 def claim_figures() -> dict[str, str]:
     """The SVG of each figure of the claims, by name, drawn from the records of reports/verify."""
     from bench.claims.tables import by_job
     from bench.records import read_records
-    from bench.report.figures.canvas import theme
-    from bench.report.figures.hover import titled
+    from bench.report.figures.canvas import save, theme
     from bench.verify import judge_records
 
     found = {}
@@ -76,9 +78,7 @@ def claim_figures() -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder, theme():
         for claim, own in data:
             if claim.TABLE in own and (figure := claim.figure(own)) is not None:
-                path = Path(folder) / f"{claim.FIGURE}.svg"
-                figure.savefig(path, metadata={"Date": None})
-                titled(path)
+                path = save(figure, Path(folder) / f"{claim.FIGURE}.svg")
                 found[claim.FIGURE] = path.read_text(encoding="utf-8")
     return found
 
@@ -101,36 +101,39 @@ def with_figures(text: str, folder: str) -> str:
 def side_by_side() -> str:
     """Every method on 1, 6, 20 and 100 quadrotors: a step's time, bytes and errors."""
     from bench.records import read_records
-    from bench.report.style import format_bytes, format_seconds
+    from bench.report.style import format_bytes, format_seconds, markdown_table
 
-    rows = []
+    order = {name: i for i, name in enumerate(METHOD_NAMES)}
+    rows = {}
     for record in read_records(ROOT / "reports" / "field"):
         case = record["case"]
         inner = [(record[name] or {}).get("max") for name in ("control_error", "residual")]
         errors = (record["gradient_error"], *inner)
-        rows.append(
-            [
-                *(case["n_agents"], f"`{case['gradient']}`", case["map"] or ""),
-                format_seconds(record["step_seconds"]["median"]),
-                format_bytes(record["peak_live_tensor_bytes"]),
-                format_bytes(record["saved_tensor_bytes"]),
-                *("" if value is None else f"{value:.1e}" for value in errors),
-            ]
-        )
+        own_map = case["map"] or ""
+        rows[case["n_agents"], order[case["gradient"]], own_map] = [
+            *(case["n_agents"], f"`{case['gradient']}`", own_map),
+            format_seconds(record["step_seconds"]["median"]),
+            format_bytes(record["peak_live_tensor_bytes"]),
+            format_bytes(record["saved_tensor_bytes"]),
+            *("" if value is None else f"{value:.1e}" for value in errors),
+        ]
     columns = ("agents", "method", "map", "step", "peak", "saved")
-    order = {name: i for i, name in enumerate(METHOD_NAMES)}
-    rows.sort(key=lambda row: (row[0], order[row[1].strip("`")], row[2]))
-    return _table((*columns, "gradient error", "control error", "residual"), rows)
+    heads = (*columns, "gradient error", "control error", "residual")
+    return markdown_table(heads, (row for _, row in sorted(rows.items())))
 
 
 def proof() -> str:
     """What the self-test of the gate found in its last run, a row for each injection."""
+    from bench.report.style import markdown_table
+
     content = json.loads(SELF_TEST.read_text(encoding="utf-8"))
-    return _table(content["columns"], content["rows"])
+    return markdown_table(content["columns"], content["rows"])
 
 
 def commands() -> str:
     """Every verb with its arguments, from the parsers themselves."""
+    from bench.report.style import markdown_table
+
     parts = []
     for name in VERBS:
         module = importlib.import_module(f"bench.commands.{name}")
@@ -141,7 +144,8 @@ def commands() -> str:
             for action in parser._actions
         ]
         text = (module.__doc__ or "").strip().replace("`%", "`")
-        parts.append(f"## {name}\n\n{text}\n\n{_table(('argument', 'meaning'), rows)}")
+        table = markdown_table(("argument", "meaning"), rows)
+        parts.append(f"## {name}\n\n{text}\n\n{table}")
     return "\n\n".join(parts)
 
 
@@ -174,28 +178,18 @@ def refreshed(name: str) -> str:
 
 def _spelled(action: argparse.Action) -> str:
     """An option or argument as one types it."""
-    value = action.metavar or (action.dest if not action.option_strings else "")
-    if action.option_strings and action.nargs != 0:
-        value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
-        value = value or action.dest.upper()
-    names = ", ".join(action.option_strings)
-    return " ".join(part for part in (names, str(value)) if part)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    cells = [
-        [re.sub(r"\s+", " ", str(cell)).replace("|", "\\|") for cell in line] for line in lines
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    choices = "|".join(map(str, action.choices or ()))
+    value = str(action.metavar or action.dest)
+    if action.option_strings:
+        value = str(action.metavar or choices or action.dest.upper()) if action.nargs != 0 else ""
+    return " ".join(filter(None, (", ".join(action.option_strings), value)))
 
 
 def main() -> None:
     from bench.gate.results import write_power
 
     for name in PARTS:
-        path = Path(ROOT / name)
-        path.write_text(refreshed(name), encoding="utf-8")
+        (ROOT / name).write_text(refreshed(name), encoding="utf-8")
     write_power(json.loads(SELF_TEST.read_text(encoding="utf-8")), ROOT / "docs/gate-power.svg")
 
 

@@ -44,7 +44,7 @@ def test_every_run_is_rendered_with_the_claims_figures(tmp_path: Path) -> None:
     pages = render_all(tmp_path / "reports", tmp_path / "html")
     assert [page.parent.name for page in pages] == ["selftest", "verify-quick"]
     claims = pages[1].read_text(encoding="utf-8")
-    assert claims.count("data:image/png") >= 5
+    assert claims.count("data:image/webp") >= 5
     index = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
     assert 'href="verify-quick/index.html"' in index
     with pytest.raises(ValueError, match="no run directories"):

@@ -26,6 +26,7 @@ from bench.report import load_run, write_report
 from bench.report.figures.canvas import theme
 from bench.report.figures.convergence import convergence_figures, median_band
 from bench.report.figures.hover import hover, titled
+from bench.report.figures.panels import panels, series_of
 from bench.report.figures.residuals import residual_figures
 from bench.report.figures.scaling import (
     SAVED,
@@ -33,21 +34,21 @@ from bench.report.figures.scaling import (
     memory_iterations_figures,
     predicted_rows,
 )
-from bench.report.fits import power_law_slope
 from bench.report.frames import WORKLOAD, case_frame, curve_frame
 from bench.report.header import environment_table, limitations, not_run
 from bench.report.load import Run, UnusableFile
-from bench.report.profile import (
-    median_with_misses,
-    performance_profile,
-    steps_to_target,
-    time_to_target,
-)
-from bench.report.series import panels, series_of
 from bench.report.style import DASH, LOOKS, format_bytes, format_seconds, look, short
 from bench.report.summary import summary
-from bench.report.tables import case_table, target_table
-from bench.report.targets import crossing_fractions, own_rate, target_times, tuned
+from bench.report.tables import case_table, target_tables
+from bench.report.targets import (
+    median_with_misses,
+    own_rate,
+    performance_profile,
+    power_law_slope,
+    target_times,
+    time_to_target,
+    tuned,
+)
 from jfbcore.problems import Consumption
 
 NO_CUDA = "no CUDA device on this made-up machine"
@@ -414,8 +415,8 @@ def test_time_to_target_and_misses() -> None:
     curve["step"] = [0, 7, 19]
     assert time_to_target(curve, 0.25) == 1.0
     assert time_to_target(curve, 0.01) == np.inf
-    assert steps_to_target(curve, 0.05) == 19
-    assert steps_to_target(curve, 0.01) == np.inf
+    assert time_to_target(curve, 0.05, "step") == 19
+    assert time_to_target(curve, 0.01, "step") == np.inf
     # A target that is lost again is reached when it is kept.
     curve = pd.DataFrame({"optimality_gap": [0.9, 0.04, np.nan, 0.3, 0.04, 0.01]})
     curve["seconds"] = curve["step"] = np.arange(6.0)
@@ -439,8 +440,7 @@ def test_a_seed_without_a_curve_is_a_miss(tmp_path: Path) -> None:
     assert (row["seeds"], row["reached_0.25"]) == (5, 2)
     assert row["target_0.25"] == row["gap"] == row["gap_max"] == np.inf
     assert row["gap_min"] == curve[-1]["optimality_gap"]
-    table = target_table(target_times(curve_frame(runs, cases), cases))
-    assert table is not None
+    (table,) = target_tables(target_times(curve_frame(runs, cases), cases))
     assert (table.rows[0][-1].text, table.rows[0][-1].below) == (DASH, "0.0045% to ∞")
 
 
@@ -454,21 +454,8 @@ def test_a_target_that_needs_no_training_is_none(tmp_path: Path) -> None:
     (row,) = times.to_dict("records")
     assert np.isnan(row["target_0.25"])
     assert row["target_0.1"] < np.inf
-    table = target_table(times)
-    assert table is not None
-    assert "too easy" in [cell.text for cell in table.rows[0]]
-
-
-def test_crossing_fractions_are_shares_of_the_limit(tmp_path: Path) -> None:
-    records = [synthetic_record("jfb", 1, seed=seed, curve=synthetic_curve(1.0)) for seed in (0, 1)]
-    records.append(synthetic_record("jfb", 1, seed=2, curve=synthetic_curve(0.01)))
-    for record in records:
-        record["case"] |= {"train_steps": 0, "recipe": "recommended", "train_seconds": 5.0}
-    runs = [load_run(write_run(tmp_path / "run", records))]
-    cases = case_frame(runs)
-    shares = crossing_fractions(curve_frame(runs, cases), cases, 0.25)
-    # exp(-2) is the first gap below a quarter, after a second of five; one seed misses it.
-    assert [values.tolist() for values in shares.values()] == [[0.2, 0.2]]
+    (table,) = target_tables(times)
+    assert "too easy" in table.texts()[0]
 
 
 def test_a_gradient_that_cannot_serve_the_problem_has_no_target(tmp_path: Path) -> None:
@@ -543,7 +530,7 @@ def test_the_code_version_is_that_of_the_records(tmp_path: Path) -> None:
     record["git"] = {"commit": "a" * 40, "dirty": False}
     (run,) = [load_run(write_run(tmp_path / "run", [record]))]
     table = environment_table([run])
-    assert [row[1].text for row in table.rows if row[0].text == "code version"] == ["a" * 12]
+    assert [row[1] for row in table.rows if row[0] == "code version"] == ["a" * 12]
 
 
 def test_records_of_several_processors_are_told_apart(tmp_path: Path) -> None:
@@ -562,8 +549,7 @@ def test_records_of_several_processors_are_told_apart(tmp_path: Path) -> None:
     cases = case_frame(runs)
     # no figure and no profile draws them as one series
     assert cases["environment"].tolist() == ["A", "B", "C"]
-    table = target_table(target_times(curve_frame(runs, cases), cases))
-    assert table is not None
+    (table,) = target_tables(target_times(curve_frame(runs, cases), cases))
     below = {row[2].text: row[0].below for row in table.rows}
     assert below == {
         "jfb": "Fast CPU",
@@ -610,8 +596,7 @@ def test_a_small_gap_is_not_written_as_none(tmp_path: Path) -> None:
     record["final"]["optimality_gap"] = 6.9e-5
     runs = [load_run(write_run(tmp_path / "run", [record]))]
     cases = case_frame(runs)
-    table = target_table(target_times(curve_frame(runs, cases), cases))
-    assert table is not None
+    (table,) = target_tables(target_times(curve_frame(runs, cases), cases))
     assert table.rows[0][-1].text == "0.0069%"
 
 
@@ -693,19 +678,6 @@ def test_panels_join_rows_without_a_setting() -> None:
     assert all("direct" in set(panel.rows["gradient"]) for panel in found)
     labels = [series.label for series in series_of(frame, ["ascent"])]
     assert labels == ["jfb, scaled map", "jfb, plain map", "direct"]
-
-
-def test_a_panel_of_direct_policies_alone_does_not_name_a_map(tmp_path: Path) -> None:
-    records = [synthetic_record("jfb", 1)]
-    for n_agents in (1, 4):
-        records += [synthetic_record("direct", n_agents), synthetic_record("direct", n_agents)]
-        records[-1]["case"] |= {"gradient": "own", "id": f"own-n{n_agents}"}
-    cases = case_frame([load_run(write_run(tmp_path / "run", records))])
-    (drawing,) = agents_figures(cases, (SAVED,))
-    (ax,) = (ax for ax in drawing.figure.axes if ax.get_visible())
-    assert "synthetic" in ax.get_title()
-    assert "map" not in ax.get_title() + drawing.caption
-    assert "tolerance" not in ax.get_title() + drawing.caption
 
 
 def test_every_gradient_has_its_own_look() -> None:

@@ -103,41 +103,37 @@ def save_trajectories(
 
     times, states, controls = recorded(flown)
     content: dict[str, Any] = {
-        "times": times.cpu().numpy(),
-        "states": states.transpose(0, 1).cpu().numpy(),
-        "controls": controls.transpose(0, 1).cpu().numpy(),
-        "costs": flown.cost.cpu().numpy(),
-        "running_costs": flown.running_cost.cpu().numpy(),
-        "terminal_costs": flown.terminal_cost.cpu().numpy(),
+        "times": times,
+        "states": states.transpose(0, 1),
+        "controls": controls.transpose(0, 1),
+        "costs": flown.cost,
+        "running_costs": flown.running_cost,
+        "terminal_costs": flown.terminal_cost,
     }
+    content = {name: value.cpu().numpy() for name, value in content.items()}
     if solutions is not None:
+        found = [each.cost if each.solved else np.nan for each in solutions]
         content["optimal_controls"] = np.stack([each.controls.numpy() for each in solutions])
-        content["optimal_costs"] = np.array(
-            [each.cost if each.solved else np.nan for each in solutions]
-        )
+        content["optimal_costs"] = np.array(found)
     np.savez_compressed(path, **content)
 
 
 def _tell(answer: dict[str, Any]) -> None:
-    from bench.report.style import format_percent
+    from bench.report.style import counted, format_percent, sized
 
-    noun = "state" if answer["states"] == 1 else "states"
-    size = f"{answer['n_agents']} {'goods' if answer['problem'] == 'consumption' else 'agents'}"
-    size = size.removesuffix("s") if answer["n_agents"] == 1 else size
-    print(
-        f"{answer['problem']}, {size}: mean cost {answer['evaluation_cost']:.5g} "
-        f"over {answer['states']} initial {noun} ({answer['lowest_cost']:.5g} to "
-        f"{answer['highest_cost']:.5g}); running {answer['running_cost']:.5g}, terminal "
-        f"{answer['terminal_cost']:.5g}",
-        file=sys.stderr,
-    )
+    lines = [
+        f"{answer['problem']}, {sized(answer['problem'], answer['n_agents'])}: mean cost "
+        f"{answer['evaluation_cost']:.5g} over {counted(answer['states'], 'initial state')} "
+        f"({answer['lowest_cost']:.5g} to {answer['highest_cost']:.5g}); running "
+        f"{answer['running_cost']:.5g}, terminal {answer['terminal_cost']:.5g}"
+    ]
     if answer["optimality_gap"] is None:
-        print(f"no optimality gap: {answer['gap_reason']}", file=sys.stderr)
+        lines.append(f"no optimality gap: {answer['gap_reason']}")
     else:
-        print(
+        lines.append(
             f"{format_percent(answer['optimality_gap'])} above the reference optimum, over "
-            f"{answer['reference_states']} states that have one",
-            file=sys.stderr,
+            f"{answer['reference_states']} states that have one"
         )
     if answer["tolerance_reached"] is False:
-        print(f"inner tolerance missed: residual {answer['residual']['max']:.3g}", file=sys.stderr)
+        lines.append(f"inner tolerance missed: residual {answer['residual']['max']:.3g}")
+    print("\n".join(lines), file=sys.stderr)

@@ -29,17 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write what is asked for; ValueError where that is nothing, or there are no records."""
-    files = {"parquet": args.parquet, "csv": args.csv}
-    if not args.pack and not any(files.values()):
+    files = [path for path in (args.parquet, args.csv) if path]
+    if not args.pack and not files:
         raise ValueError("nothing to write: give --parquet FILE, --csv FILE or --pack")
     if args.parquet and importlib.util.find_spec("pyarrow") is None:
         raise ValueError("`parquet` needs pyarrow; pip install jfbbench[export]")
     for directory in args.directories:
         if not directory.is_dir():
-            raise ValueError(
-                f"{directory} is not a directory; pass one that `bench run` has written"
-            )
-    if any(files.values()):
+            raise ValueError(f"{directory} is not a directory; pass one that `bench run` wrote")
+    if files:
         # pandas takes a second to import: only once the arguments are good
         from bench.report.frames import case_frame, curve_frame
         from bench.report.load import load_runs
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             frame.to_parquet(args.parquet, index=False)
         if args.csv:
             frame.to_csv(args.csv, index=False)
-        for path in filter(None, files.values()):
+        for path in files:
             print(f"{path}: {len(frame)} rows, {len(frame.columns)} columns")
     if args.pack:
         from bench.records import PACKED, pack

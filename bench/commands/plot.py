@@ -63,17 +63,16 @@ def _plot(args: argparse.Namespace, file: Path) -> None:
     problem = policy.problem
     state = fly.initial_states(problem, args.states)[:1]
     flights = [fly.flight(fly.TRAINED, fly.fly(policy, state))]
-    reason = fly.why_no_optimum(problem) if args.optimum is None else None
-    if args.optimum is False:
-        reason = "not asked for"
+    reason = "not asked for" if args.optimum is False else None
+    if args.optimum is None:
+        reason = fly.why_no_optimum(problem)
     if reason is None:
         print("solving for the optimum by IPOPT", file=sys.stderr)
         (solution,) = fly.optima(problem, state)
-        if solution.solved:
-            flights.append(fly.optimal_flight(problem, state[0], solution))
-        else:
-            reason = f"IPOPT ended with {solution.status}"
-    if reason is not None:
+        reason = None if solution.solved else f"IPOPT ended with {solution.status}"
+    if reason is None:
+        flights.append(fly.optimal_flight(problem, state[0], solution))
+    else:
         print(f"no optimum drawn: {reason}", file=sys.stderr)
     flights.append(fly.flight(fly.UNTRAINED, fly.fly(fly.untrained(policy), state)))
     figures = flight_figures(problem, flights)

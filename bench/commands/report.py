@@ -19,10 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run directory, as `run` writes it; several are put into one report",
     )
     parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="where to write (default: the first run directory)",
+        "--out", type=Path, metavar="DIR", help="where to write (default: the first run directory)"
     )
     parser.add_argument(
         "--release",

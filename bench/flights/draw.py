@@ -23,8 +23,7 @@ from bench.flights.views import (
     target,
     time_unit,
 )
-from bench.report.figures.canvas import theme
-from bench.report.figures.hover import titled
+from bench.report.figures import canvas
 from jfbcore.problems import Problem
 
 #: colour and dashes; the dashes tell them apart without colour
@@ -56,52 +55,46 @@ class FlightFigure:
 
 def flight_figures(problem: Problem, flights: Sequence[Flight]) -> list[FlightFigure]:
     """Everything there is to draw of `flights`, which start in the same state."""
-    with theme():
-        paths = [positions(problem, each.states) for each in flights]
-        names = ", ".join(f"{each.name} (cost {each.cost:.4g})" for each in flights)
-        who = f"{problem.n_agents} × {problem.name}"
-        found: list[FlightFigure] = []
-        if paths[0] is not None:
-            moving = [path for path in paths if path is not None]
-            where = "in space" if moving[0].shape[2] == 3 else "seen from above"
-            figure = _paths(flights, moving, target(problem))
-            found.append(FlightFigure("paths", f"{who}, paths {where}: {names}.", figure))
-        else:
-            lines = [state_lines(problem, each.states) for each in flights]
-            found.append(_over_time("states", f"{who} ({names}), states", flights, lines, problem))
-        lines = [control_lines(problem, each.controls) for each in flights]
-        found.append(_over_time("controls", f"{who}, controls", flights, lines, problem))
-        if paths[0] is not None and problem.n_agents > 1:
-            lines = [distance_lines(path) for path in moving]
-            found.append(_over_time("distances", f"{who}, distances", flights, lines, problem))
+    names = ", ".join(f"{each.name} (cost {each.cost:.4g})" for each in flights)
+    who, unit = f"{problem.n_agents} × {problem.name}", time_unit(problem)
+    paths = [p for each in flights if (p := positions(problem, each.states)) is not None]
+    lines = {
+        "controls": (f"{who}, controls", [control_lines(problem, f.controls) for f in flights])
+    }
+    if not paths:
+        states = [state_lines(problem, each.states) for each in flights]
+        lines = {"states": (f"{who} ({names}), states", states)} | lines
+    elif problem.n_agents > 1:
+        lines["distances"] = (f"{who}, distances", [distance_lines(path) for path in paths])
+    with canvas.theme():
+        found = [
+            FlightFigure(name, *_over_time(what, flights, own, unit))
+            for name, (what, own) in lines.items()
+        ]
+        if paths:
+            where = "in space" if paths[0].shape[2] == 3 else "seen from above"
+            caption = f"{who}, paths {where}: {names}."
+            figure = _paths(flights, paths, target(problem))
+            found.insert(0, FlightFigure("paths", caption, figure))
     return found
 
 
 def save(figures: Sequence[FlightFigure], out: Path, prefix: str) -> list[Path]:
     """Write every figure as SVG and PNG; the SVGs' paths."""
     out.mkdir(parents=True, exist_ok=True)
-    written = []
-    with theme():
-        for each in figures:
-            stem = out / f"{prefix}-{each.name}"
-            vector = stem.with_name(f"{stem.name}.svg")
-            each.figure.savefig(vector, metadata={"Date": None})
-            titled(vector)
-            each.figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=130)
-            written.append(vector)
-    return written
+    return [canvas.save(each.figure, out / f"{prefix}-{each.name}.svg", 130) for each in figures]
 
 
 def _paths(
     flights: Sequence[Flight], paths: Sequence[np.ndarray], goal: tuple[float, ...] | None
 ) -> Figure:
     """One panel for one agent, one panel a flight for several."""
-    together = paths[0].shape[1] == 1
-    solid = paths[0].shape[2] == 3
+    _, agents, dimension = paths[0].shape
+    together = agents == 1
     columns = 1 if together else len(flights)
     figure = Figure(figsize=(5.4 if together else 4.4 * columns, 4.6), layout="constrained")
-    kwargs: dict[str, Any] = {"projection": "3d"} if solid else {}
-    axes = [figure.add_subplot(1, columns, i + 1, **kwargs) for i in range(columns)]
+    kind: dict[str, Any] = {"projection": "3d"} if dimension == 3 else {}
+    axes = figure.subplots(1, columns, squeeze=False, subplot_kw=kind)[0]
     box = _box(flights, paths, goal)
     for place, (each, path) in enumerate(zip(flights, paths, strict=True)):
         # Paths in space are not clipped at the edge of the picture by themselves.
@@ -109,7 +102,7 @@ def _paths(
         path = np.where(inside, path, np.nan)
         ax, (color, dashes) = axes[0 if together else place], _LOOKS[each.name]
         width = 1.8 if together else 0.8
-        for agent in range(path.shape[1]):
+        for agent in range(agents):
             ax.plot(*path[:, agent].T, color=color, linestyle=dashes, linewidth=width)
             ax.plot(*path[-1:, agent].T, "o", color=color, markersize=3.5)
         if not together:
@@ -117,13 +110,11 @@ def _paths(
     for ax in axes:
         if goal is not None:
             ax.plot(*[[x] for x in goal], "x", color="black", markersize=9, markeredgewidth=2)
-        for name, letter in zip("xyz", "xyz"[: paths[0].shape[2]], strict=False):
-            getattr(ax, f"set_{name}label")(f"{letter} [m]")
         for name, low, high in zip("xyz", *box, strict=False):
-            getattr(ax, f"set_{name}lim")(low, high)
+            ax.set(**{f"{name}label": f"{name} [m]", f"{name}lim": (low, high)})
         ax.set_aspect("equal")
     if together:
-        figure.legend(handles=_handles(flights), loc="outside lower center", ncols=3, frameon=False)
+        _legend(figure, flights)
     return figure
 
 
@@ -131,41 +122,35 @@ def _box(
     flights: Sequence[Flight], paths: Sequence[np.ndarray], goal: tuple[float, ...] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Corners of a cube around the target and every path but the untrained policy's."""
-    shown = [p.reshape(-1, p.shape[2]) for f, p in zip(flights, paths, strict=True)
-             if f.name != UNTRAINED]  # fmt: skip
-    points = np.concatenate([*shown, *([np.array([goal])] if goal is not None else [])])
+    flown = zip(flights, paths, strict=True)
+    shown = [path.reshape(-1, path.shape[2]) for each, path in flown if each.name != UNTRAINED]
+    points = np.concatenate([*shown, *([] if goal is None else [np.array([goal])])])
     low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
     half = 0.55 * float((high - low).max()) or 1.0
     return (low + high) / 2 - half, (low + high) / 2 + half
 
 
 def _over_time(
-    name: str,
-    what: str,
-    flights: Sequence[Flight],
-    lines: Sequence[Sequence[Lines]],
-    problem: Problem,
-) -> FlightFigure:
+    what: str, flights: Sequence[Flight], lines: Sequence[Lines], unit: str
+) -> tuple[str, Figure]:
     """One panel a quantity: a line each where few, else the median and the middle 90 %."""
-    panels = min(len(lines[0]), _MOST_PANELS)
-    columns = min(panels, 2)
+    headings = list(lines[0])[:_MOST_PANELS]
+    panels, columns = len(headings), min(len(headings), 2)
     rows = -(-panels // columns)
     figure = Figure(figsize=(max(4.2 * columns, 5.6), 0.5 + 2.5 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
     for ax in axes[panels:]:
         ax.set_visible(False)
-    for index, ax in zip(range(panels), axes, strict=False):
-        for place, each in enumerate(flights):
-            _draw_lines(ax, each.times, lines[place][index].values, *_LOOKS[each.name])
-        ax.set_title(lines[0][index].heading)
-        ax.set_xlabel(f"time{time_unit(problem)}")
-        flown = zip(flights, lines, strict=True)
-        _focus(ax, [part[index].values for each, part in flown if each.name != UNTRAINED])
-    figure.legend(handles=_handles(flights), loc="outside lower center", ncols=3, frameon=False)
-    caption = f"{what} over time."
-    if max(line.values.shape[1] for line in lines[0]) > _MOST_LINES:
-        caption += " A line is the median, its band the middle 90 %."
-    return FlightFigure(name, caption, figure)
+    for heading, ax in zip(headings, axes, strict=False):
+        flown = [(each, own[heading]) for each, own in zip(flights, lines, strict=True)]
+        for each, values in flown:
+            _draw_lines(ax, each.times, values, *_LOOKS[each.name])
+        ax.set(title=heading, xlabel=f"time{unit}")
+        _focus(ax, [values for each, values in flown if each.name != UNTRAINED])
+    _legend(figure, flights)
+    bands = max(values.shape[1] for values in lines[0].values()) > _MOST_LINES
+    caption = " A line is the median, its band the middle 90 %." if bands else ""
+    return f"{what} over time.{caption}", figure
 
 
 def _draw_lines(ax: Axes, times: np.ndarray, values: np.ndarray, color: str, dashes: str) -> None:
@@ -188,9 +173,9 @@ def _focus(ax: Axes, values: Sequence[np.ndarray]) -> None:
         ax.set_ylim(shown.min() - below, shown.max() + pad)
 
 
-def _handles(flights: Sequence[Flight]) -> list[Line2D]:
-    return [
-        Line2D([], [], color=color, linestyle=dashes, linewidth=1.8, label=each.name)
-        for each in flights
-        for color, dashes in [_LOOKS[each.name]]
-    ]
+def _legend(figure: Figure, flights: Sequence[Flight]) -> None:
+    handles = []
+    for each in flights:
+        color, dashes = _LOOKS[each.name]
+        handles.append(Line2D([], [], color=color, linestyle=dashes, lw=1.8, label=each.name))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)

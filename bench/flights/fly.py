@@ -95,13 +95,8 @@ def recorded(flown: Rollout) -> tuple[Tensor, Tensor, Tensor]:
 def flight(name: str, flown: Rollout, index: int = 0) -> Flight:
     """Sample `index` of a recorded rollout."""
     times, states, controls = recorded(flown)
-    return Flight(
-        name,
-        times.cpu().double().numpy(),
-        states[:, index].cpu().double().numpy(),
-        controls[:, index].cpu().double().numpy(),
-        flown.cost[index].item(),
-    )
+    own = [part.cpu().double().numpy() for part in (times, states[:, index], controls[:, index])]
+    return Flight(name, own[0], own[1], own[2], flown.cost[index].item())
 
 
 def untrained(policy: Policy, seed: int = 0) -> Policy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,7 @@ _DONE = (0, 1)
 SCHEMA_VERSION = 1
 
 
-def measure_release(
-    directory: Path,
-    plan: Sequence[Part],
-    *,
-    part: str = "1/1",
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
-) -> float:
+def measure_release(directory: Path, plan: Sequence[Part], *, part: str = "1/1") -> float:
     """Measure what is missing of `plan` under `directory`; the seconds it took.
 
     Raises ValueError where the tree is modified or of no known commit, where the release was begun
@@ -40,7 +34,8 @@ def measure_release(
     else:
         _same(begun, state)
     for each in plan:
-        say(f"{each.name}: {each.what} (about {each.core_hours():.1f} h on one core)")
+        hours = f"about {each.core_hours():.1f} h on one core"
+        print(f"{each.name}: {each.what} ({hours})", file=sys.stderr)
         arguments = each.arguments(str(directory / each.name))
         if part != "1/1" and each.preset is not None:
             arguments += ["--part", part]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.record import UNDISTURBED
-from bench.records import Entry, RecordError, entries, read_object, read_records
+from bench.records import entries, read_object, read_records
 from bench.release.plan import Part
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ FLAWS: Mapping[str, tuple[str, Callable[[Record], bool]]] = {
         "name no fingerprint of the measuring code",
         lambda record: not record.get("fingerprint"),
     ),
-    "unplaced": (
-        "name no processor",
-        lambda record: not (record.get("machine") or {}).get("cpu"),
-    ),
+    "unplaced": ("name no processor", lambda record: not (record.get("machine") or {}).get("cpu")),
     "disturbed": (
         "were disturbed by other load",
         lambda record: any(
@@ -70,7 +67,8 @@ def _of(run: Run) -> Iterator[str]:
     if not run.records:
         yield "holds no valid records"
         return
-    if faulty := sum(map(_faulty, entries(run.directory))):
+    valid = sum(1 for _ in read_records(run.directory))
+    if faulty := sum(1 for _ in entries(run.directory)) - valid:
         yield f"{faulty} records are not valid: see `bench validate`"
     counts = Counter(word for record in run.records for word in flaws(record))
     yield from (f"{count} records {FLAWS[word][0]}" for word, count in counts.items())
@@ -80,20 +78,11 @@ def _of(run: Run) -> Iterator[str]:
     if missing := not_run(run):
         yield missing
     seeds: dict[str, set[int]] = defaultdict(set)
-    for record in run.records:
-        if record["case"].get("recipe"):
-            seeds[record["case"]["id"]].add(record["case"]["seed"])
+    for case in (record["case"] for record in run.records if record["case"].get("recipe")):
+        seeds[case["id"]].add(case["seed"])
     if few := [name for name, own in seeds.items() if len(own) < SEEDS]:
         more = f" and {len(few) - 3} more" if len(few) > 3 else ""
         yield f"fewer than {SEEDS} seeds of cases on a recipe: {', '.join(few[:3])}{more}"
-
-
-def _faulty(entry: Entry) -> bool:
-    try:
-        entry.read()
-    except RecordError:
-        return True
-    return False
 
 
 @dataclass
@@ -102,7 +91,7 @@ class Findings:
 
     missing: list[str] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
-    flawed: dict[str, list[str]] = field(default_factory=lambda: {"dirty": []})
+    flawed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list, dirty=[]))
     fingerprints: Counter[str] = field(default_factory=Counter)
     machines: Counter[str] = field(default_factory=Counter)
     seeds: dict[str, int] = field(default_factory=dict)
@@ -113,24 +102,14 @@ class Findings:
         faults = (self.missing, self.stray, *self.flawed.values())
         return not any(faults) and len(self.fingerprints) == len(self.machines) == 1
 
-    def flaw(self, word: str, name: str) -> None:
-        """Note that the word of FLAWS holds of what is called `name`."""
-        self.flawed.setdefault(word, []).append(name)
-
     def summary(self) -> str:
         """One line: `0 missing, 0 dirty, 1 fingerprint, 1 machine, seeds 5`."""
-        ranked = max(self.seeds.values(), default=0)
-        stray = [f"{len(self.stray)} stray"] if self.stray else []
-        return ", ".join(
-            [
-                f"{len(self.missing)} missing",
-                *(f"{len(names)} {word}" for word, names in self.flawed.items()),
-                *stray,
-                _counted(len(self.fingerprints), "fingerprint"),
-                _counted(len(self.machines), "machine"),
-                f"seeds {ranked}",
-            ]
-        )
+        parts = {"missing": self.missing, **self.flawed}
+        counts = [f"{len(names)} {word}" for word, names in parts.items()]
+        counts += [f"{len(self.stray)} stray"] if self.stray else []
+        for word, found in (("fingerprint", self.fingerprints), ("machine", self.machines)):
+            counts.append(f"{len(found)} {word}{'' if len(found) == 1 else 's'}")
+        return ", ".join([*counts, f"seeds {max(self.seeds.values(), default=0)}"])
 
     def lines(self) -> Iterator[str]:
         """Everything that is wrong, one line each."""
@@ -145,17 +124,14 @@ def check_release(directory: Path, plan: Sequence[Part]) -> Findings:
     """Hold what lies under `directory` against `plan`, part by part."""
     findings = Findings()
     for part in plan:
-        folder = directory / part.name
-        if part.preset is None:
-            _check_result(findings, part, folder)
-        else:
-            _check_records(findings, part, folder)
+        check = _check_result if part.preset is None else _check_records
+        check(findings, part, directory / part.name)
     return findings
 
 
 def _check_records(findings: Findings, part: Part, folder: Path) -> None:
     due = {(case.id, seed) for case, seed in part.jobs()}
-    seeds: dict[str, set[int]] = {}
+    seeds: Counter[str] = Counter()
     # What is not begun yet is missing, and no damaged file.
     for record in read_records(folder) if folder.is_dir() else ():
         case, seed = record["case"]["id"], record["case"]["seed"]
@@ -164,14 +140,16 @@ def _check_records(findings: Findings, part: Part, folder: Path) -> None:
             findings.stray.append(f"{name}: not in the plan")
             continue
         due.remove((case, seed))
-        seeds.setdefault(case, set()).add(seed)
+        seeds[case] += 1
         for word in flaws(record):
             reason = f": {record['reason']}" if word == "crashed" else ""
-            findings.flaw(word, f"{name}{reason}")
+            findings.flawed[word].append(f"{name}{reason}")
         findings.fingerprints[record.get("fingerprint") or "none"] += 1
-        findings.machines[_machine(record.get("machine") or {})] += 1
+        machine = record.get("machine") or {}
+        place = ", ".join(str(machine[name]) for name in ("cpu", "gpu") if machine.get(name))
+        findings.machines[place] += 1
     findings.missing += [f"{part.name}/{case}, seed {seed}" for case, seed in sorted(due)]
-    findings.seeds[part.name] = min((len(each) for each in seeds.values()), default=0)
+    findings.seeds[part.name] = min(seeds.values(), default=0)
 
 
 def _check_result(findings: Findings, part: Part, folder: Path) -> None:
@@ -182,16 +160,8 @@ def _check_result(findings: Findings, part: Part, folder: Path) -> None:
     environment = read_object(folder / "environment.json") or result.get("environment") or {}
     findings.missing += [f"{part.name}: job {job}" for job in result.get("missing") or ()]
     for job in result.get("crashed") or ():
-        findings.flaw("crashed", f"{part.name}: job {job}")
+        findings.flawed["crashed"].append(f"{part.name}: job {job}")
     findings.fingerprints[environment.get("fingerprint") or "none"] += 1
     findings.machines[str(environment.get("cpu"))] += 1
     if (environment.get("git") or {}).get("dirty") is not False:
-        findings.flaw("dirty", f"{part.name}/{part.result}")
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    return ", ".join(str(part) for part in (machine.get("cpu"), machine.get("gpu")) if part)
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+        findings.flawed["dirty"].append(f"{part.name}/{part.result}")

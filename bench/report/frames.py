@@ -13,14 +13,8 @@ from bench.record import COLUMNS, UNDISTURBED
 from bench.report.load import Run
 
 _DTYPES = {"string": "str", "integer": "Int64", "number": "float64", "boolean": "boolean"}
-#: column of the tidy table -> (place in the record, pandas dtype)
-FIELDS: dict[str, tuple[str, str]] = {
-    name: (field.path, _DTYPES[field.type]) for name, field in COLUMNS.items()
-}
-
 #: what a record that names no processor, because it is from before records did, was made on
 PROCESSOR_UNKNOWN = "processor not recorded"
-
 #: what must be equal, besides the machine, before two rows may be compared
 WORKLOAD = ("variant", "batch_size", "n_steps", "dtype", "device", "execution")
 #: columns that identify a curve's record
@@ -33,55 +27,43 @@ _CURVE_VALUES = ("seconds", "step", "loss", "evaluation_cost", "optimality_gap")
 
 
 def case_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per record: run, environment, the columns of `FIELDS`, null_reasons.
+    """One row per record: run, environment, the columns of `bench.record.COLUMNS`, null_reasons.
 
     Three columns say in words what identifies a setting: `ascent` (the map and, if not the usual
     ones, the step size and the network), `budget` (when the inner iteration stops) and `execution`
     (eager, compiled, checkpointed in segments). `disturbed` says that other load held the processor
     while seconds were measured. Infinite numbers become null, as in records.
     """
+    records = [record for run in runs for record in run.records]
     letters = environment_letters(runs)
-    rows = []
-    for run in runs:
-        for record, made_on in zip(run.records, machines(run), strict=True):
-            row = {column: value_at(record, place) for column, (place, _) in FIELDS.items()}
-            reasons = record.get("null_reasons") or {}
-            rows.append(
-                {"run": run.name, "environment": letters[run.name, made_on]}
-                | row
-                | {"null_reasons": json.dumps(reasons, sort_keys=True)}
-            )
-    frame = pd.DataFrame(rows, columns=["run", "environment", *FIELDS, "null_reasons"])
-    frame = frame.astype({column: dtype for column, (_, dtype) in FIELDS.items()})
+    frame = pd.json_normalize(records).reindex(columns=[field.path for field in COLUMNS.values()])
+    frame = frame.set_axis(list(COLUMNS), axis=1)
+    frame = frame.astype({name: _DTYPES[field.type] for name, field in COLUMNS.items()})
     rows = frame.to_dict("records")
-    frame.insert(frame.columns.get_loc("step_size") + 1, "ascent", [_ascent(row) for row in rows])
-    frame.insert(frame.columns.get_loc("tolerance") + 1, "budget", [_budget(row) for row in rows])
-    frame.insert(
-        frame.columns.get_loc("segment") + 1, "execution", [_execution(row) for row in rows]
-    )
-    frame = frame.astype({"ascent": "str", "budget": "str", "execution": "str"})
     share = frame[["cpu_share_step", "cpu_share_training"]].min(axis=1)
-    frame.insert(
-        frame.columns.get_loc("cpu_share_training") + 1,
-        "disturbed",
-        (share < UNDISTURBED).astype("boolean").mask(share.isna()),
-    )
-    return _finite(frame)
+    frame.insert(0, "run", [run.name for run in runs for _ in run.records])
+    frame.insert(1, "environment", [letters[run.name, each] for run in runs
+                                    for each in machines(run)])  # fmt: skip
+    for name, before, values, dtype in (
+        ("ascent", "step_size", map(_ascent, rows), "str"),
+        ("budget", "tolerance", map(_budget, rows), "str"),
+        ("execution", "segment", map(_execution, rows), "str"),
+        ("disturbed", "cpu_share_training", (share < UNDISTURBED).mask(share.isna()), "boolean"),
+    ):
+        column = pd.Series(list(values), dtype=dtype)
+        frame.insert(frame.columns.get_loc(before) + 1, name, column)
+    reasons = [record.get("null_reasons") or {} for record in records]
+    frame["null_reasons"] = [json.dumps(own, sort_keys=True) for own in reasons]
+    return _finite(frame.astype(dict.fromkeys(("run", "environment", "null_reasons"), "str")))
 
 
 def curve_frame(runs: Sequence[Run], cases: pd.DataFrame) -> pd.DataFrame:
     """One row per point of every training curve; `cases` is the `case_frame` of the same runs."""
     records = [record for run in runs for record in run.records]
-    rows: list[dict[str, Any]] = []
-    for record, case in zip(records, cases.to_dict("records"), strict=True):
-        for point in record.get("curve") or ():
-            rows.append(
-                {key: case[key] for key in _CURVE_KEYS}
-                | {key: point.get(key) for key in _CURVE_VALUES}
-            )
-    frame = pd.DataFrame(rows, columns=[*_CURVE_KEYS, *_CURVE_VALUES])
-    dtypes = {key: dtype for key, (_, dtype) in FIELDS.items() if key in _CURVE_KEYS}
-    return _finite(frame.astype(dtypes | dict.fromkeys(_CURVE_VALUES, "float64")))
+    points = [(i, point) for i, record in enumerate(records) for point in record.get("curve") or ()]
+    values = pd.DataFrame([point for _, point in points], columns=list(_CURVE_VALUES), dtype=float)
+    keys = cases.iloc[[i for i, _ in points]][list(_CURVE_KEYS)].reset_index(drop=True)
+    return _finite(pd.concat([keys, values], axis=1))
 
 
 def missed(rows: pd.DataFrame, column: str = "tolerance_reached") -> pd.Series:
@@ -103,6 +85,11 @@ def iterates(cases: pd.DataFrame) -> pd.Series:
     return inner & ~((cases["gradient"] == "closed-form") | (cases["solver"] == "closed-form"))
 
 
+def exact(cases: pd.DataFrame) -> pd.DataFrame:
+    """Rows of cases that run exactly K inner iterations, without a tolerance."""
+    return cases[cases["tolerance"].isna() & cases["max_iterations"].notna()]
+
+
 class Machine(NamedTuple):
     """What a record was made on and with, as far as it names it: all but the processor only where
     the records of its run name several."""
@@ -115,37 +102,27 @@ class Machine(NamedTuple):
 
     @property
     def label(self) -> str:
-        words = [self.cpu or PROCESSOR_UNKNOWN]
-        words += [] if self.gpu is None else [self.gpu]
-        words += [] if self.threads is None else [f"{self.threads} threads"]
-        words += [] if self.code is None else [f"measuring code {self.code}"]
-        words += [] if self.packages is None else [self.packages]
-        return ", ".join(words)
+        threads = None if self.threads is None else f"{self.threads} threads"
+        code = None if self.code is None else f"measuring code {self.code}"
+        words = (self.cpu or PROCESSOR_UNKNOWN, self.gpu, threads, code, self.packages)
+        return ", ".join(word for word in words if word is not None)
 
 
 def machines(run: Run) -> list[Machine]:
     """The machine of every record of `run`."""
-    changing = _changing(run)
+    versions = [record.get("versions") or {} for record in run.records]
+    names = sorted({name for own in versions for name in own})
+    changing = [name for name in names if len({own.get(name) for own in versions}) > 1]
     found = []
-    for record in run.records:
-        versions = record.get("versions") or {}
-        packages = ", ".join(f"{name} {versions.get(name) or 'not installed'}" for name in changing)
-        cpu, gpu = value_at(record, "machine.cpu"), value_at(record, "machine.gpu")
-        code = record.get("fingerprint")
-        found.append(Machine(cpu, gpu, record.get("threads"), code, packages or None))
+    for record, own in zip(run.records, versions, strict=True):
+        made_on = record.get("machine") or {}
+        packages = ", ".join(f"{name} {own.get(name) or 'not installed'}" for name in changing)
+        code, threads = record.get("fingerprint"), record.get("threads")
+        place = (made_on.get("cpu"), made_on.get("gpu"))
+        found.append(Machine(*place, threads, code, packages or None))
     columns = zip(Machine._fields[1:], list(zip(*found, strict=True))[1:], strict=False)
     same = {name: None for name, own in columns if len({*own} - {None}) <= 1}
     return [made_on._replace(**same) for made_on in found]
-
-
-def _changing(run: Run) -> list[str]:
-    """The packages of which the records of `run` name several versions."""
-    names = {name for record in run.records for name in record.get("versions") or {}}
-    return sorted(
-        name
-        for name in names
-        if len({(record.get("versions") or {}).get(name) for record in run.records}) > 1
-    )
 
 
 def environment_letters(runs: Sequence[Run]) -> dict[tuple[str, Machine], str]:
@@ -155,34 +132,20 @@ def environment_letters(runs: Sequence[Run]) -> dict[tuple[str, Machine], str]:
     fingerprint where the records have one and by the run's commit where not, and the packages.
     """
     compared = ("platform", "cpu", "cores", "threads", "gpu", "python", "versions", "packages")
-    keys: list[str] = []
-    letters = {}
+    keys = {}
     for run in runs:
-        codes = {value_at(record, "fingerprint") for record in run.records}
+        codes = {record.get("fingerprint") for record in run.records}
         only = codes.pop() if len(codes) == 1 else None
         for made_on in dict.fromkeys(machines(run)) or (Machine(),):
             named = {name: value for name, value in made_on._asdict().items() if value is not None}
             own = {**run.environment, **named}
             code = named.get("code") or only or run.environment.get("git")
-            key = json.dumps([code, *(own.get(name) for name in compared)], sort_keys=True)
-            if key not in keys:
-                keys.append(key)
-            letters[run.name, made_on] = _letter(keys.index(key))
-    return letters
-
-
-def value_at(record: Mapping[str, Any], place: str) -> Any:
-    """The value at a dotted place of a record; None where any part of the way is null."""
-    value: Any = record
-    for part in place.split("."):
-        if value is None:
-            return None
-        value = value.get(part)
-    return value
-
-
-def _letter(index: int) -> str:
-    return chr(ord("A") + index) if index < 26 else f"E{index + 1}"
+            keys[run.name, made_on] = json.dumps(
+                [code, *(own.get(name) for name in compared)], sort_keys=True
+            )
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys.values()))}
+    letters = {key: chr(65 + i) if i < 26 else f"E{i + 1}" for key, i in numbers.items()}
+    return {place: letters[key] for place, key in keys.items()}
 
 
 def _finite(frame: pd.DataFrame) -> pd.DataFrame:
@@ -192,23 +155,21 @@ def _finite(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _ascent(row: Mapping[str, Any]) -> str | None:
     dense = pd.isna(row["network"]) or row["network"] == "dense"
-    network = None if dense else f"{row['network']} network"
     step = "" if pd.isna(row["step_size"]) else f", step {row['step_size']:g}"
     own_map = None if pd.isna(row["map"]) else f"{row['map']} map{step}"
-    return ", ".join(part for part in (own_map, network) if part) or None
+    network = None if dense else f"{row['network']} network"
+    return ", ".join(filter(None, (own_map, network))) or None
 
 
 def _execution(row: Mapping[str, Any]) -> str:
-    words = ["compiled"] if not pd.isna(row["compile"]) and row["compile"] else []
-    if not pd.isna(row["segment"]):
-        words.append(f"checkpointed every {row['segment']} time steps")
-    return ", ".join(words) or "eager"
+    compiled = "compiled" if not pd.isna(row["compile"]) and row["compile"] else ""
+    segment = row["segment"]
+    parts = "" if pd.isna(segment) else f"checkpointed every {segment} time steps"
+    return ", ".join(filter(None, (compiled, parts))) or "eager"
 
 
 def _budget(row: Mapping[str, Any]) -> str | None:
     """How the inner iteration ends: at a tolerance, or after exactly K iterations."""
     if not pd.isna(row["tolerance"]):
         return f"tolerance {row['tolerance']:g}"
-    if not pd.isna(row["max_iterations"]):
-        return f"K = {row['max_iterations']}"
-    return None
+    return None if pd.isna(row["max_iterations"]) else f"K = {row['max_iterations']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import UNDISTURBED
-from bench.records import entries, read_records
+from bench.records import RecordError, entries, read_object, read_records
 
 #: optional result tables that other commands leave in a run directory
 TABLE_FILES = ("gate_selftest.json",)
@@ -44,26 +43,28 @@ def load_run(directory: Path) -> Run:
     directory = Path(directory)
     if not directory.is_dir():
         raise ValueError(f"{directory} is not a directory; pass one that `bench run` has written")
-    verify = _read_object(directory / "verify.json")
-    tables = (_read_object(directory / name) for name in TABLE_FILES)
-    roofline = _read_roofline(directory / "roofline.json")
+    verify, roofline = (_object(directory / f"{name}.json") for name in ("verify", "roofline"))
+    if roofline and roofline.get("schema_version") != _ROOFLINE_VERSION:
+        said = f"schema version {roofline.get('schema_version')!r}, need {_ROOFLINE_VERSION}"
+        left_out(directory / "roofline.json", said)
+        roofline = {}
     valid = tuple(read_records(directory))
     # Those of other probes are what claims rest on, no cases of a sweep.
     records = tuple(record for record in valid if not record.get("probe"))
     # a directory that holds a profile only has no environment file
-    environment = _read_object(directory / "environment.json") or roofline.get("environment") or {}
-    own = _limits(records, sum(1 for _ in entries(directory)) - len(valid))
+    environment = _object(directory / "environment.json") or roofline.get("environment") or {}
     stated = environment.get("limits")
-    limits = [*(stated if isinstance(stated, list) else ()), *own]
+    limits = list(stated) if isinstance(stated, list) else []
+    limits += _limits(records, sum(1 for _ in entries(directory)) - len(valid))
     return Run(
         name=directory.resolve().name,
         directory=directory,
         environment=environment | ({"limits": limits} if limits else {}),
         records=records,
-        claims=tuple(verify.get("claims") or ()) if verify else (),
-        tables=tuple(table for table in tables if table),
+        claims=tuple(verify.get("claims") or ()),
+        tables=tuple(filter(None, (_object(directory / name) for name in TABLE_FILES))),
         roofline=roofline,
-        beyond=tuple(verify.get("beyond") or ()) if verify else (),
+        beyond=tuple(verify.get("beyond") or ()),
     )
 
 
@@ -74,26 +75,25 @@ def load_runs(directories: Sequence[Path]) -> list[Run]:
         run.records or run.claims or run.roofline or run.tables or any(entries(run.directory))
         for run in runs
     ):
-        raise ValueError(
-            f"no records under {', '.join(str(run.directory / 'records') for run in runs)}; "
-            "run `python -m bench run` first"
-        )
-    named: list[Run] = []
+        places = ", ".join(str(run.directory / "records") for run in runs)
+        raise ValueError(f"no records under {places}; run `python -m bench run` first")
+    named: dict[str, Run] = {}
     for run in runs:
-        taken = [other.name for other in named]
-        number = 2
-        name = run.name
-        while name in taken:
+        name, number = run.name, 2
+        while name in named:
             name, number = f"{run.name} ({number})", number + 1
-        named.append(replace(run, name=name))
-    return named
+        named[name] = replace(run, name=name)
+    return list(named.values())
 
 
-def _limits(records: Sequence[Mapping[str, Any]], left_out: int) -> list[str]:
+def left_out(path: Path, reason: object) -> None:
+    """Warn that the file is not used, and why."""
+    warnings.warn(f"{path} is left out: {reason}", UnusableFile, stacklevel=3)
+
+
+def _limits(records: Sequence[Mapping[str, Any]], invalid: int) -> list[str]:
     """What a reader must know of the records of a run, in whole sentences."""
-    found = []
-    if left_out:
-        found.append(f"{left_out} records are not valid and left out.")
+    found = [f"{invalid} records are not valid and left out."] if invalid else []
     shares = [(record.get("cpu_share") or {}).values() for record in records]
     disturbed = sum(any(s is not None and s < UNDISTURBED for s in own) for own in shares)
     if disturbed:
@@ -111,29 +111,10 @@ def _limits(records: Sequence[Mapping[str, Any]], left_out: int) -> list[str]:
     return found
 
 
-def _read_roofline(path: Path) -> dict[str, Any]:
-    """The profile in `path`; empty where there is none or, warned about, one of another schema."""
-    content = _read_object(path)
-    if content is None:
-        return {}
-    if content.get("schema_version") != _ROOFLINE_VERSION:
-        found = content.get("schema_version")
-        message = f"{path} is left out: schema version {found!r}, need {_ROOFLINE_VERSION}"
-        warnings.warn(message, UnusableFile, stacklevel=2)
-        return {}
-    return content
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None where there is no such file or, warned about, no object."""
-    if not path.exists():
-        return None
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; empty where there is no file or, warned about, no object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        warnings.warn(f"{path} is left out: {error}", UnusableFile, stacklevel=2)
-        return None
-    if not isinstance(content, dict):
-        warnings.warn(f"{path} is left out: not a JSON object", UnusableFile, stacklevel=2)
-        return None
-    return content
+        return read_object(path) or {}
+    except RecordError as error:
+        left_out(path, "; ".join(error.faults))
+        return {}

@@ -6,17 +6,17 @@ writes both again, and a test fails where they are not what the records say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import Template
 from matplotlib.figure import Figure
 
 from bench.environment import ROOT
-from bench.report.figures.canvas import grid, handle, legend_above, line_style, scale_axis, theme
-from bench.report.figures.cells import Metric
-from bench.report.figures.hover import titled
+from bench.report.figures.canvas import save, theme
+from bench.report.figures.convergence import curves_figure
+from bench.report.figures.panels import panels
 from bench.report.figures.scaling import (
     ALLOCATED,
     SAVED,
@@ -25,8 +25,8 @@ from bench.report.figures.scaling import (
     memory_iterations_figures,
 )
 from bench.report.frames import case_frame, curve_frame
-from bench.report.load import Run, load_run
-from bench.report.style import DASH, format_seconds, gradient_rank, look, tint
+from bench.report.load import load_run
+from bench.report.style import DASH, counted, format_seconds, gradient_rank, markdown_table
 
 REPORTS = ROOT / "reports"
 #: what is published: run directories with records, and what each is
@@ -38,50 +38,42 @@ RUNS = {
 }
 #: fewer seeds than this make no line and no row
 _SEEDS = 3
-_KEYS = ["problem", "n_agents", "gradient", "ascent", "environment"]
+_KEYS = ["problem", "n_agents", "gradient", "ascent", "environment", "execution"]
 
 
 def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
     """The text of reports/README.md and its figures by file name."""
     runs = {name: load_run(reports / name) for name in RUNS}
     frames = {name: case_frame([run]) for name, run in runs.items()}
-    training = curve_frame([runs["targets"]], frames["targets"])
+    claims = load_run(reports / "verify").claims
+    text = Template(
+        Path(__file__).with_name("published.md").read_text(encoding="utf-8"),
+        keep_trailing_newline=True,
+    ).render(
+        runs=_runs_table(frames),
+        claims=markdown_table(
+            ["claim", "verdict", "measured"],
+            ([claim[name] for name in ("claim", "verdict", "value")] for claim in claims),
+        ),
+        seeds=_SEEDS,
+        gaps=_gap_table(frames["targets"]),
+    )
+    cpu, gpu = frames["cpu"], frames["gpu"]
+    training = _trained(curve_frame([runs["targets"]], frames["targets"]), "optimality_gap")
+    usual = (cpu["ascent"] == "scaled map") | (cpu["gradient"] == "direct")
+    to_tolerance = cpu["max_iterations"].isna() | cpu["tolerance"].notna()
+    steps = cpu[usual & to_tolerance & (cpu["problem"] == "quadrotor")]
+    six = cpu[(cpu["problem"] == "quadrotor") & (cpu["n_agents"] == 6)]
+    hundred = gpu[(gpu["problem"] == "quadrotor") & (gpu["n_agents"] == 100)]
+    sizes = panels(training, ("problem", "n_agents", "environment"))
     with theme():
-        figures = {
-            "memory-iterations.svg": _memory(frames["cpu"], SAVED, 6),
-            "memory-gpu.svg": _memory(frames["gpu"], ALLOCATED, 100),
-            "step-time.svg": _step_times(frames["cpu"]),
-            "gaps.svg": _gaps(training),
+        return text, {
+            # what timed out or was not measured is marked
+            "memory-iterations.svg": memory_iterations_figures(six, (SAVED,))[0].figure,
+            "memory-gpu.svg": memory_iterations_figures(hundred, (ALLOCATED,))[0].figure,
+            "step-time.svg": agents_figures(steps, (STEP,))[0].figure,
+            "gaps.svg": _light(curves_figure(sizes, frames["targets"].iloc[:0], "optimality_gap")),
         }
-    parts = [
-        "# Published measurements",
-        "Generated from the records beside it by `python -m bench.report.published`; `make report` "
-        "renders the whole report of each run into reports/html. `python -m bench validate "
-        "reports/targets` checks records, `python -m bench export reports/targets --parquet FILE` "
-        "makes a table of them. How the recipes were found is in "
-        "[docs/recipes.md](../docs/recipes.md), how fast a step is in "
-        "[docs/performance.md](../docs/performance.md).",
-        "## Runs",
-        _runs_table(runs),
-        "## Claims of the paper",
-        _claims_table(load_run(reports / "verify")),
-        "## Optimality gaps after training",
-        f"Median over seeds, the range in brackets; settings with {_SEEDS} seeds or more, on the "
-        "recipe's own learning rate. The letter tells processors and versions of the code apart: "
-        "seconds compare within one letter only.",
-        _gap_table(frames["targets"]),
-        "![Optimality gap against seconds of training](figures/gaps.svg)",
-        "## Memory and time of a training step",
-        "Bytes saved for backward against exactly K inner iterations, 6 quadrotors, batch 32, 160 "
-        "time steps:",
-        "![Bytes saved against inner iterations](figures/memory-iterations.svg)",
-        "The allocator's peak on an H100, 100 quadrotors, batch 50:",
-        "![Device memory against inner iterations](figures/memory-gpu.svg)",
-        "Seconds of a training step of quadrotors to a tolerance of 1e-4, batch 32, 160 time "
-        "steps, one thread:",
-        "![Seconds of a step against agents](figures/step-time.svg)",
-    ]
-    return "\n\n".join(parts) + "\n", figures
 
 
 def write(reports: Path = REPORTS) -> None:
@@ -89,126 +81,58 @@ def write(reports: Path = REPORTS) -> None:
     text, figures = published(reports)
     (reports / "README.md").write_text(text, encoding="utf-8")
     (reports / "figures").mkdir(exist_ok=True)
-    with theme():
-        for name, figure in figures.items():
-            path = reports / "figures" / name
-            figure.savefig(path, metadata={"Date": None})
-            titled(path)
+    for name, figure in figures.items():
+        save(figure, reports / "figures" / name)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+def _light(figure: Figure) -> Figure:
+    """Without markers, those with words on hovering included: Markdown shows a mere picture."""
+    for line in (line for ax in figure.axes for line in ax.lines):
+        line.set_marker("")
+    return figure
 
 
-def _runs_table(runs: Mapping[str, Run]) -> str:
+def _runs_table(frames: Mapping[str, pd.DataFrame]) -> str:
     rows = []
-    for name, run in runs.items():
-        cases = case_frame([run])
+    for name, cases in frames.items():
         machines = sorted(set(cases["cpu"].dropna()) | set(cases["gpu"].dropna()))
         dirty = int(cases["dirty"].fillna(False).sum())
-        commits = cases["commit"].nunique()
-        code = f"{commits} commit{'s' * (commits > 1)}"
+        code = counted(cases["commit"].nunique(), "commit")
         code += f", {dirty} records with uncommitted changes" if dirty else ""
-        rows.append(
-            [
-                *(name, RUNS[name], len(cases), int((cases["status"] == "ok").sum())),
-                *("; ".join(machines) or "not recorded", code),
-            ]
-        )
-    return _table(["run", "what it is", "records", "ok", "machine", "code"], rows)
+        ok = int((cases["status"] == "ok").sum())
+        machine = "; ".join(machines) or "not recorded"
+        rows.append([name, RUNS[name], len(cases), ok, machine, code])
+    return markdown_table(["run", "what it is", "records", "ok", "machine", "code"], rows)
 
 
-def _claims_table(run: Run) -> str:
-    rows = [[c["claim"].replace("|", "\\|"), c["verdict"], c["value"].replace("|", "\\|")]
-            for c in run.claims]  # fmt: skip
-    return _table(["claim", "verdict", "measured"], rows)
-
-
-def _trained(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the recommended recipe as it is, finished and with a reference."""
+def _trained(rows: pd.DataFrame, gap: str) -> pd.DataFrame:
+    """Rows of the recommended recipe as it is, finished, with a reference and seeds enough."""
     own = (rows["recipe"] == "recommended") & rows["learning_rate"].isna()
-    return rows[own & rows["optimality_gap"].notna()]
+    rows = rows[own & rows[gap].notna()]
+    return rows[rows.groupby(_KEYS, dropna=False)["seed"].transform("nunique") >= _SEEDS]
 
 
 def _gap_table(cases: pd.DataFrame) -> str:
     rows = []
-    named = cases.rename(columns={"final_optimality_gap": "optimality_gap"})
-    for key, group in _groups(_trained(named)):
-        problem, agents, gradient, ascent, letter = key
-        gaps, steps = group["optimality_gap"], group["step_seconds"].median()
+    for key, group in _trained(cases, "final_optimality_gap").groupby(_KEYS, dropna=False):
+        problem, agents, gradient, ascent, letter, _ = key
+        gaps = group["final_optimality_gap"]
+        low, middle, high = map(_percent, (gaps.min(), gaps.median(), gaps.max()))
         rows.append(
             [
-                *(f"{problem} {agents}", gradient, DASH if pd.isna(ascent) else ascent, letter),
+                *(problem, agents, gradient, DASH if pd.isna(ascent) else ascent, letter),
                 *(group["seed"].nunique(), f"{group['train_seconds'].iloc[0]:g} s"),
-                f"{_percent(gaps.median())} ({_percent(gaps.min())} to {_percent(gaps.max())})",
-                format_seconds(steps),
+                f"{middle} ({low} to {high})",
+                format_seconds(group["step_seconds"].median()),
             ]
         )
+    rows.sort(key=lambda row: (*row[:2], gradient_rank(row[2]), *map(str, row[3:5])))
     heads = ["problem", "gradient", "map", "", "seeds", "trained", "gap", "step"]
-    return _table(heads, rows)
+    return markdown_table(heads, ([f"{row[0]} {row[1]}", *row[2:]] for row in rows))
 
 
 def _percent(gap: float) -> str:
     return f"{gap:.1%}" if abs(gap) >= 0.001 else f"{100 * gap:.1g}%"
-
-
-def _groups(rows: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
-    """By problem, size, gradient, map and environment, in that order; those with seeds enough."""
-    keys = [*_KEYS, "execution"]
-    found = [
-        (tuple(key[:-1]), group)
-        for key, group in rows.groupby(keys, dropna=False, observed=True)
-        if group["seed"].nunique() >= _SEEDS
-    ]
-    return sorted(found, key=lambda pair: (*pair[0][:2], gradient_rank(pair[0][2]), str(pair[0])))
-
-
-def _memory(cases: pd.DataFrame, metric: Metric, n_agents: int) -> Figure:
-    """Against exactly K inner iterations; what timed out or was not measured is marked."""
-    rows = cases[(cases["problem"] == "quadrotor") & (cases["n_agents"] == n_agents)]
-    (drawing,) = memory_iterations_figures(rows, (metric,))
-    return drawing.figure
-
-
-def _step_times(cases: pd.DataFrame) -> Figure:
-    usual = (cases["ascent"] == "scaled map") | (cases["gradient"] == "direct")
-    rows = cases[usual & (cases["problem"] == "quadrotor")]
-    (drawing,) = agents_figures(
-        rows[rows["max_iterations"].isna() | rows["tolerance"].notna()], (STEP,)
-    )
-    return drawing.figure
-
-
-def _gaps(curves: pd.DataFrame) -> Figure:
-    """Median gap against seconds, a panel for each problem and size."""
-    groups = _groups(_trained(curves))
-    sizes = list(dict.fromkeys(key[:2] for key, _ in groups))
-    figure, axes = grid(-(-len(sizes) // 3), 3, 2.9)
-    handles = []
-    for ax in axes.flat[len(sizes) :]:
-        ax.set_visible(False)
-    for ax, size in zip(axes.flat, sizes, strict=False):
-        drawn: list[float] = []
-        for key, group in groups:
-            if key[:2] == size:
-                # The same evaluation of every seed comes at about the same time.
-                rank = group.groupby("seed")["step"].rank(method="first")
-                medians = group.groupby(rank)[["seconds", "optimality_gap"]].median()
-                own = look(key[2])
-                newton = str(key[3]).startswith("newton")
-                shade = own if not newton else replace(own, color=tint(own.color, 0.5))
-                ax.plot(medians["seconds"], medians["optimality_gap"], color=shade.color,
-                        linestyle=line_style(own), linewidth=1.5)  # fmt: skip
-                handles.append(handle(shade, f"{key[2]}{', newton map' * newton}"))
-                handles[-1].set_marker("")
-                drawn += medians["optimality_gap"].tolist()
-        ax.set(title=f"{size[0]} {size[1]}", xlabel="seconds of training", xlim=(0, None))
-        scale_axis(ax, "percent", drawn, log=True)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("gap to the reference optimum")
-    legend_above(figure, handles, 7)
-    return figure
 
 
 if __name__ == "__main__":

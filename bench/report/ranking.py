@@ -8,37 +8,30 @@ gap is read off the training curves at the time when the first of an instance's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench.report import style
 from bench.report.frames import WORKLOAD, iterates, missed
-from bench.report.style import (
-    DASH,
-    FAILURES,
-    format_bytes,
-    format_factor,
-    format_percent,
-    format_seconds,
-    gradient_rank,
-)
-from bench.report.tables import Cell, Table
+from bench.report.tables import Cell, Table, number
 from bench.report.targets import TARGET_INSTANCE, own_rate
 
 #: what a row of the ranking is
-_ROW = ("gradient", "map")
-_INSTANCE = ("environment", "problem", "n_agents", *WORKLOAD, "budget")
-#: no map: a direct policy has none
-_NONE = "none"
-
-
-def with_map(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
-    """`curves` with the column `map` of their cases."""
-    keys = ["run", "id", "seed"]
-    maps = cases.assign(map=cases["map"].fillna(_NONE))[[*keys, "map"]].drop_duplicates()
-    return curves.merge(maps, on=keys, how="left")
+_ROW = ["gradient", "map"]
+_INSTANCE = ["environment", "problem", "n_agents", *WORKLOAD, "budget"]
+#: the map of a method that has none: a direct policy
+NO_MAP = "none"
+_NOTE = (
+    "Step time and peak memory are geometric means, over problems and sizes, of the ratio to "
+    "the best method there; rows that missed their tolerance do not count. A direct policy "
+    "solves no inner problem. The gap is what a method is above the reference optimum when the "
+    "first run of a problem ends: median, in brackets the middle half, over problems and "
+    "seeds. Methods that serve fewer problems are averaged over those."
+)
 
 
 def ranking(cases: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
@@ -51,108 +44,96 @@ def ranking(cases: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
     largest size, `at`), `gap`, `gap_low`, `gap_high` (median and quartiles over instances and
     seeds), `gap_instances`, `served` and `problems` (problem classes it finished, and all).
     """
-    cases = cases.assign(map=cases["map"].fillna(_NONE))
-    times, memory = (
-        _ratios(comparable_steps(cases), "step_seconds"),
-        _ratios(
-            cases[(cases["status"] == "ok") & cases["tolerance"].notna() | _direct(cases)],
-            "peak_live_tensor_bytes",
-        ),
-    )
+    cases = cases.assign(map=cases["map"].fillna(NO_MAP))
+    asked = (cases["status"] == "ok") & cases["tolerance"].notna()
+    times = _ratios(comparable_steps(cases), "step_seconds")
+    memory = _ratios(cases[asked | _direct(cases)], "peak_live_tensor_bytes")
     rows = []
-    for key, group in cases.groupby(list(_ROW), dropna=False):
-        row: dict[str, Any] = dict(zip(_ROW, key, strict=True))
-        row["time"], row["time_instances"] = _mean_ratio(times, key)
-        row["memory"], _ = _mean_ratio(memory, key)
-        row |= _largest(group)
-        own = gaps[(gaps["gradient"] == key[0]) & (gaps["map"] == key[1])]
+    for (gradient, own_map), group in cases.groupby(_ROW):
+        own = gaps[(gaps["gradient"] == gradient) & (gaps["map"] == own_map)]
         low, middle, high = _quartiles(own["gap"])
-        row |= {"gap": middle, "gap_low": low, "gap_high": high}
-        row["gap_instances"] = len(own[list(TARGET_INSTANCE)].drop_duplicates())
         finished = group[(group["status"] == "ok") & ~missed(group)]
-        row["served"] = sorted(finished["problem"].unique())
-        row["problems"] = sorted(cases["problem"].unique())
-        row["refused"] = sorted(
-            set(group.loc[group["status"] == "unsupported", "problem"]) - set(row["served"])
+        served = sorted(finished["problem"].unique())
+        refused = set(group.loc[group["status"] == "unsupported", "problem"]) - set(served)
+        ratios = times.get((gradient, own_map), pd.Series(dtype=float))
+        rows.append(
+            {
+                "gradient": gradient,
+                "map": own_map,
+                "time": _geometric_mean(ratios),
+                "time_instances": len(ratios),
+                "memory": _geometric_mean(memory.get((gradient, own_map), pd.Series(dtype=float))),
+                **_largest(group),
+                **{"gap": middle, "gap_low": low, "gap_high": high},
+                "gap_instances": len(own[list(TARGET_INSTANCE)].drop_duplicates()),
+                "served": served,
+                "problems": sorted(cases["problem"].unique()),
+                "refused": sorted(refused),
+                "failed": int(group["status"].isin(list(style.FAILURES)).sum()),
+                **{"classes": -len(served), "order": style.gradient_rank(gradient)[0]},
+            }
         )
-        row["failed"] = int(group["status"].isin(list(FAILURES)).sum())
-        rows.append(row)
-    found = pd.DataFrame(rows)
-    if found.empty:
-        return found
-    order = found["gradient"].map(lambda name: gradient_rank(name)[0])
-    classes = -found["served"].map(len)
-    found = found.assign(order=order, classes=classes)
-    found = found.sort_values(["classes", "gap", "time", "order"], na_position="last")
-    return found.drop(columns=["order", "classes"]).reset_index(drop=True)
+    if not rows:
+        return pd.DataFrame()
+    found = pd.DataFrame(rows).sort_values(["classes", "gap", "time", "order"])
+    return found.drop(columns=["classes", "order"]).reset_index(drop=True)
 
 
-def gaps_at_equal_time(curves: pd.DataFrame) -> pd.DataFrame:
+def gaps_at_equal_time(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     """The optimality gap of every trained seed at the time when its instance's first run ended.
 
     One row per seed: the instance, gradient, map, `at` [s] and `gap`; a diverged run's gap is
     infinite. Only runs on a recipe's own learning rate, and only runs of a stated length in
     seconds: others do not compete for time.
     """
-    columns = [*TARGET_INSTANCE, "gradient", "map", "run", "id", "seed", "at", "gap"]
+    seed = ["run", "id", "seed"]
+    maps = cases.assign(map=cases["map"].fillna(NO_MAP))[[*seed, "map"]].drop_duplicates()
     known = own_rate(curves[curves["optimality_gap"].notna() & curves["recipe"].notna()])
-    rows = []
-    for key, instance in known.groupby(list(TARGET_INSTANCE), dropna=False):
-        seeds = list(instance.groupby(["run", "id", "seed"], dropna=False))
-        at = min(own["seconds"].max() for _, own in seeds if own["status"].iloc[0] == "ok")
-        for (run, name, seed), own in seeds:
-            reached = own[own["seconds"] <= at].sort_values("seconds")
-            gap = math.inf if own["status"].iloc[0] != "ok" else reached["optimality_gap"].iloc[-1]
-            first = own.iloc[0]
-            rows.append([*key, first["gradient"], first["map"], run, name, seed, at, gap])
-    return pd.DataFrame(rows, columns=columns)
+    known = known.merge(maps, on=seed, how="left")
+    ok = known["status"] == "ok"
+    known["at"] = known.groupby(seed, dropna=False)["seconds"].transform("max").where(ok)
+    known["at"] = known.groupby(list(TARGET_INSTANCE), dropna=False)["at"].transform("min")
+    reached = known[(known["seconds"] <= known["at"]) | ~ok].sort_values("seconds")
+    last = reached.groupby(seed, dropna=False).tail(1).sort_index()
+    gap = last["optimality_gap"].where(last["status"] == "ok", math.inf)
+    found = last.assign(gap=gap)[[*TARGET_INSTANCE, *_ROW, *seed, "at", "gap"]]
+    return found.sort_values([*TARGET_INSTANCE, *seed]).reset_index(drop=True)
 
 
 def ranking_table(ranked: pd.DataFrame) -> Table:
     """The ranking in cells; hovering says what a number rests on."""
     rows = [
         [
-            Cell(row["gradient"], row["gradient"], kind="name"),
-            Cell(DASH if row["map"] == _NONE else row["map"], row["map"]),
-            _factor(row, "time", "step_seconds", format_seconds),
-            _factor(row, "memory", "peak_bytes", format_bytes),
+            Cell(row["gradient"], kind="name"),
+            style.DASH if row["map"] == NO_MAP else row["map"],
+            _factor(row, "time", "step_seconds", style.format_seconds),
+            _factor(row, "memory", "peak_bytes", style.format_bytes),
             _gap(row),
             _served(row),
         ]
         for row in ranked.to_dict("records")
     ]
-    notes = [
-        "Step time and peak memory are geometric means, over problems and sizes, of the ratio to "
-        "the best method there; rows that missed their tolerance do not count. A direct policy "
-        "solves no inner problem. The gap is what a method is above the reference optimum when the "
-        "first run of a problem ends: median, in brackets the middle half, over problems and "
-        "seeds. Methods that serve fewer problems are averaged over those.",
-    ]
     columns = (
         *("method", "map", "step time, × best", "peak memory, × best"),
         *("gap at equal time", "problems served"),
     )
-    return Table("Ranking", columns, rows, notes, "ranking")
+    return Table("Ranking", columns, rows, [_NOTE], "ranking")
 
 
-def gap_table(gaps: pd.DataFrame) -> Table | None:
+def gap_table(gaps: pd.DataFrame) -> Table:
     """The gaps behind the ranking: one row per problem, size, method and map."""
-    if gaps.empty:
-        return None
-    keys = ["problem", "n_agents", "gradient", "map"]
     rows = []
-    for (problem, agents, gradient, own_map), own in gaps.groupby(keys, sort=False, dropna=False):
+    groups = gaps.groupby(["problem", "n_agents", *_ROW], sort=False, dropna=False)
+    for (problem, agents, gradient, own_map), own in groups:
         low, middle, high = _quartiles(own["gap"])
+        half = f"{style.format_percent(low)} to {style.format_percent(high)}"
         rows.append(
             [
-                Cell(str(problem), str(problem)),
-                Cell(str(agents), int(agents)),
-                Cell(str(gradient), str(gradient)),
-                Cell(DASH if own_map == _NONE else str(own_map), str(own_map)),
-                Cell(str(len(own)), len(own)),
-                Cell(format_seconds(own["at"].iloc[0]), float(own["at"].iloc[0])),
-                Cell(format_percent(middle), _sortable(middle)),
-                Cell(f"{format_percent(low)} to {format_percent(high)}", _sortable(low)),
+                *(problem, number(agents), gradient, style.DASH if own_map == NO_MAP else own_map),
+                number(len(own)),
+                number(own["at"].iloc[0], style.format_seconds),
+                number(middle, style.format_percent),
+                replace(number(low), text=half),
             ]
         )
     columns = ["problem", "agents", "method", "map", "runs", "after", "median gap", "middle half"]
@@ -160,39 +141,37 @@ def gap_table(gaps: pd.DataFrame) -> Table | None:
 
 
 def _direct(cases: pd.DataFrame) -> pd.Series:
-    return (cases["map"] == _NONE) & (cases["status"] == "ok")
+    return (cases["map"] == NO_MAP) & (cases["status"] == "ok")
 
 
 def comparable_steps(cases: pd.DataFrame) -> pd.DataFrame:
     """Rows whose step times compare: the tolerance was asked for and reached; or direct."""
-    cases = cases.assign(map=cases["map"].fillna(_NONE))
+    cases = cases.assign(map=cases["map"].fillna(NO_MAP))
     usable = (cases["status"] == "ok") & cases["step_seconds"].notna() & ~missed(cases)
     to_tolerance = iterates(cases) & cases["tolerance"].notna()
     return cases[usable & (to_tolerance | _direct(cases))]
 
 
-def _ratios(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Per instance and row of the ranking, the ratio to the instance's best inner solve.
+def _ratios(rows: pd.DataFrame, column: str) -> dict[tuple[str, str], pd.Series]:
+    """By row of the ranking, the ratios to the best inner solve of each instance.
 
     A direct policy has no stopping rule; it is compared at every one of its problem and size.
     """
     rows = rows[rows[column].notna()].astype({column: "float64"})
-    inner = rows[rows["map"] != _NONE]
-    usual = rows[rows["map"] == _NONE].drop(columns="budget")
-    joined = usual.merge(inner[list(_INSTANCE)].drop_duplicates(), on=list(_INSTANCE[:-1]))
-    together = pd.concat([inner, joined])
-    if together.empty:
-        return pd.DataFrame(columns=[*_ROW, "ratio"])
-    medians = together.groupby([*_INSTANCE, *_ROW, "solver"], dropna=False)[column].median()
-    best = medians.groupby([*_INSTANCE, *_ROW], dropna=False).min().reset_index()
-    least = best[best["map"] != _NONE].groupby(list(_INSTANCE), dropna=False)[column].min()
-    best = best.merge(least.rename("least").reset_index(), on=list(_INSTANCE))
-    return best.assign(ratio=best[column] / best["least"])
+    inner = rows[rows["map"] != NO_MAP]
+    direct = rows[rows["map"] == NO_MAP].drop(columns="budget")
+    rows = pd.concat([inner, direct.merge(inner[_INSTANCE].drop_duplicates(), on=_INSTANCE[:-1])])
+    if rows.empty:
+        return {}
+    medians = rows.groupby([*_INSTANCE, *_ROW, "solver"], dropna=False)[column].median()
+    best = medians.groupby([*_INSTANCE, *_ROW], dropna=False).min().rename("own").reset_index()
+    least = best["own"].where(best["map"] != NO_MAP)
+    least = least.groupby([best[name] for name in _INSTANCE], dropna=False).transform("min")
+    return dict(list((best["own"] / least).groupby([best[name] for name in _ROW])))
 
 
-def _mean_ratio(ratios: pd.DataFrame, key: Sequence[str]) -> tuple[float, int]:
-    own = ratios[(ratios["gradient"] == key[0]) & (ratios["map"] == key[1])]["ratio"]
-    return (float(np.exp(np.log(own).mean())), len(own)) if len(own) else (math.nan, 0)
+def _geometric_mean(ratios: pd.Series) -> float:
+    return float(np.exp(np.log(ratios).mean()))
 
 
 def _largest(group: pd.DataFrame) -> dict[str, Any]:
@@ -201,44 +180,40 @@ def _largest(group: pd.DataFrame) -> dict[str, Any]:
     if known.empty:
         return {"step_seconds": math.nan, "peak_bytes": math.nan, "at": ""}
     there = known[known["n_agents"] == known["n_agents"].max()]
-    there = there[there["problem"] == there["problem"].iloc[0]]
-    noun = "goods" if there["problem"].iloc[0] == "consumption" else f"{there['problem'].iloc[0]}s"
+    first = there.iloc[0]
+    there = there[there["problem"] == first["problem"]]
+    noun = "goods" if first["problem"] == "consumption" else f"{first['problem']}s"
     return {
         "step_seconds": float(there["step_seconds"].median()),
         "peak_bytes": float(there["peak_live_tensor_bytes"].astype(float).median()),
-        "at": f"{there['n_agents'].iloc[0]} {noun}, batch {there['batch_size'].iloc[0]}",
+        "at": f"{first['n_agents']} {noun}, batch {first['batch_size']}",
     }
 
 
-def _quartiles(values: pd.Series) -> tuple[float, float, float]:
-    if values.empty:
-        return math.nan, math.nan, math.nan
-    ordered = np.sort(values.to_numpy(dtype=float))
+def _quartiles(values: pd.Series) -> tuple[float, ...]:
+    """Lower quartile, median and upper quartile; NaN of none."""
     # `lower` and `higher` never interpolate towards an infinite gap.
     kinds = ((0.25, "lower"), (0.5, "higher"), (0.75, "higher"))
-    low, middle, high = (
-        float(np.quantile(ordered, share, method=kind))  # type: ignore[call-overload]
-        for share, kind in kinds
-    )
-    return low, middle, high
+    return tuple(float(values.quantile(share, kind)) for share, kind in kinds)
 
 
 def _factor(row: dict[str, Any], name: str, absolute: str, write: Callable[[float], str]) -> Cell:
     if math.isnan(row[name]):
-        return Cell(DASH, 1e300, "not measured where it can be compared", "null")
+        return number(None, title="not measured where it can be compared")
     title = f"over {row['time_instances']} problems and sizes"
     if not math.isnan(row[absolute]):
         title += f"; {write(row[absolute])} with {row['at']}"
-    return Cell(format_factor(row[name]), row[name], title)
+    return number(row[name], style.format_factor, title)
 
 
 def _gap(row: dict[str, Any]) -> Cell:
     if math.isnan(row["gap"]):
-        return Cell(DASH, 1e300, "no training run against a reference optimum here", "null")
-    text, title = format_percent(row["gap"]), f"{row['gap_instances']} problems and sizes"
-    if row["gap_low"] < row["gap_high"]:  # a single run has no interval
-        text += f" [{format_percent(row['gap_low'])}, {format_percent(row['gap_high'])}]"
-    return Cell(text, _sortable(row["gap"]), title, "gap")
+        return number(None, title="no training run against a reference optimum here")
+    low, middle, high = (style.format_percent(row[name]) for name in ("gap_low", "gap", "gap_high"))
+    # a single run has no interval
+    text = f"{middle} [{low}, {high}]" if row["gap_low"] < row["gap_high"] else middle
+    title = f"{row['gap_instances']} problems and sizes"
+    return replace(number(row["gap"], title=title, kind="gap"), text=text)
 
 
 def _served(row: dict[str, Any]) -> Cell:
@@ -246,28 +221,3 @@ def _served(row: dict[str, Any]) -> Cell:
     refused = f"; cannot serve {', '.join(row['refused'])}" if row["refused"] else ""
     failed = f"; {row['failed']} records did not finish" if row["failed"] else ""
     return Cell(text, len(row["served"]), f"{', '.join(row['served'])}{refused}{failed}")
-
-
-def _sortable(value: float) -> float:
-    return value if math.isfinite(value) else 1e300
-
-
-def at_fixed_iterations(cases: pd.DataFrame) -> tuple[int, float, float] | None:
-    """(K, least, greatest) of the saved bytes of unrolled over jfb's, at the largest K of both."""
-    exact = cases[
-        cases["tolerance"].isna()
-        & cases["max_iterations"].notna()
-        & cases["saved_tensor_bytes"].notna()
-        & (cases["status"] == "ok")
-    ]
-    keys = ["problem", "n_agents", *WORKLOAD, "ascent", "solver", "max_iterations"]
-    bytes_of = [
-        exact[exact["gradient"] == name].groupby(keys, dropna=False)["saved_tensor_bytes"].median()
-        for name in ("unrolled", "jfb")
-    ]
-    ratio = (bytes_of[0].astype(float) / bytes_of[1].astype(float)).dropna()
-    if ratio.empty:
-        return None
-    largest = ratio.index.get_level_values("max_iterations").max()
-    there = ratio.xs(largest, level="max_iterations")
-    return int(largest), float(there.min()), float(there.max())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from html import escape
@@ -15,6 +14,13 @@ from pathlib import Path
 from bench.environment import ROOT, usable_cores
 
 REPORTS = ROOT / "reports"
+_INDEX = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>jfbbench</title>
+<h1>jfbbench: reports</h1>
+<ul>
+{}</ul>
+</html>
+"""
 
 
 def render_all(reports: Path, out: Path) -> list[Path]:
@@ -30,7 +36,11 @@ def render_all(reports: Path, out: Path) -> list[Path]:
     # Spawned: a copy of a process that has imported torch's threads can hang.
     with ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as pool:
         pages = sorted(pool.map(partial(_page, out), folders))
-    (out / "index.html").write_text(_index(pages, out), encoding="utf-8")
+    links = (
+        f'<li><a href="{page.relative_to(out).as_posix()}">{escape(page.parent.name)}</a></li>\n'
+        for page in pages
+    )
+    (out / "index.html").write_text(_INDEX.format("".join(links)), encoding="utf-8")
     return pages
 
 
@@ -48,17 +58,6 @@ def _page(out: Path, folder: Path) -> Path:
         shutil.copy(path, own)
     judge(json.loads((own / "verify.json").read_text())["scope"] == "quick", own)
     return write_report([own], own)
-
-
-def _index(pages: Iterable[Path], out: Path) -> str:
-    links = (
-        f'<li><a href="{page.relative_to(out).as_posix()}">{escape(page.parent.name)}</a></li>'
-        for page in pages
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>jfbbench</title>\n'
-        f"<h1>jfbbench: reports</h1>\n<ul>\n{chr(10).join(links)}\n</ul>\n</html>\n"
-    )
 
 
 def main() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DASH = "–"
 
@@ -43,9 +48,12 @@ LOOKS: dict[str, Look] = {
     "closed-form": Look("#000000", "H", (1.5, 1.5)),
 }
 
-_SPARE_COLORS = ("#4B6584", "#7F6A00", "#A23B3B", "#3D7A7A", "#6D4C9F")
-_SPARE_MARKERS = ("8", "P", "d", ">", "<", "p")
-_SPARE_DASHES = ((6, 2), (2, 1), (6, 1.5, 1.5, 1.5))
+#: what an unknown name is drawn with
+_SPARE = (
+    ("#4B6584", "#7F6A00", "#A23B3B", "#3D7A7A", "#6D4C9F"),
+    ("8", "P", "d", ">", "<", "p"),
+    ((6, 2), (2, 1), (6, 1.5, 1.5, 1.5)),
+)
 
 #: statuses drawn at the top edge of a figure, and the words they are drawn with
 FAILURES: dict[str, str] = {
@@ -60,12 +68,8 @@ def look(gradient: str) -> Look:
     """The fixed look of `gradient`; an unknown name gets one that depends on the name alone."""
     if gradient in LOOKS:
         return LOOKS[gradient]
-    number = zlib.crc32(gradient.encode())
-    return Look(
-        _SPARE_COLORS[number % len(_SPARE_COLORS)],
-        _SPARE_MARKERS[number // 7 % len(_SPARE_MARKERS)],
-        _SPARE_DASHES[number // 31 % len(_SPARE_DASHES)],
-    )
+    number, (colors, markers, dashes) = zlib.crc32(gradient.encode()), _SPARE
+    return Look(colors[number % 5], markers[number // 7 % 6], dashes[number // 31 % 3])
 
 
 def gradient_rank(gradient: str) -> tuple[int, str]:
@@ -80,14 +84,36 @@ def tint(color: str, share: float) -> str:
     return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)
 
 
+def markdown_table(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A table for Markdown, each cell on one line."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, such as "1 seed" or "5 seeds"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def seeds_in_words(counts: pd.Series) -> str:
+    """How many seeds stand behind something, such as "5 seeds" or "1 to 5 seeds"."""
+    low, high = int(counts.min()), int(counts.max())
+    return counted(low, "seed") if low == high else f"{low} to {high} seeds"
+
+
+def sized(problem: str, number: object) -> str:
+    """Agents of a problem, such as "6 agents"; consumption has goods."""
+    noun = "good" if problem == "consumption" else "agent"
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def format_bytes(value: float) -> str:
     """Bytes with a binary prefix and three significant digits, such as 1.25 MiB."""
-    size, unit = float(value), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(size) < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size:.0f} B" if unit == "B" else f"{_three_digits(size)} {unit}"
+    size, units = float(value), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while abs(size) >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} B" if units[0] == "B" else f"{_three_digits(size)} {units[0]}"
 
 
 def format_seconds(value: float) -> str:
@@ -96,9 +122,8 @@ def format_seconds(value: float) -> str:
         return "∞"
     if value >= 1 or value == 0:
         return f"{_three_digits(value)} s"
-    if value >= 1e-3:
-        return f"{_three_digits(value * 1e3)} ms"
-    return f"{_three_digits(value * 1e6)} µs"
+    scale, unit = (1e3, "ms") if value >= 1e-3 else (1e6, "µs")
+    return f"{_three_digits(value * scale)} {unit}"
 
 
 def format_factor(value: float) -> str:

@@ -1,4 +1,6 @@
-"""Time to target: seconds until training stays within a stated gap of the reference optimum."""
+"""Scores over cases and seeds: time to a stated gap of the reference optimum, Dolan-Moré profiles
+(Math. Program. 91, 2002), power laws.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,20 @@ import numpy as np
 import pandas as pd
 
 from bench.report.frames import WORKLOAD, trained
-from bench.report.profile import median_with_misses, steps_to_target, time_to_target
 
 #: optimality gaps that count as reached
 TARGETS = (0.25, 0.10, 0.05, 0.02)
 #: a target is one where the untrained policy's gap is at least so many times as wide
 _LEAST_MISS = 3.0
-
 #: what has to be equal for two runs to be after the same target; batch and execution are part of
 #: how a gradient trains
 TARGET_INSTANCE = ("environment", "problem", "n_agents", "variant", "n_steps", "dtype", "device")
 
-_PROBLEM = ("problem", "n_agents", "environment")
-_CASE = (
-    *("run", *_PROBLEM, "id", "gradient", "ascent", "solver", "budget", *WORKLOAD),
-    *("recipe", "learning_rate"),
-)
+_SEED = ["run", "id", "seed"]
+_CASE = [
+    *("run", "problem", "n_agents", "environment", "id", "gradient", "ascent", "solver"),
+    *("budget", *WORKLOAD, "recipe", "learning_rate"),
+]
 
 
 def own_rate(rows: pd.DataFrame) -> pd.DataFrame:
@@ -43,16 +43,12 @@ def tuned(times: pd.DataFrame) -> pd.DataFrame:
     for a gradient that was only run on the recipe. Best is the shortest time to the narrowest
     target that any of them reaches, then the smallest median gap at the end.
     """
-    if times.empty:
-        return times
-    order = [f"target_{target:g}" for target in sorted(TARGETS)] + ["gap"]
     instance = ["run", *TARGET_INSTANCE]
     anyone = times.groupby(instance, dropna=False)["learning_rate"].transform("count") > 0
-    groups = times[anyone].groupby([*instance, "gradient"], dropna=False, sort=False)
-    best = [
-        group.sort_values(order).iloc[0].to_dict() | {"settings": len(group)} for _, group in groups
-    ]
-    return pd.DataFrame(best)
+    order = [f"target_{target:g}" for target in sorted(TARGETS)] + ["gap"]
+    best = times[anyone].sort_values(order)
+    groups = best.groupby([*instance, "gradient"], dropna=False, sort=False)
+    return best.assign(settings=groups["id"].transform("size"))[groups.cumcount() == 0].sort_index()
 
 
 def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
@@ -67,53 +63,84 @@ def target_times(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     curve is a miss like any other; a gradient that cannot serve the problem did not try, and has no
     row.
     """
-    known = curves[curves["optimality_gap"].notna()]
-    by_seed = dict(list(known.groupby(["run", "id", "seed"], dropna=False)))
-    runs = cases[trained(cases) & cases["status"].ne("unsupported")]
-    instance = list(TARGET_INSTANCE)
+    known, instance = curves[curves["optimality_gap"].notna()], list(TARGET_INSTANCE)
     untrained = known[known["step"] == 0].groupby(instance, dropna=False)["optimality_gap"].min()
+    runs = cases[trained(cases) & cases["status"].ne("unsupported")]
     runs = runs.merge(known[instance].drop_duplicates(), on=instance)
     runs = runs.merge(untrained.rename("untrained").reset_index(), on=instance, how="left")
-    rows = []
-    for key, case in runs.groupby(list(_CASE), dropna=False):
-        row = dict(zip(_CASE, key, strict=True))
-        seeds = [by_seed.get((row["run"], row["id"], seed)) for seed in case["seed"]]
-        ends = case["final_optimality_gap"].where(case["status"] == "ok").fillna(math.inf)
-        row["seeds"] = len(seeds)
-        row["gap"] = median_with_misses(ends)
-        row["gap_min"], row["gap_max"] = ends.min(), ends.max()
-        row["cpus"] = tuple(sorted(case["cpu"].dropna().unique()))
-        widest = case["untrained"].iloc[0] / _LEAST_MISS
-        for target in TARGETS:
-            times, steps = (
-                pd.Series([math.inf if seed is None else measure(seed, target) for seed in seeds])
-                for measure in (time_to_target, steps_to_target)
-            )
-            row[f"target_{target:g}"] = median_with_misses(times)
-            row[f"steps_{target:g}"] = median_with_misses(steps)
-            row[f"reached_{target:g}"] = int((times < math.inf).sum())
-            if target > widest:
-                row[f"target_{target:g}"] = row[f"steps_{target:g}"] = math.nan
-        rows.append(row)
-    return pd.DataFrame(rows)
+    runs["gap"] = runs["final_optimality_gap"].where(runs["status"] == "ok").fillna(math.inf)
+    by_seed = dict(list(known.groupby(_SEED, dropna=False)))
+    own = [by_seed.get(key) for key in runs[_SEED].itertuples(index=False, name=None)]
+    scores = {
+        "seeds": ("seed", "size"),
+        "gap": ("gap", median_with_misses),
+        "gap_min": ("gap", "min"),
+        "gap_max": ("gap", "max"),
+        "cpus": ("cpu", lambda cpus: " and ".join(sorted(cpus.dropna().unique()))),
+        "untrained": ("untrained", "first"),
+    }
+    for target in TARGETS:
+        seconds, steps = f"target_{target:g}", f"steps_{target:g}"
+        for name, column in ((seconds, "seconds"), (steps, "step")):
+            runs[name] = [time_to_target(curve, target, column) for curve in own]
+            scores[name] = (name, median_with_misses)
+        scores[f"reached_{target:g}"] = (seconds, lambda times: int(np.isfinite(times).sum()))
+    found = runs.groupby(_CASE, dropna=False).agg(**scores).reset_index()
+    for target in TARGETS:
+        easy = target > found["untrained"] / _LEAST_MISS
+        found.loc[easy, [f"target_{target:g}", f"steps_{target:g}"]] = math.nan
+    return found.drop(columns="untrained")
 
 
-def crossing_fractions(
-    curves: pd.DataFrame, cases: pd.DataFrame, target: float
-) -> dict[tuple[str, int], np.ndarray]:
-    """Per problem and size, when its runs came within `target` for good, as shares of the limit.
+def time_to_target(curve: pd.DataFrame | None, target: float, column: str = "seconds") -> float:
+    """Where the evaluations of `curve` begin after which none misses `target`, in `column`.
 
-    One number per trained case and seed that got there and has a time limit. Where the protocol
-    decides and not the gradient, they pile up: `np.histogram(shares, 20, (0, 1))` shows it.
+    An optimality gap that is NaN misses. Infinite where the last one misses or there is no curve.
     """
-    limits = cases.set_index(["run", "id", "seed"])["train_seconds"].dropna()
-    shares: dict[tuple[str, int], list[float]] = {}
-    known = curves[curves["optimality_gap"].notna()]
-    for key, curve in known.groupby(["run", "id", "seed"], dropna=False):
-        seconds = time_to_target(curve, target)
-        if key in limits.index and math.isfinite(seconds):
-            first = curve.iloc[0]
-            shares.setdefault((first["problem"], int(first["n_agents"])), []).append(
-                seconds / float(limits.loc[key])
-            )
-    return {key: np.array(values) for key, values in shares.items()}
+    if curve is None:
+        return math.inf
+    missed = ~(curve["optimality_gap"].to_numpy(dtype=float) <= target)
+    begin = int(missed.nonzero()[0][-1]) + 1 if missed.any() else 0
+    return float(curve[column].iloc[begin]) if begin < len(curve) else math.inf
+
+
+def median_with_misses(seconds: pd.Series) -> float:
+    """Median where a miss is infinite: infinite once half of the seeds miss."""
+    ordered = np.sort(seconds.fillna(math.inf).to_numpy(dtype=float))
+    return float(ordered[(len(ordered) - 1) // 2] / 2 + ordered[len(ordered) // 2] / 2)
+
+
+def performance_profile(times: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Method -> (ratios, fraction of instances solved within that multiple of the best time).
+
+    `times`: one row per instance, one column per method [s]; NaN or infinite is a miss. Both
+    returned arrays start at ratio 1 and grow; the fraction holds from its ratio to the next. An
+    instance nobody solved stays in the denominator.
+    """
+    values = times.fillna(math.inf).astype(float)
+    best = values.min(axis=1)
+    # equal to the best is ratio 1 also where the best is zero: a target met before the first step
+    ratio = values.div(best, axis=0).mask(values.eq(best, axis=0), 1.0)
+    ratio = ratio[np.isfinite(values)]
+    profiles = {}
+    for method in values.columns:
+        ratios = ratio[method][np.isfinite(ratio[method])]
+        steps, counts = np.unique(ratios, return_counts=True)
+        fractions = np.cumsum(counts) / len(values)
+        if len(steps) == 0 or steps[0] > 1.0:
+            steps, fractions = np.insert(steps, 0, 1.0), np.insert(fractions, 0, 0.0)
+        profiles[str(method)] = (steps, fractions)
+    return profiles
+
+
+def power_law_slope(x: pd.Series, y: pd.Series) -> float | None:
+    """Exponent b of the least-squares fit y = a·x^b through the median y at every x.
+
+    Medians first, so that an x measured with more seeds weighs no more than the others. None with
+    fewer than two distinct positive x, where there is no slope.
+    """
+    points = pd.DataFrame({"x": x.astype(float), "y": y.astype(float)}).dropna()
+    medians = points[(points > 0).all(axis=1)].groupby("x")["y"].median()
+    if len(medians) < 2:
+        return None
+    return float(np.polyfit(np.log(medians.index), np.log(medians), 1)[0])

@@ -141,24 +141,20 @@ def test_the_optimal_flight_costs_what_ipopt_says():
 def test_distances_by_hand():
     path = np.array([[[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]])
     nearest = [1.0, np.hypot(3, 3), 1.0]
-    np.testing.assert_allclose(views.distances(path), [nearest])
-    smallest, each = views.distance_lines(path)
-    np.testing.assert_allclose(smallest.values, [[1.0]])
-    np.testing.assert_allclose(each.values, [nearest])
+    smallest, each = views.distance_lines(path).values()
+    np.testing.assert_allclose(smallest, [[1.0]])
+    np.testing.assert_allclose(each, [nearest])
 
 
 def test_views_name_what_they_show():
     quadrotor, goods = Quadrotor(2), Consumption(3)
     assert views.positions(quadrotor, np.zeros((5, 24))).shape == (5, 2, 3)
     assert views.positions(goods, np.zeros((5, 4))) is None
-    assert [line.values.shape for line in views.state_lines(goods, np.zeros((5, 4)))] == [
-        (5, 1),
-        (5, 3),
-    ]
-    thrust, *others = views.control_lines(quadrotor, np.arange(8.0)[None])
-    assert thrust.heading == "thrust [N]"
-    np.testing.assert_array_equal(thrust.values, [[0.0, 4.0]])
-    assert len(others) == 3
+    lines = views.state_lines(goods, np.zeros((5, 4))).values()
+    assert [values.shape for values in lines] == [(5, 1), (5, 3)]
+    controls = views.control_lines(quadrotor, np.arange(8.0)[None])
+    np.testing.assert_array_equal(controls["thrust [N]"], [[0.0, 4.0]])
+    assert len(controls) == 4
 
 
 def test_an_animation_ends_where_the_flight_does():

@@ -12,13 +12,8 @@ pytest.importorskip("seaborn")
 from bench.report.answer import answer, standing
 from bench.report.frames import case_frame, curve_frame
 from bench.report.load import load_run
-from bench.report.ranking import (
-    at_fixed_iterations,
-    gaps_at_equal_time,
-    ranking,
-    ranking_table,
-    with_map,
-)
+from bench.report.ranking import gaps_at_equal_time, ranking, ranking_table
+from bench.report.summary import unrolled_over_jfb
 from tests.test_report import NOT_CONCAVE, synthetic_record, write_run
 
 
@@ -36,7 +31,7 @@ def trained(gradient: str, seed: int, gaps: list[tuple[float, float]], n_agents:
 def ranked_run(tmp_path: Path, records: list[dict[str, Any]]) -> Any:
     runs = [load_run(write_run(tmp_path / "run", records))]
     cases = case_frame(runs)
-    gaps = gaps_at_equal_time(with_map(curve_frame(runs, cases), cases))
+    gaps = gaps_at_equal_time(curve_frame(runs, cases), cases)
     return runs, cases, ranking(cases, gaps), gaps
 
 
@@ -57,7 +52,7 @@ def test_ratios_are_geometric_means_over_instances(tmp_path: Path) -> None:
     assert rows.loc["implicit", "time"] == pytest.approx(4.0)
     assert rows.loc["implicit", "memory"] == pytest.approx(4.0)
     assert rows.loc["jfb", "time"] == pytest.approx(1.0)
-    cells = {row[0].text: [cell.text for cell in row] for row in ranking_table(ranked).rows}
+    cells = {row[0]: row for row in ranking_table(ranked).texts()}
     # a row that missed its tolerance is no fast one, and serves nothing
     assert cells["unrolled"][2] == "–"
     assert cells["unrolled"][5] == cells["cvxpylayers"][5] == "0 of 1"
@@ -73,7 +68,7 @@ def test_gaps_are_read_off_when_the_first_run_ends(tmp_path: Path) -> None:
     # implicit ends at 5 s, when jfb was last seen at 4 s
     assert dict(zip(gaps["gradient"], gaps["gap"], strict=True)) == {"jfb": 0.5, "implicit": 0.3}
     assert ranked["gradient"].tolist() == ["implicit", "jfb"]
-    assert ranking_table(ranked).rows[0][4].text == "30%"  # of a single run
+    assert ranking_table(ranked).texts()[0][4] == "30%"  # of a single run
 
 
 def test_seeds_that_overlap_are_a_tie_and_the_others_are_named(tmp_path: Path) -> None:
@@ -103,7 +98,7 @@ def test_a_seed_that_diverged_is_no_tie(tmp_path: Path) -> None:
     assert standing(gaps).set_index("gradient")["tied"].to_dict() == {"jfb": 1, "implicit": 0}
 
 
-def test_memory_at_the_largest_k_of_both(tmp_path: Path) -> None:
+def test_memory_at_every_k_of_both(tmp_path: Path) -> None:
     """By construction unrolled saves K times what jfb does; 500 was not run with unrolled."""
     records = [
         synthetic_record(gradient, 4, iterations=iterations, tolerance=None)
@@ -111,4 +106,5 @@ def test_memory_at_the_largest_k_of_both(tmp_path: Path) -> None:
         for iterations in counts
     ]
     _, cases, _, _ = ranked_run(tmp_path, records)
-    assert at_fixed_iterations(cases) == (50, 50.0, 50.0)
+    ratios = unrolled_over_jfb(cases)["saved_tensor_bytes"]
+    assert ratios.droplevel([*ratios.index.names[:-1]]).to_dict() == {5: 5.0, 50: 50.0}

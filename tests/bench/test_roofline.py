@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import runner
 from bench.case import Case
 from bench.measure import Step
-from bench.report.build import write_report
+from bench.report import write_report
 from bench.roofline import case as case_module
 from bench.roofline import rates, run
 from bench.roofline.case import Update, bound, count, floor_seconds

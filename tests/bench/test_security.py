@@ -5,11 +5,12 @@ import json
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from bench import csv_cells
 from bench.records import write_csv
-from bench.report.html import claims_of
 from bench.report.load import UnusableFile, load_runs
+from bench.report.page import claims_of
 
 ATTACKS = ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1"]
 
@@ -37,7 +38,7 @@ def test_a_claims_figure_comes_from_its_own_folder(name, tmp_path):
     run = tmp_path / "run"
     (run / "figures").mkdir(parents=True)
     (run / "figures" / "link.png").symlink_to(tmp_path / "secret.png")
-    (run / "figures" / "own.png").write_bytes(b"own")
+    Image.new("RGB", (2, 2)).save(run / "figures" / "own.png")
     claims = [
         {"claim": "a", "verdict": "reproduced", "value": 1.0, "figure": figure}
         for figure in (name.format(root=tmp_path), "figures/own.png")
@@ -45,5 +46,5 @@ def test_a_claims_figure_comes_from_its_own_folder(name, tmp_path):
     (run / "verify.json").write_text(json.dumps({"claims": claims}))
     with pytest.warns(UnusableFile, match="is not in"):
         refused, own = claims_of(load_runs([run]))
-    assert refused.image is None
-    assert own.image is not None
+    assert refused["image"] is None
+    assert own["image"] is not None

@@ -29,7 +29,7 @@ from bench.gate.trees import measure_cases
 from bench.measure import Step, measure_memory
 from bench.presets import PRESETS
 from bench.records import empty_record, read_records, write_json
-from bench.report.build import write_report
+from bench.report import write_report
 from bench.report.load import TABLE_FILES, load_run
 from bench.report.tables import generic_table
 
@@ -183,7 +183,7 @@ def test_files_hold_the_table_and_the_report_shows_it(tmp_path):
     (content,) = load_run(tmp_path).tables
     assert content["met"] is True
     table = generic_table(content)
-    assert [cell.text for cell in table.rows[0]] == [
+    assert table.texts()[0] == [
         "retain", "kept", "deterministic", "1", "1", "-", "exit 1", "yes", "saved bytes +1.00%",
     ]  # fmt: skip
     assert len(table.columns) == len(table.rows[0])

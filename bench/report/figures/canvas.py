@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -16,21 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    LogLocator,
-    NullFormatter,
-    NullLocator,
-    StrMethodFormatter,
-)
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
+from bench.report.figures.hover import titled
 from bench.report.style import (
     FAILURES,
     Look,
     format_bytes,
     format_number,
     format_seconds,
+    seeds_in_words,
     short,
 )
 
@@ -45,14 +40,11 @@ FORMATS = {
     "number": format_number,
     "percent": lambda value: f"{100 * value:,.0f}%" if value >= 0.1 else f"{100 * value:.3g}%",
 }
-_LANE = 0.085
-_MOST_STRIP = 0.5
-#: width of a letter of the strip's words, as a fraction of the narrowest axes in use
-_LETTER = 0.026
+#: height of a line of the strip of failures, and of the strip at most, as shares of the axes
+_LANE, _MOST_STRIP = 0.085, 0.5
 
 
-@dataclass(frozen=True)
-class Drawing:
+class Drawing(NamedTuple):
     """One figure: file stem, heading of its section, caption, the figure itself."""
 
     name: str
@@ -61,8 +53,7 @@ class Drawing:
     figure: Figure
 
 
-@dataclass(frozen=True)
-class Lane:
+class Lane(NamedTuple):
     """One line of the strip of failures: where a series has no value, and the words why."""
 
     look: Look
@@ -83,6 +74,8 @@ def theme() -> Iterator[None]:
         "ytick.labelsize": 8.5,
         "grid.color": "#e4e4e4",
         "grid.linewidth": 0.7,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
         # letters as letters: smaller, and read aloud
         "svg.fonttype": "none",
         # the same records give the same SVG, byte for byte
@@ -92,35 +85,65 @@ def theme() -> Iterator[None]:
         yield
 
 
-def grid(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure of rows × columns axes, each row `height` inches, legends fitted in the layout."""
+def save(figure: Figure, vector: Path, dots_per_inch: float | None = None) -> Path:
+    """Write `figure` as the SVG `vector`, with words on hovering, and return its path.
+
+    With `dots_per_inch` a PNG lies beside it.
+    """
+    with theme():
+        # the layout is solved once and kept for both files
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        # no date in the file, so that the same records give the same bytes
+        figure.savefig(vector, metadata={"Date": None})
+        titled(vector)
+        if dots_per_inch is not None:
+            figure.savefig(vector.with_suffix(".png"), dpi=dots_per_inch)
+    return vector
+
+
+def grid(count: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure of `count` axes in rows of `columns`, each `height` inches, and an array of them.
+
+    Legends are fitted in the layout; axes that fill the last row are hidden.
+    """
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.03)
+    columns = max(1, min(columns, count))
+    rows = max(1, -(-count // columns))
     figure = Figure(figsize=(WIDTH, rows * height), layout=layout)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return figure, axes
+
+
+def paged(items: list[Any], most: int) -> list[tuple[str, list[Any]]]:
+    """`items` in pages of `most`, each with the end of its file name: "-1", … of several."""
+    pages = [items[start : start + most] for start in range(0, len(items), most)]
+    return [(f"-{i}" if len(pages) > 1 else "", page) for i, page in enumerate(pages, 1)]
 
 
 def scale_axis(ax: Axes, unit: str, values: Iterable[float], log: bool, lanes: int = 0) -> None:
     """Scale the y axis to `values`, leaving room at the top for `lanes` of failures."""
     finite = np.asarray([value for value in values if np.isfinite(value)], dtype=float)
-    if log:
-        finite = finite[finite > 0]
+    finite = finite[finite > 0] if log else finite
     if len(finite) == 0:
         finite = np.asarray([1.0])
+    low, high = finite.min(), finite.max()
     if log:
         ax.set_yscale("log", base=2 if unit == "bytes" else 10)
-        low, high = np.log(finite.min()), np.log(finite.max())
+        low, high = np.log([low, high])
         pad = max(0.08 * (high - low), np.log(1.3))
     else:
-        low, high = finite.min(), finite.max()
         pad = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     low, high = low - pad, high + pad
     high = low + (high - low) / (1 - _strip_height(lanes))
     ax.set_ylim(*(np.exp([low, high]) if log else (low, high)))
     write = FORMATS[unit]
     if log or unit != "number":  # three digits do not tell the ticks of a narrow axis apart
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(write(value))))
+        ax.yaxis.set_major_formatter(lambda value, _: short(write(value)))
     else:
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.7g}"))
+        ax.yaxis.set_major_formatter("{x:,.7g}")
     if log:
         narrow = high - low < np.log(200)
         if unit != "bytes":
@@ -132,72 +155,50 @@ def scale_axis(ax: Axes, unit: str, values: Iterable[float], log: bool, lanes: i
 def log_counts(ax: Axes, values: Iterable[float], name: str) -> None:
     """A logarithmic x axis of whole numbers, with a tick at every value that occurs."""
     ticks = sorted(set(values))
-    ax.set_xscale("log")
-    ax.set_xlim(ticks[0] / 1.35, ticks[-1] * 1.35)
+    ax.set(xscale="log", xlim=(ticks[0] / 1.35, ticks[-1] * 1.35), xlabel=name)
     ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel(name)
+
+
+def curve(ax: Axes, look: Look, x: Any, band: pd.DataFrame, every: int = 1) -> None:
+    """The line `median` with a marker at each `every`-th point, and the band `low` to `high`."""
+    ax.fill_between(x, band["low"], band["high"], color=look.color, alpha=0.16, linewidth=0)
+    line = handle(look, "_")
+    line.set(xdata=x, ydata=band["median"], markevery=every)
+    ax.add_line(line)
 
 
 def failure_strip(ax: Axes, lanes: Sequence[Lane]) -> None:
-    """Draw `lanes` on a grey strip at the top edge; the axes' limits are final by now."""
-    if not lanes:
-        return
-    height = _strip_height(len(lanes))
-    ax.add_patch(
-        Rectangle((0, 1 - height), 1, height, transform=ax.transAxes, color="#f0f0f0", lw=0)
-    )
+    """Draw `lanes` on a grey strip at the top edge; the axes' limits are final by now.
+
+    The words stand beside marks in one half of the axes, and below marks in both.
+    """
+    height, bottom = _strip_height(len(lanes)), ax.get_ylim()[0]
+    strip = Rectangle((0, 1 - height), 1, height, transform=ax.transAxes, color="#f0f0f0", lw=0)
+    ax.add_patch(strip)
     for number, lane in enumerate(lanes):
         step = height / len(lanes)
         y = 1 - (number + 0.5) * step
-        place, align = _room(ax, lane)
-        # no room beside the marks: the words go below them
-        below = align is None
-        ax.plot(
-            lane.positions,
-            [y + (0.22 * step if below else 0)] * len(lane.positions),
-            transform=ax.get_xaxis_transform(),
-            color=lane.look.color,
-            marker=lane.look.marker,
-            markersize=5.5,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            linestyle="none",
-            clip_on=False,
-            zorder=4,
-        )
-        ax.annotate(
-            lane.words,
-            (place, y - (0.3 * step if below else 0)),
-            xycoords="axes fraction",
-            xytext=({"left": 6, "right": -6}.get(align or "", 0), 0),
-            textcoords="offset points",
-            ha=align or "center",
-            va="center_baseline",
-            fontsize=6.5 if below else 7.5,
-            color="#333333",
-            zorder=5,
-        )
+        places = [(x, bottom) for x in lane.positions]
+        marks = (ax.transScale + ax.transLimits).transform(places)[:, 0]
+        x, align, drop, size = 0.5, "center", 0.3 * step, 6.5
+        if marks.min() > 0.5:
+            x, align, drop, size = marks.min() - 0.02, "right", 0.0, 7.5
+        elif marks.max() < 0.5:
+            x, align, drop, size = marks.max() + 0.02, "left", 0.0, 7.5
+        entry = handle(lane.look, "_", line=False)
+        entry.set(transform=ax.get_xaxis_transform(), clip_on=False, zorder=4, markersize=5.5)
+        entry.set_data(list(lane.positions), [y + 0.7 * drop] * len(marks))
+        ax.add_line(entry)
+        ax.text(x, y - drop, lane.words, transform=ax.transAxes, fontsize=size, zorder=5,
+                ha=align, va="center_baseline", color="#333333")  # fmt: skip
 
 
-def _room(ax: Axes, lane: Lane) -> tuple[float, str | None]:
-    """Where along the axis a lane's words fit beside or between its marks.
-
-    The place as a fraction of the axis, and the alignment there; None where they fit nowhere.
-    """
-    pixels = ax.transData.transform([(place, ax.get_ylim()[0]) for place in sorted(lane.positions)])
-    marks = ax.transAxes.inverted().transform(pixels)[:, 0]
-    edges = np.concatenate([[0.0], marks, [1.0]])
-    gaps = np.diff(edges)
-    widest = int(np.argmax(gaps))
-    if gaps[widest] < _LETTER * (len(lane.words) + 1):
-        return 0.5, None
-    if widest == 0:
-        return float(marks[0]), "right"
-    if widest == len(marks):
-        return float(marks[-1]), "left"
-    return float(edges[widest : widest + 2].mean()), "center"
+def named_lines(ax: Axes, names: Sequence[str], **text: Any) -> None:
+    """A line across the axes for each of `names`, the first on top."""
+    ax.set_yticks(range(len(names)), names, **text)
+    ax.set_ylim(len(names) - 0.5, -0.5)
 
 
 def failure_words(statuses: Iterable[str]) -> str:
@@ -206,8 +207,8 @@ def failure_words(statuses: Iterable[str]) -> str:
     return ", ".join(words for status, words in FAILURES.items() if status in present)
 
 
-def handle(look: Look, label: str, hollow: bool = False) -> Line2D:
-    """A legend entry in the look of a gradient."""
+def handle(look: Look, label: str, hollow: bool = False, line: bool = True) -> Line2D:
+    """A legend entry in the look of a gradient; without `line` a marker alone."""
     return Line2D(
         [],
         [],
@@ -217,32 +218,17 @@ def handle(look: Look, label: str, hollow: bool = False) -> Line2D:
         markerfacecolor="white" if hollow else look.color,
         markeredgecolor=look.color if hollow else "white",
         markeredgewidth=1.0 if hollow else 0.6,
-        linestyle=line_style(look),
+        linestyle=line_style(look) if line else "none",
         linewidth=1.5,
         label=label,
     )
 
 
-def ring(ax: Axes, x: pd.Series, y: pd.Series) -> None:
-    """Mark rows that stopped above the tolerance asked: not comparable with the others."""
-    ax.plot(
-        x,
-        y,
-        linestyle="none",
-        marker="o",
-        markersize=9.5,
-        markerfacecolor="none",
-        markeredgecolor=_MISSED,
-        markeredgewidth=1.1,
-        zorder=4,
-    )
-
-
-def ring_handle() -> Line2D:
-    """The legend entry of `ring`."""
-    entry = handle(Look(_MISSED, "o", ""), "residual not reached", hollow=True)
-    entry.set_linestyle("none")
-    return entry
+def ring(ax: Axes, x: pd.Series, y: pd.Series) -> Line2D:
+    """Mark rows that stopped above the tolerance asked, and return the entry of the legend."""
+    ax.plot(x, y, "o", markersize=9.5, markerfacecolor="none", markeredgecolor=_MISSED,
+            markeredgewidth=1.1, zorder=4)  # fmt: skip
+    return handle(Look(_MISSED, "o", ""), "residual not reached", hollow=True, line=False)
 
 
 def line_style(look: Look) -> Any:
@@ -252,39 +238,18 @@ def line_style(look: Look) -> Any:
 
 def legend_above(figure: Figure, handles: Sequence[Line2D], columns: int) -> None:
     """One legend for all panels, above them; of entries with the same words the first stands."""
-    by_words: dict[object, Line2D] = {}
+    own: dict[object, Line2D] = {}
     for each in handles:
-        by_words.setdefault(each.get_label(), each)
-    figure.legend(
-        handles=list(by_words.values()),
-        loc="outside upper left",
-        ncols=min(columns, len(by_words)),
-        frameon=False,
-        fontsize=8,
-        columnspacing=1.4,
-    )
+        own.setdefault(each.get_label(), each)
+    columns = min(columns, len(own))
+    entries = list(own.values())
+    figure.legend(handles=entries, loc="outside upper left", ncols=columns, columnspacing=1.4)
 
 
-def legend_right(ax: Axes, handles: Sequence[Line2D]) -> None:
+def legend_right(ax: Axes, handles: Sequence[Any]) -> None:
     """A legend outside, right of the axes."""
-    ax.legend(
-        handles=list(handles),
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.02),
-        frameon=False,
-        fontsize=8,
-        handlelength=2.4,
-        borderaxespad=0.2,
-        labelspacing=0.35,
-    )
-
-
-def seeds_in_words(counts: pd.Series) -> str:
-    """How many seeds stand behind the points of a figure, such as "5 seeds" or "1 to 5 seeds"."""
-    low, high = int(counts.min()), int(counts.max())
-    if low == high:
-        return f"{low} seed{'s' if low != 1 else ''}"
-    return f"{low} to {high} seeds"
+    ax.legend(handles=list(handles), loc="upper left", bbox_to_anchor=(1.01, 1.02),
+              handlelength=2.4, borderaxespad=0.2, labelspacing=0.35)  # fmt: skip
 
 
 def spread_in_words(counts: pd.Series, what: str) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from bench.report.figures.canvas import FORMATS, Drawing
+from bench.report.figures.canvas import FORMATS, Drawing, handle
 from bench.report.figures.hover import hover
 from bench.report.load import Run
-from bench.report.style import format_percent
+from bench.report.style import Look, format_percent
 
 _COLUMNS = ("problem", "variant", "run", "step", "rate_max", "angle_expectation", "norm_ratio")
 #: problems by colour, maps by marker
@@ -46,18 +45,16 @@ def contraction_figure(runs: Sequence[Run]) -> list[Drawing]:
         ]
         hover(ax, x, y, words)
     ax.axvline(1.0, color="#555555", linewidth=1)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    ax.set(xscale="log", yscale="log", ylabel="bias of JFB's expected gradient")
     ax.set_xlabel("largest |dT/du| over the states of a minibatch; left of 1 the map contracts")
-    ax.set_ylabel("bias of JFB's expected gradient")
     ax.yaxis.set_major_formatter(lambda value, _: FORMATS["percent"](value))
-    looks = [(color, "o", name) for name, color in colors.items()]
-    looks += [
-        ("#444444", _MARKERS.get(v, "D"), f"{v} {'recipe' if v == 'released' else 'map'}")
-        for v in traces["variant"].unique()
+    entries = [handle(Look(color, "o", ""), name, line=False) for name, color in colors.items()]
+    entries += [
+        handle(Look("#444444", _MARKERS.get(name, "D"), ""), f"{name} {kind}", line=False)
+        for name in traces["variant"].unique()
+        for kind in ["recipe" if name == "released" else "map"]
     ]
-    entries = [Line2D([], [], color=c, marker=m, ls="none", label=words) for c, m, words in looks]
-    figure.legend(handles=entries, loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(handles=entries, loc="outside right upper")
     caption = (
         "Distance between JFB's expected gradient and the true one, relative to the true one, at "
         "measured steps of training. Values below 0.01% are drawn there."

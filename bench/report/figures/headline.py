@@ -6,40 +6,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from bench.report.figures.canvas import (
-    FORMATS,
-    Drawing,
-    Lane,
-    failure_strip,
-    handle,
-    legend_above,
-    line_style,
-    log_counts,
-    scale_axis,
-)
-from bench.report.figures.cells import Metric
+from bench.report.figures.canvas import FORMATS, Drawing, handle, legend_above, named_lines
 from bench.report.figures.hover import hover
-from bench.report.figures.scaling import (
-    ALLOCATED,
-    SAVED,
-    absent,
-    hollow,
-    predicted_handle,
-    predicted_rows,
-)
-from bench.report.frames import WORKLOAD
+from bench.report.figures.panels import Metric, agreeing, series_of
+from bench.report.figures.scaling import ALLOCATED, SAVED, draw
+from bench.report.frames import WORKLOAD, exact
 from bench.report.ranking import comparable_steps
-from bench.report.style import (
-    format_bytes,
-    format_percent,
-    format_seconds,
-    gradient_rank,
-    look,
-    short,
-    tint,
-)
+from bench.report.style import format_percent, format_seconds, gradient_rank, look, short, tint
 
 _SIZE = (5.9, 4.5)
 
@@ -49,15 +24,20 @@ def headline_figure(cases: pd.DataFrame, gaps: pd.DataFrame) -> list[Drawing]:
     compared = gaps.groupby(["problem", "n_agents"])["gradient"].transform("nunique") > 1
     if compared.any():
         return [_gap_figure(gaps[compared])]
-    exact = cases[cases["tolerance"].isna() & cases["max_iterations"].notna()]
+    counts = exact(cases)
     for metric in (SAVED, ALLOCATED):
-        measured = exact[exact[metric.column].notna() & (exact["status"] == "ok")]
+        measured = counts[counts[metric.column].notna() & (counts["status"] == "ok")]
         sizes = measured.groupby("n_agents")["max_iterations"].nunique()
         if len(sizes) and sizes.max() > 1:
             keep = sizes[sizes == sizes.max()].index.max()
-            return [_memory_figure(exact[exact["n_agents"] == keep], metric)]
+            return [_memory_figure(counts[counts["n_agents"] == keep], metric)]
     timed = comparable_steps(cases)
     return [_time_figure(timed)] if timed["gradient"].nunique() > 1 else []
+
+
+def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _time_figure(timed: pd.DataFrame) -> Drawing:
@@ -67,25 +47,21 @@ def _time_figure(timed: pd.DataFrame) -> Drawing:
     medians = own.groupby(["gradient", "map", "n_agents"])["step_seconds"].median()
     rows = medians.groupby(level=[0, 1]).mean().sort_values().index
     sizes = sorted(own["n_agents"].unique())
-    figure = Figure(figsize=(_SIZE[0], min(_SIZE[1], 1 + 0.4 * len(rows))), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = _axes(min(_SIZE[1], 1 + 0.4 * len(rows)))
     shades = dict(zip(sizes[::-1], np.linspace(0.0, 0.65, len(sizes)), strict=True))
     for line, (name, own_map) in enumerate(rows):
-        drawn = look(name)
         for size, seconds in medians[name, own_map].items():
-            color = tint(drawn.color, shades[size])
-            ax.plot([seconds], [line], drawn.marker, color=color, markersize=6)
+            color = tint(look(name).color, shades[size])
+            ax.plot([seconds], [line], look(name).marker, color=color, markersize=6)
             words = f"{name}, {own_map} map, {problem} {size}: {format_seconds(seconds)}"
             hover(ax, [seconds], [line], [words])
     several = {name for name, _ in rows if sum(name == other for other, _ in rows) > 1}
     labels = [f"{name}, {own_map}" if name in several else name for name, own_map in rows]
-    ax.set_yticks(range(len(rows)), labels, fontsize=7.5)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xscale("log")
+    named_lines(ax, labels, fontsize=7.5)
+    ax.set(xscale="log", xlabel="time of a training step")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(format_seconds(value))))
+    ax.xaxis.set_major_formatter(lambda value, _: short(format_seconds(value)))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("time of a training step")
     named = " and ".join(filter(None, [", ".join(map(str, sizes[:-1])), str(sizes[-1])]))
     shade = "; the paler, the fewer" if len(sizes) > 1 else ""
     caption = (
@@ -96,27 +72,17 @@ def _time_figure(timed: pd.DataFrame) -> Drawing:
 
 
 def _gap_figure(gaps: pd.DataFrame) -> Drawing:
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    ax = figure.subplots()
-    places = list(dict.fromkeys(zip(gaps["problem"], gaps["n_agents"], strict=True)))
-    places.sort(key=lambda place: (place[0], place[1]))
+    figure, ax = _axes()
+    places = sorted(set(zip(gaps["problem"], gaps["n_agents"], strict=True)))
     names = sorted(gaps["gradient"].unique(), key=gradient_rank)
-    for line, place in enumerate(places):
-        here = gaps[(gaps["problem"] == place[0]) & (gaps["n_agents"] == place[1])]
-        for offset, name in zip(np.linspace(-0.3, 0.3, len(names)), names, strict=True):
-            own = here[here["gradient"] == name]
-            if len(own):
-                _whisker(ax, own, line + offset, name, place)
-    ax.set_yticks(range(len(places)), [f"{problem} {agents}" for problem, agents in places])
-    ax.set_ylim(len(places) - 0.5, -0.5)
-    ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: FORMATS["percent"](value)))
-    ax.set_xlabel("above the reference optimum at equal training time")
+    offsets = dict(zip(names, np.linspace(-0.3, 0.3, len(names)), strict=True))
+    for (*place, name), own in gaps.groupby(["problem", "n_agents", "gradient"]):
+        _whisker(ax, own, places.index(tuple(place)) + offsets[name])
+    named_lines(ax, [f"{problem} {agents}" for problem, agents in places])
+    ax.set(xscale="log", xlabel="above the reference optimum at equal training time")
+    ax.xaxis.set_major_formatter(lambda value, _: FORMATS["percent"](value))
     ax.grid(visible=False, axis="y")
-    handles = [handle(look(name), name) for name in names]
-    for each in handles:
-        each.set_linestyle("none")
-    legend_above(figure, handles, 5)
+    legend_above(figure, [handle(look(name), name, line=False) for name in names], 5)
     caption = (
         "How far above the reference optimum each method is when the first run of a problem ends: "
         "median over seeds, with its best map, and the range. Left is better; a number behind a "
@@ -125,51 +91,31 @@ def _gap_figure(gaps: pd.DataFrame) -> Drawing:
     return Drawing("headline", "Gap at equal time", caption, figure)
 
 
-def _whisker(ax: Axes, own: pd.DataFrame, y: float, name: str, place: tuple[str, int]) -> None:
-    best = own.groupby(["map", "id"])["gap"].median().idxmin()
-    seeds = own[(own["map"] == best[0]) & (own["id"] == best[1])]["gap"].clip(lower=1e-6)
-    middle, drawn = float(seeds.median()), look(name)
-    ax.plot([seeds.min(), seeds.max()], [y, y], color=drawn.color, linewidth=1.4)
-    ax.plot([middle], [y], marker=drawn.marker, color=drawn.color, markersize=5.5,
-            markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
-    words = f"{name}{'' if best[0] == 'none' else f', {best[0]} map'}, {place[0]} {place[1]}: "
-    words += f"{format_percent(middle)}, {len(seeds)} seeds from {format_percent(seeds.min())}"
-    hover(ax, [middle], [y], [f"{words} to {format_percent(seeds.max())}"])
+def _whisker(ax: Axes, own: pd.DataFrame, y: float) -> None:
+    """Median and range over the seeds of the method's best map."""
+    settings = own.groupby(["map", "id"])["gap"]
+    best = settings.median().idxmin()
+    seeds = settings.get_group(best).clip(lower=1e-6)
+    first, low, middle, high = own.iloc[0], seeds.min(), float(seeds.median()), seeds.max()
+    drawn = handle(look(first["gradient"]), "", line=False)
+    drawn.set(xdata=[middle], ydata=[y], markersize=5.5)
+    ax.plot([low, high], [y, y], color=drawn.get_color(), linewidth=1.4)
+    ax.add_line(drawn)
+    named_map = "" if best[0] == "none" else f", {best[0]} map"
+    words = (
+        f"{first['gradient']}{named_map}, {first['problem']} {first['n_agents']}: "
+        f"{format_percent(middle)}, {len(seeds)} seeds from {format_percent(low)} "
+        f"to {format_percent(high)}"
+    )
+    hover(ax, [middle], [y], [words])
 
 
-def _memory_figure(exact: pd.DataFrame, metric: Metric) -> Drawing:
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    ax = figure.subplots()
-    first = exact.iloc[0]
-    same = exact["problem"].eq(first["problem"])
-    for name in WORKLOAD:
-        same &= exact[name].isna() if pd.isna(first[name]) else exact[name].eq(first[name])
-    rows = exact[same & exact["ascent"].eq(first["ascent"])]
-    ticks = rows["max_iterations"].astype(float)
-    values: list[float] = []
-    handles = []
-    lanes: list[Lane] = []
-    predictions = False
-    for name in sorted(rows["gradient"].unique(), key=gradient_rank):
-        own, drawn = rows[rows["gradient"] == name], look(name)
-        known = own[own[metric.column].notna()].astype({metric.column: float})
-        medians = known.groupby("max_iterations")[metric.column].median()
-        x = medians.index.astype(float)
-        ax.plot(x, medians, color=drawn.color, marker=drawn.marker, linestyle=line_style(drawn),
-                markersize=6)  # fmt: skip
-        words = [f"{name}, K = {k}: {format_bytes(size)}" for k, size in medians.items()]
-        hover(ax, x, medians, words)
-        predicted = predicted_rows(own, metric)
-        predictions |= len(predicted) > 0
-        hollow(ax, predicted["max_iterations"].astype(float), predicted["bytes"], drawn)
-        values += [*medians, *predicted["bytes"].astype(float)]
-        handles.append(handle(drawn, name))
-        lanes += absent(drawn, own, metric.column, "max_iterations", ticks)
-    log_counts(ax, ticks, "inner iterations K, exactly")
-    scale_axis(ax, "bytes", values, log=True, lanes=len(lanes))
-    failure_strip(ax, lanes)
-    ax.set_ylabel(metric.name)
-    legend_above(figure, [*handles, *([predicted_handle()] if predictions else [])], 5)
+def _memory_figure(counts: pd.DataFrame, metric: Metric) -> Drawing:
+    figure, ax = _axes()
+    first = counts.iloc[0]
+    rows = agreeing(counts, first[["problem", *WORKLOAD, "ascent"]].to_dict())
+    legend_above(figure, draw(ax, series_of(rows, ()), metric, "max_iterations", plain=True), 5)
+    ax.set_xlabel("inner iterations K, exactly")
     caption = (
         f"Bytes of one training step, {metric.name}: {first['problem']}, "
         f"{first['n_agents']} agents, batch {first['batch_size']}, {first['n_steps']} time steps, "

@@ -7,69 +7,63 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from bench.report.figures.canvas import Drawing, grid, handle, legend_right, line_style
+from bench.report.figures.panels import panels
 from bench.report.frames import WORKLOAD, iterates, missed
-from bench.report.profile import median_with_misses, performance_profile
-from bench.report.series import panels
-from bench.report.style import gradient_rank, look
-from bench.report.targets import TARGET_INSTANCE, TARGETS, own_rate, target_times, tuned
+from bench.report.style import counted, gradient_rank, look
+from bench.report.targets import (
+    TARGET_INSTANCE,
+    TARGETS,
+    median_with_misses,
+    own_rate,
+    performance_profile,
+    target_times,
+    tuned,
+)
 
 _INSTANCE = ("environment", "problem", "n_agents", *WORKLOAD)
-#: how a gradient enters the two profiles of the time to target
-_OWN = (
-    "each gradient enters at its case's own learning rate, with the best of its settings where "
-    "several were run"
+_STEP_CAPTION = (
+    "One instance is a problem, size, workload and stopping rule; each gradient enters with its "
+    "best map and solver, medians over seeds. Instances that stop at a tolerance are scored "
+    "wherever there are any, because only they ask for equal residuals. A miss is infinite: "
+    "unsupported, not finished, residual not reached, or not run there. Direct policies and the "
+    "closed form have no inner solve and are left out. Height at the left edge is how often a "
+    "gradient is the fastest, height at the right how often it gets there at all; in brackets the "
+    "instances solved."
 )
-_TUNED = "each gradient enters with the best of the learning rates and other settings tried on it"
+_TARGET_CAPTION = (
+    "One instance is a problem and a size; each gradient enters {}, medians over seeds. A target "
+    "is the reference optimum plus the stated gap, mean over held-out initial states; a target not "
+    "reached, or not tried there, is infinite."
+)
+#: how a gradient enters the two profiles of the time to target
+_OWN = "at its case's own learning rate, with the best of its settings where several were run"
+_TUNED = "with the best of the learning rates and other settings tried on it"
 
 
 def profile_figures(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
     """Profiles of the time per step and, where gaps are known, of the time to target."""
-    drawings = []
-    steps = step_times(cases)
-    if steps.shape[1] > 1:
-        caption = (
-            "One instance is a problem, size, workload and stopping rule; each gradient enters "
-            "with its best map and solver, medians over seeds. Instances that stop at a tolerance "
-            "are scored wherever there are any, because only they ask for equal residuals. A miss "
-            "is infinite: unsupported, not finished, residual not reached, or not run there. "
-            "Direct policies and the closed form have no inner solve and are left out. Height at "
-            "the left edge is how often a gradient is the fastest, height at the right how often "
-            "it gets there at all; in brackets the instances solved."
-        )
-        drawings.append(
-            _drawing(
-                "profile-step",
-                "Performance profile: time per step",
-                [("time per gradient step", steps)],
-                caption,
-            )
-        )
     times = target_times(curves, cases)
-    if len(times):
-        drawings += _target_profile("profile-target", "time to target", own_rate(times), _OWN)
-        best = tuned(times)
-        if len(best):
-            drawings += _target_profile("profile-tuned", "time to target, tuned", best, _TUNED)
-    return drawings
-
-
-def _target_profile(name: str, section: str, times: pd.DataFrame, entry: str) -> list[Drawing]:
-    """One column per target; nothing where only one gradient was trained."""
-    parts = [
-        (f"time to {target:.0%}", _instances(times, f"target_{target:g}")) for target in TARGETS
+    own, best = (own_rate(times), tuned(times)) if len(times) else (times, times)
+    wanted = [("profile-step", "time per step", _STEP_CAPTION,
+               [("time per gradient step", step_times(cases))])]  # fmt: skip
+    for name, words, entry, scored in (
+        ("profile-target", "time to target", _OWN, own),
+        ("profile-tuned", "time to target, tuned", _TUNED, best),
+    ):
+        parts = [
+            (f"time to {target:.0%}", _instances(scored, f"target_{target:g}"))
+            for target in (TARGETS if len(scored) else ())
+        ]
+        wanted.append((name, words, _TARGET_CAPTION.format(entry), parts))
+    return [
+        _drawing(name, f"Performance profile: {words}", caption, parts)
+        for name, words, caption, parts in wanted
+        # nothing where only one gradient was measured
+        if parts and parts[0][1].shape[1] > 1
     ]
-    if parts[0][1].shape[1] < 2:
-        return []
-    caption = (
-        f"One instance is a problem and a size; {entry}, medians over seeds. A target is the "
-        "reference optimum plus the stated gap, mean over held-out initial states; a target not "
-        "reached, or not tried there, is infinite."
-    )
-    return [_drawing(name, f"Performance profile: {section}", parts, caption)]
 
 
 def step_times(cases: pd.DataFrame) -> pd.DataFrame:
@@ -85,14 +79,14 @@ def step_times(cases: pd.DataFrame) -> pd.DataFrame:
     for panel in panels(timed, _INSTANCE, ("budget",)):
         per_setting = panel.rows.groupby(["gradient", "ascent", "solver"], dropna=False)["seconds"]
         best = per_setting.agg(median_with_misses).groupby("gradient").min()
-        if len(best) > 1:
-            found.append(best)
+        found += [best] if len(best) > 1 else []
     return _ordered(pd.DataFrame(found))
 
 
 def _instances(times: pd.DataFrame, column: str) -> pd.DataFrame:
-    per_gradient = times.groupby([*TARGET_INSTANCE, "gradient"], dropna=False)[column]
-    best = per_gradient.min().unstack("gradient")
+    """The best of each gradient, one row per instance that several were trained on."""
+    keys = [*TARGET_INSTANCE, "gradient"]
+    best = times.groupby(keys, dropna=False)[column].min().unstack("gradient")
     return _ordered(best[best.notna().sum(axis=1) > 1].reset_index(drop=True))
 
 
@@ -101,23 +95,20 @@ def _ordered(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def _drawing(
-    name: str, section: str, parts: Sequence[tuple[str, pd.DataFrame]], caption: str
+    name: str, section: str, caption: str, parts: Sequence[tuple[str, pd.DataFrame]]
 ) -> Drawing:
-    columns = len(parts)
-    figure, axes = grid(1, columns, height=3.6)
+    figure, axes = grid(len(parts), len(parts), height=3.6)
     for ax, (words, times) in zip(axes[0], parts, strict=True):
         _draw(ax, times)
-        noun = "instance" if len(times) == 1 else "instances"
-        ax.set_title(f"{words}, {len(times)} {noun}")
+        ax.set_title(f"{words}, {counted(len(times), 'instance')}")
     axes[0][0].set_ylabel("share of instances solved")
     last = parts[-1][1]
     solved = np.isfinite(last.astype(float)).sum()
+    alone = len(parts) == 1
     legend_right(
         axes[0][-1],
         [
-            handle(
-                look(method), method if columns > 1 else f"{method} ({solved[method]}/{len(last)})"
-            )
+            handle(look(method), f"{method} ({solved[method]}/{len(last)})" if alone else method)
             for method in parts[0][1].columns
         ],
     )
@@ -126,26 +117,15 @@ def _drawing(
 
 def _draw(ax: Axes, times: pd.DataFrame) -> None:
     profile = performance_profile(times)
-    widest = max((ratios[-1] for ratios, _ in profile.values()), default=1.0)
-    end = max(widest * 1.3, 2.0)
+    end = max([1.3 * ratios[-1] for ratios, _ in profile.values()] + [2.0])
     for method, (ratios, fractions) in profile.items():
         own = look(method)
-        sns.lineplot(
-            x=[*ratios, end],
-            y=[*fractions, fractions[-1]],
-            drawstyle="steps-post",
-            color=own.color,
-            linestyle=line_style(own),
-            linewidth=1.6,
-            marker=own.marker,
-            markersize=5.5,
-            markevery=max(1, len(ratios) // 6),
-            ax=ax,
-        )
+        ax.step([*ratios, end], [*fractions, fractions[-1]], where="post", color=own.color,
+                linestyle=line_style(own), linewidth=1.6, marker=own.marker, markersize=5.5,
+                markeredgecolor="white", markeredgewidth=0.75,
+                markevery=max(1, len(ratios) // 6))  # fmt: skip
     if not np.isfinite(times.astype(float)).any(axis=None):
         ax.text(0.5, 0.5, "reached by none", transform=ax.transAxes, ha="center", color="#555555")
     ax.set_xscale("log", base=2)
-    ax.set_xlim(1, end)
-    ax.set_ylim(-0.02, 1.04)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-    ax.set_xlabel("within this factor of the fastest")
+    ax.set(xlim=(1, end), ylim=(-0.02, 1.04), xlabel="within this factor of the fastest")
+    ax.xaxis.set_major_formatter("{x:g}×")
