@@ -31,9 +31,11 @@ class Implicit(GradientEstimator):
     land elsewhere.
 
     `linear_solver` is an object: `ConjugateGradient()`, `GMRES()`, `DenseLU()`, `Neumann()`.
+    `recompute` trades one more evaluation of every time step for memory, as in `JFB`.
     """
 
     linear_solver: LinearSolver = field(default_factory=ConjugateGradient)
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.linear_solver, LinearSolver):

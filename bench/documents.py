@@ -107,6 +107,8 @@ def side_by_side() -> str:
     rows = {}
     for record in read_records(ROOT / "reports" / "field"):
         case = record["case"]
+        if record["status"] == "unsupported":
+            continue
         inner = [(record[name] or {}).get("max") for name in ("control_error", "residual")]
         errors = (record["gradient_error"], *inner)
         own_map = case["map"] or ""

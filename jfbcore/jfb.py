@@ -28,6 +28,9 @@ class GradientEstimator(abc.ABC):
 
     #: whether `kept` is where the solve starts, because the derivative follows it from there
     tracks_from_start: ClassVar[bool] = False
+    #: whether an eager rollout keeps a time step's state and solved control alone, and evaluates
+    #: network, map and dynamics again on the way back, without another inner solve
+    recompute: bool = False
 
     @abc.abstractmethod
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
@@ -78,10 +81,12 @@ class JFB(GradientEstimator):
 
     `tracked` = 1 is JFB (Fung et al., AAAI 2022); more is the phantom or truncated-Neumann
     gradient. Biased, of order rate^tracked on a contraction; memory O(tracked), independent of
-    the solver's iterations.
+    the solver's iterations; with `recompute` n + m numbers a sample and time step, for one more
+    evaluation of what a time step consists of but its inner solve.
     """
 
     tracked: int = 1
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         _validate.positive_int("tracked", self.tracked, "for the exact gradient use `Implicit()`")

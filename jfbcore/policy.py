@@ -105,6 +105,8 @@ class HamiltonianPolicy(Policy):
 
     def supports_compiled_rollout(self) -> str | None:
         """None, or why no compiled rollout can run this policy."""
+        if self.gradient.recompute:
+            return "a compiled rollout keeps the network's layers; `recompute` needs the eager one"
         return self.solver.supports_repeat() or self.gradient.supports_pull_back(self.solver)
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:

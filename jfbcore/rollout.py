@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from jfbcore import _validate
+from jfbcore.extras.recomputed_step import RecomputedStep
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
 from jfbcore.problems.base import Time
 from jfbcore.solvers.base import Solution
@@ -100,15 +101,19 @@ def rollout(
     n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
     h, inner = problem.t_final / n_steps, InnerStatistics()
     states, controls, done = [initial_states], list[Tensor](), 0
+    again = isinstance(policy, HamiltonianPolicy) and policy.gradient.recompute
+    step = RecomputedStep(policy, advance) if again and torch.is_grad_enabled() else None
 
     def take(
         steps: range, z: Tensor, running: Tensor, hjb: Tensor | None, start: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         nonlocal done
         for i in steps:
-            t, before = i * h, z
-            decision = policy(t, z, start)
-            z, running = euler_step(policy, decision, t, h, z, running)
+            if step is not None:
+                decision, z, running, hjb = step(i * h, h, z, running, hjb, start)
+            else:
+                decision = policy(i * h, z, start)
+                z, running, hjb = advance(policy, decision, i * h, h, z, running, hjb)
             if record:
                 states.append(z)
                 controls.append(decision.control)
@@ -116,12 +121,9 @@ def rollout(
             if i >= done:
                 inner.add(decision.solution)
                 done = i + 1
-            if hjb is not None:
-                residual = hjb_residual(policy, t, before, decision)
-                hjb = torch.add(hjb, residual.abs(), alpha=h)
             # Where an inner solve starts does not move its fixed point: no derivative to keep.
             start = decision.control.detach() if warm_start else None
-            del decision, before  # nothing of them is in the way of the next time step
+            del decision  # nothing of it is in the way of the next time step
         return z, running, hjb, start
 
     zero = initial_states.new_zeros(initial_states.shape[0])
@@ -147,15 +149,25 @@ def rollout(
     )
 
 
-def euler_step(
-    policy: Policy, decision: Decision, t: float, h: float, z: Tensor, running: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The next state (batch, n) and the running cost (batch,) so far, after an Euler step of
-    length `h` [time unit of t] from time `t` and states `z` under a decision."""
+def advance(
+    policy: Policy,
+    decision: Decision,
+    t: float,
+    h: float,
+    z: Tensor,
+    running: Tensor,
+    hjb: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """An Euler step of length `h` [time unit of t] from time `t` and states `z` under a decision:
+    the next state (batch, n), the running cost and, unless None, the HJB penalty so far (batch,).
+    """
     problem, control, hamiltonian = policy.problem, decision.control, decision.hamiltonian
     rate = problem.dynamics(t, z, control) if hamiltonian is None else hamiltonian.dynamics(control)
     z_next = torch.add(z, rate, alpha=h)
-    return z_next, torch.add(running, problem.running_cost(t, z, control), alpha=h)
+    running = torch.add(running, problem.running_cost(t, z, control), alpha=h)
+    if hjb is not None:
+        hjb = torch.add(hjb, hjb_residual(policy, t, z, decision).abs(), alpha=h)
+    return z_next, running, hjb
 
 
 def check_states(policy: Policy, states: Tensor) -> None:

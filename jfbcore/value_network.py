@@ -218,18 +218,20 @@ class ValueNetwork(nn.Module):
         cotangents: Cotangents,
     ) -> dict[str, Tensor]:
         """Gradients of the parameters by name; tensors are stacked, (steps, batch, …) each."""
-        p_bar, width = self._by_state(p_bar), self.width
-        whole = saved_sweep.parameter_gradients(
-            layers, times, self._inputs(z), p_bar, saved, cotangents
-        )
+        width, value = self.width, 1.0 if self.scaling is None else self.scaling.value
+        # From z / value, and not z / unit, both products in `matrix` lack the costate's unit alone:
+        # it is put in once, and no states or costates of a whole rollout are scaled.
+        inputs = z if value == 1.0 else z / value
+        whole = saved_sweep.parameter_gradients(layers, times, inputs, p_bar, saved, cotangents)
+        matrix = self._by_state(whole.matrix)
         gradients = {
-            "opening": whole.matrix[:width],
+            "opening": matrix[:width],
             "opening_time": whole.time[:width],
             "opening_bias": whole.bias[:width],
-            "quadratic": whole.matrix[width:],
+            "quadratic": matrix[width:],
             "quadratic_time": whole.time[width:],
             "readout": whole.readout,
-            "linear": whole.linear,
+            "linear": self._by_state(whole.linear),
         }
         for i, (weight, bias) in enumerate(zip(whole.weights, whole.biases, strict=True)):
             gradients |= {f"weights.{i}": weight, f"biases.{i}": bias}

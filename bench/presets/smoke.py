@@ -31,9 +31,8 @@ def smoke() -> Iterator[Case]:
     for problem, n_agents, n_steps in OTHER_PROBLEMS:
         yield from _gradients(problem, n_agents, n_steps=n_steps, batch_size=8)
     for problem, n_agents, n_steps in BRIEF_PROBLEMS:
-        for case in _gradients(problem, n_agents, n_steps=n_steps, batch_size=8):
-            if case.gradient in FEW_GRADIENTS:
-                yield case
+        few = (*FEW_GRADIENTS, "jfb-recompute")
+        yield from _gradients(problem, n_agents, few, n_steps=n_steps, batch_size=8)
     yield Case(
         problem="consumption",
         variant="concave",
@@ -52,8 +51,15 @@ def smoke() -> Iterator[Case]:
     )
 
 
-def _gradients(problem: str, n_agents: int, *, n_steps: int, batch_size: int) -> Iterator[Case]:
-    for gradient in MAIN_GRADIENTS:
+def _gradients(
+    problem: str,
+    n_agents: int,
+    gradients: tuple[str, ...] = MAIN_GRADIENTS,
+    *,
+    n_steps: int,
+    batch_size: int,
+) -> Iterator[Case]:
+    for gradient in gradients:
         yield Case(
             problem=problem,
             n_agents=n_agents,

@@ -20,7 +20,7 @@ from jfbcore.jfb import JFB, GradientEstimator
 from jfbcore.kernels import native
 from jfbcore.maps import FixedPointMap, NewtonMap, PlainMap, ScaledMap
 from jfbcore.policy import HamiltonianPolicy, Policy
-from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
+from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor, RotorQuadrotor
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Anderson, Newton, Picard, Solver
 from jfbcore.value_network import ValueNetwork
@@ -126,12 +126,22 @@ def test_the_loop_of_a_processor_serves_every_number_of_time_steps(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [ValueNetwork, SharedValueNetwork, IndexedValueNetwork])
+@pytest.mark.parametrize(
+    ("problem", "network"),
+    [
+        (Quadrotor(3, **SETTINGS), ValueNetwork),
+        (Quadrotor(3, **SETTINGS), SharedValueNetwork),
+        (Quadrotor(3, **SETTINGS), IndexedValueNetwork),
+        # The one whose dense network has units.
+        (RotorQuadrotor(1, **SETTINGS), ValueNetwork),
+    ],
+)
 @pytest.mark.parametrize("method", ["jfb", "jfb-many"])
-def test_native_kernels_in_the_loop_of_a_processor(method, network):
+def test_native_kernels_in_the_loop_of_a_processor(method, problem, network):
     """In float32, where they serve, through the translation that is really run."""
-    exact = make_policy(PROBLEMS["quadrotors"](), method, network)
-    policy = make_policy(PROBLEMS["quadrotors"](dtype=torch.float32), method, network)
+    exact = make_policy(problem, method, network)
+    single = type(problem)(problem.n_agents, **SETTINGS | {"dtype": torch.float32})
+    policy = make_policy(single, method, network)
     cost, gradient = costs_and_gradient(exact, rollout)
     own_cost, own_gradient = costs_and_gradient(policy, CompiledRollout(policy))
     assert native.serves(torch.zeros(1))
