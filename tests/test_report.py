@@ -25,6 +25,7 @@ from bench.records import CorruptRecord, empty_record
 from bench.report import load_run, write_report
 from bench.report.figures.canvas import theme
 from bench.report.figures.convergence import convergence_figures, median_band
+from bench.report.figures.crossings import crossing_figure
 from bench.report.figures.hover import hover, titled
 from bench.report.figures.residuals import residual_figures
 from bench.report.figures.scaling import (
@@ -469,6 +470,12 @@ def test_crossing_fractions_are_shares_of_the_limit(tmp_path: Path) -> None:
     shares = crossing_fractions(curve_frame(runs, cases), cases, 0.25)
     # exp(-2) is the first gap below a quarter, after a second of five; one seed misses it.
     assert [values.tolist() for values in shares.values()] == [[0.2, 0.2]]
+    (drawing,) = crossing_figure(cases, curve_frame(runs, cases))
+    first = drawing.figure.axes[0]
+    # Twenty bars of a twentieth: both runs are in the fifth.
+    heights = [bar.get_height() for bar in first.patches]
+    assert [i for i, height in enumerate(heights) if height] == [int(0.2 * 20)]
+    assert max(heights) == 2
 
 
 def test_a_gradient_that_cannot_serve_the_problem_has_no_target(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 from bench.report.figures.canvas import Drawing, theme
 from bench.report.figures.contraction import contraction_figure
 from bench.report.figures.convergence import convergence_figures
+from bench.report.figures.crossings import crossing_figure
 from bench.report.figures.headline import headline_figure
 from bench.report.figures.profiles import profile_figures
 from bench.report.figures.residuals import residual_figures
@@ -29,6 +30,7 @@ def draw_all(cases: pd.DataFrame, curves: pd.DataFrame, gaps: pd.DataFrame) -> l
             *residual_figures(cases),
             *convergence_figures(curves, cases),
             *profile_figures(cases, curves),
+            *crossing_figure(cases, curves),
         ]
 
 
