@@ -60,6 +60,7 @@ GRADIENT_NAMES = (
     "torchdeq-phantom",
     "torchdeq-implicit",
     "direct",
+    "costate-network",
     "supervised",
     "pretrained-jfb",
 )
