@@ -42,8 +42,10 @@ def measure_release(
     for each in plan:
         say(f"{each.name}: {each.what} (about {each.core_hours():.1f} h on one core)")
         arguments = each.arguments(str(directory / each.name))
-        if part != "1/1" and each.preset is not None:
+        if each.divisible:
             arguments += ["--part", part]
+        elif not part.startswith("1/"):
+            continue
         code = subprocess.run([sys.executable, "-m", "bench", *arguments], cwd=ROOT).returncode
         if code not in _DONE:
             raise ValueError(
