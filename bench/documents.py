@@ -64,14 +64,12 @@ def claims() -> str:
 
 def claim_figures() -> dict[str, str]:
     """The SVG of each figure of the claims, by name, drawn from the records of reports/verify."""
-    from bench.claims.tables import by_job
-    from bench.records import read_records
     from bench.report.figures.canvas import theme
     from bench.report.figures.hover import titled
-    from bench.verify import judge_records
+    from bench.verify import judge_records, records_of
 
     found = {}
-    _, data = judge_records(False, by_job(read_records(ROOT / "reports" / "verify")))
+    _, data = judge_records(False, records_of(False, ROOT / "reports" / "verify"))
     with tempfile.TemporaryDirectory() as folder, theme():
         for claim, own in data:
             if claim.TABLE in own and (figure := claim.figure(own)) is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from bench.diagnostics import (
@@ -52,10 +53,23 @@ def gradients(
         "angle_max": torch.tensor(angles, dtype=torch.float64).max().item(),
         "angle_mean": sum(angles) / len(angles),
         "angle_expectation": angle(mean_own, mean_true),
+        "angle_expectation_high": _widest(own, mean_true),
         "norm_ratio": (mean_own.norm() / mean_true.norm()).item(),
         "true_gradient_norm": mean_true.norm().item(),
         "relative_variance": relative_variance(own),
     }
+
+
+def _widest(own: Sequence[Tensor], true: Tensor) -> float:
+    """Angle [degrees] between the expected gradient and `true`, at the far end of a 95 % interval.
+
+    Student's, of the mean of the minibatch gradients' components along `true`; NaN for one alone.
+    """
+    along = torch.stack([g @ true for g in own]) / (
+        torch.stack(list(own)).mean(0).norm() * true.norm()
+    )
+    half = stats.t.ppf(0.975, len(own) - 1) * along.std() / len(own) ** 0.5
+    return math.degrees((along.mean() - half).clamp(-1.0, 1.0).acos().item())
 
 
 def along_rollout(
