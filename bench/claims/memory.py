@@ -89,8 +89,9 @@ def memory_fits(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _stopped(data: Tables, by: str) -> pd.DataFrame:
-    """The rows whose iteration stopped `by` its count or by its tolerance."""
-    return data["memory"][data["memory"]["stop"] == by]
+    """The rows whose iteration stopped `by` its count, as all of earlier records, or tolerance."""
+    stops = data["memory"].get("stop", pd.Series(None, data["memory"].index, dtype=object))
+    return data["memory"][stops.fillna("count") == by]
 
 
 def _over_jfb(table: pd.DataFrame, column: str, keys: list[str]) -> pd.DataFrame:

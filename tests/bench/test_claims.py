@@ -359,7 +359,11 @@ class TestVerdicts:
         assert direct[1:] == ("direct", "0.5 (0.5 to 0.5)", "1 s", "never")
         apart = cost.judge({"training": race_table(jfb=(0.05, 0.06), implicit=(0.02, 0.045))})
         assert apart.verdict == NOT
-        assert "quadrotor n=1, newton map: JFB ends at 0.055" in apart.findings[0]
+        assert "quadrotor n=1, newton map, 2 s: JFB is at 0.055" in apart.findings[0]
+        slower = race_table(jfb=(0.02, 0.02), implicit=(0.02, 0.03))
+        slower.loc[slower["gradient"] == "jfb", "seconds"] += 1.5
+        slower = pd.concat([slower, slower[:1].assign(seconds=0.0, gap=0.9)])
+        assert cost.judge({"training": slower}).verdict == NOT
 
     def test_a_race_that_diverged_ends_nowhere(self):
         """Whatever its gap before: the last point counts, not the last finite one."""
