@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ _METHOD = ["gradient", "map"]
 def jobs(quick: bool) -> list[Job]:
     """Quickly a race of seconds; in full the trainings to a target of a release."""
     if quick:
-        race = {"recipe": "recommended", "train_seconds": 8.0, "n_steps": 32}
+        race: dict[str, Any] = {"recipe": "recommended", "train_seconds": 8.0, "n_steps": 32}
         cases = [case(*SMALL[0], gradient=g, **race) for g in _GRADIENTS]
         return seeded(cases, Train(), quick)
     return [
@@ -105,7 +106,7 @@ def judge(data: Tables) -> Judgement:
         rows += [
             (size_name(size), " ".join(key).strip(), _interval(row), f"{row['seconds']:.3g} s",
              _reached(table, size, key, target))
-            for key, row in part.iterrows()
+            for key, row in sorted(part.iterrows(), key=_jfb_first)
         ]  # fmt: skip
     seeds = table["seed"].nunique()
     return Judgement(
@@ -128,6 +129,11 @@ def judge(data: Tables) -> Judgement:
             ),
         ) if holds else (),
     )  # fmt: skip
+
+
+def _jfb_first(item: tuple[Any, pd.Series]) -> tuple[bool, bool, Any]:
+    (gradient, kind), _ = item
+    return gradient != "jfb", not has_inner_problem(gradient), (gradient, kind)
 
 
 def _interval(row: pd.Series) -> str:

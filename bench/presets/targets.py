@@ -9,20 +9,20 @@ from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
 from bench.presets.names import JFB_MAPS, MAIN_GRADIENTS, SUPERVISED
 from bench.recipes import RECOMMENDED, RELEASED_TOLERANCE, case_settings
 
-#: problems trained to a target, and for how long [s]. Two thirds of the seconds of
-#: `bench.recipes.LENGTHS`, and so of its steps; compiled runs take them in a quarter to a half of
-#: that, and what cannot be compiled has the rest
+#: problems trained to a target, and for how long [s]: half of the seconds of
+#: `bench.recipes.LENGTHS`, and so of its steps. Compiled runs take a quarter to a half of that, and
+#: what cannot be compiled has the rest
 _TRAINED = (
-    ("quadrotor", 1, 200.0),
-    ("consumption", 5, 40.0),
-    ("bicycle", 1, 130.0),
-    ("quadrotor", 6, 200.0),
-    ("quadrotor", 20, 270.0),
-    ("consumption", 100, 80.0),
-    ("bicycle", 20, 400.0),
-    ("quadrotor", 100, 400.0),
-    ("rotor-quadrotor", 1, 200.0),
-    ("liquidation", 20, 60.0),
+    ("quadrotor", 1, 150.0),
+    ("consumption", 5, 30.0),
+    ("bicycle", 1, 100.0),
+    ("quadrotor", 6, 150.0),
+    ("quadrotor", 20, 200.0),
+    ("consumption", 100, 60.0),
+    ("bicycle", 20, 300.0),
+    ("quadrotor", 100, 300.0),
+    ("rotor-quadrotor", 1, 150.0),
+    ("liquidation", 20, 20.0),
 )
 #: those on which the learning rate is tuned for each gradient, and the factors tried
 _TUNED = _TRAINED[:3]
@@ -57,7 +57,7 @@ def targets() -> Iterator[Case]:
         tolerance=RELEASED_TOLERANCE,  # one quadrotor's gradient scale is 1: absolute
     )
     for problem, n_agents, seconds in _TRAINED:
-        if n_agents > 20:
+        if n_agents > 6:
             continue
         direct = trained("recommended", problem, n_agents, "direct", seconds)
         if direct.network != "dense":

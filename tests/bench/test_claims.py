@@ -303,10 +303,7 @@ class TestVerdicts:
         lost = dict.fromkeys(("rate_max", "cost", "residual_max"), math.nan)
         beyond = traces_table(**lost, angle_max=120.0, relative_variance=math.inf, reason="made up")
         claim = alignment.judge({"trace": beyond})
-        assert (
-            "largest angle [deg]: scaled 120; where the inner tolerance was reached 5"
-            in claim.value
-        )
+        assert "of a seed: scaled 5 to 120; where the inner tolerance was reached 5" in claim.value
         assert claim.verdict == variance.judge({"trace": beyond}).verdict == PARTLY
         within = {"trace": traces_table(**lost, reason="made up")}
         for judged in (alignment.judge, variance.judge):
