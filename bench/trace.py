@@ -65,6 +65,8 @@ def _widest(own: Sequence[Tensor], true: Tensor) -> float:
 
     Student's, of the mean of the minibatch gradients' components along `true`; NaN for one alone.
     """
+    if len(own) < 2:
+        return math.nan
     along = torch.stack([g @ true for g in own]) / (
         torch.stack(list(own)).mean(0).norm() * true.norm()
     )

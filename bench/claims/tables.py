@@ -62,7 +62,8 @@ def tables(jobs: Sequence[Job], records: Mapping[str, Record]) -> tuple[Tables, 
 def _rows(probe: Probe, record: Record) -> Iterable[dict[str, Any]]:
     case = record["case"]
     head = {name: case[name] for name in _HEAD}
-    released = case["step_size"] == RELEASED_INNER["step_size"]
+    released = getattr(probe, "recipe", None) == "released"
+    released = released or case["step_size"] == RELEASED_INNER["step_size"]
     head["variant"] = "released" if released else case["map"]
     head["run"] = f"{case['problem']} n={case['n_agents']}, {head['variant']}"
     if isinstance(probe, Trace):

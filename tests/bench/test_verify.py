@@ -125,6 +125,7 @@ def test_trainings_to_a_target_are_those_that_lie_beside(tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "run_jobs", lambda jobs, _: measured.append(jobs))
     monkeypatch.setattr(verify, "judge", lambda quick, out: None)
     out, beside = tmp_path / "verify", tmp_path / "targets"
+    out.mkdir()
     verify.verify(False, settings(out))
     job = next(job for job in measured[0] if isinstance(job.probe, Step))
     assert job.case.recipe == "recommended"

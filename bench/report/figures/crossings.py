@@ -25,7 +25,7 @@ def crossing_figure(cases: pd.DataFrame, curves: pd.DataFrame) -> list[Drawing]:
             for problem in problems
         ]
         colors = [_COLORS[i % len(_COLORS)] for i in range(len(problems))]
-        ax.hist(stacks, _BINS, (0.0, 1.0), stacked=True, color=colors, label=problems)
+        ax.hist(stacks, _BINS, range=(0.0, 1.0), stacked=True, color=colors, label=problems)
         ax.set_title(f"within {target:.0%} of the reference, {sum(map(len, stacks))} runs")
         ax.set_xlabel("seconds / time limit")
     axes[0][0].set_ylabel("runs")
