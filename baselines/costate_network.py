@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +48,12 @@ class CostateNetwork(nn.Module):
         initial = problem.initial_costate()
         zero = torch.zeros(problem.state_dim, dtype=problem.dtype, device=problem.device)
         self.register_buffer("start", zero if initial is None else initial, persistent=False)
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What a saved network is built again from."""
+        arguments = self.layers.constructor_arguments()
+        del arguments["outputs"]
+        return arguments
 
     def costate(self, t: Time, z: Tensor) -> Tensor:
         """p (batch, n) at time `t` and states `z` (batch, n), near the problem's own at first."""
