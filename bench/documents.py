@@ -55,10 +55,12 @@ def claims() -> str:
             f"## {mark}{row['claim']}",
             *filter(None, [criteria[row["claim"]]]),
             f"**{row['verdict'][0].upper()}{row['verdict'][1:]}**: {row['value']}.",
-            f"{row['conditions'][0].upper()}{row['conditions'][1:]}.",
-            f"<!-- figure: {Path(row['figure']).stem} -->",
-            f"*{row['figure_caption']}*",
         ]
+        if row["conditions"]:
+            parts.append(f"{row['conditions'][0].upper()}{row['conditions'][1:]}.")
+        if row["figure"]:
+            figure = f"<!-- figure: {Path(row['figure']).stem} -->"
+            parts += [figure, f"*{row['figure_caption']}*"]
     return "\n\n".join([_table(("no.", "claim", "verdict", "measured"), rows), *parts])
 
 

@@ -103,7 +103,7 @@ PLAN = (
         what="the paper's claims, each on five seeds",
         command=("verify",),
         result="verify.json",
-        hours=1.6,
+        hours=2.3,
     ),
     Part(
         name="sweep",
