@@ -63,7 +63,7 @@ def judge(data: Tables) -> Judgement:
         verdict(holds),
         f"{seeds_of(table)}; true gradient by implicit differentiation; angles are the largest "
         "along training, on a minibatch and of the gradients averaged over minibatches, there "
-        "with the far end of Student's interval over them. Where the inner tolerance was not "
+        "with the far end of its 95 % interval over them. Where the inner tolerance was not "
         "reached the implicit gradient takes the control applied for a fixed point",
         (*_beyond(table), *endings(every, "angle_max"), *_lengths(table)),
         tuple(_tables(table)),

@@ -304,7 +304,7 @@ def test_a_problem_reads_as_code():
     )
 
 
-@pytest.mark.parametrize("index", range(10))
+@pytest.mark.parametrize("index", range(11))
 def test_a_policy_reads_as_one_line(index):
     policy = variants()[index]
     shown = repr(policy)
