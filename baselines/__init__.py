@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from baselines.conic_backends import Diffcp, Moreau
+from baselines.costate_network import CostateNetworkMethod
 from baselines.cvxpy_layers import CvxpyLayer
 from baselines.direct import DirectPolicy
 from baselines.extremals import Extremals, extremals
@@ -56,6 +57,7 @@ METHODS: dict[str, Method] = {
     "torchdeq-phantom": EstimatorMethod(TorchDEQ(tracked=3)),
     "torchdeq-implicit": EstimatorMethod(TorchDEQ(mode="implicit")),
     "direct": PolicyMethod(DirectPolicy),
+    "costate-network": CostateNetworkMethod(),
     "supervised": EstimatorMethod(JFB(), Supervision()),
     "pretrained-jfb": EstimatorMethod(JFB(), Supervision(share=0.4)),
 }

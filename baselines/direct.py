@@ -27,8 +27,9 @@ class DirectPolicy(Policy):
     kind: with `network` SharedValueNetwork each agent's control comes from its own state, by one
     network for all agents; with IndexedValueNetwork that network is also told which agent it
     serves. Admissible by construction: the problem's own projection, and for consumption an excess
-    above habit that is the nominal one times exp of the output. Raises ValueError where a shared
-    network has no identical agents to serve.
+    above habit that is the nominal one times exp of the output. `outputs`: components of `output`,
+    for what takes it for something else than a control. Raises ValueError where a shared network
+    has no identical agents to serve.
     """
 
     #: what the network is told of each agent besides its state, (agents, index width), and the
@@ -44,6 +45,7 @@ class DirectPolicy(Policy):
         depth: int | None = None,
         generator: torch.Generator | None = None,
         network: type[ValueNetwork] | type[SharedValueNetwork] = ValueNetwork,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         check_problem(problem)
@@ -54,12 +56,13 @@ class DirectPolicy(Policy):
         shared = network if issubclass(network, SharedValueNetwork) else None
         if shared is not None and (reason := shared.supports(problem)) is not None:
             raise ValueError(reason)
-        self._arguments = {"width": width, "depth": depth, "network": network}
+        self._arguments = {"width": width, "depth": depth, "network": network, "outputs": outputs}
         #: evaluations of the network for one sample
         self._served = 1 if shared is None else problem.n_agents
         index_dim = 0 if shared is None else shared.INDEX_DIM
         n_inputs = problem.state_dim // self._served + index_dim + 1
-        sizes = [n_inputs, *[width] * depth, problem.control_dim // self._served]
+        n_outputs = problem.control_dim if outputs is None else outputs
+        sizes = [n_inputs, *[width] * depth, n_outputs // self._served]
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(sizes):
             layer = nn.Linear(n_in, n_out, dtype=problem.dtype, device=problem.device)
@@ -85,6 +88,10 @@ class DirectPolicy(Policy):
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
         """The network's control (batch, m) at time `t` and states `z` (batch, n)."""
+        return Decision(self._admissible(t, z, self.output(t, z)))
+
+    def output(self, t: Time, z: Tensor) -> Tensor:
+        """What the network puts out, (batch, outputs), before it is made an admissible control."""
         rows = z.shape[0] * self._served
         # One time for all samples or one for each; a sample's agents share it.
         time = time_tensor(t, z).reshape(-1, 1, 1)
@@ -95,8 +102,8 @@ class DirectPolicy(Policy):
         parts = [states, time]
         if self.indices is not None:
             parts.insert(1, self.indices.repeat(z.shape[0], 1))
-        output = self.network(torch.cat(parts, 1)).reshape(z.shape[0], -1)
-        return Decision(self._admissible(t, z, output))
+        output: Tensor = self.network(torch.cat(parts, 1)).reshape(z.shape[0], -1)
+        return output
 
     def _admissible(self, t: Time, z: Tensor, output: Tensor) -> Tensor:
         problem = self.problem

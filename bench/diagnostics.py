@@ -49,8 +49,10 @@ def spectral_norm(
         for _ in range(2):
             w = w - ((vectors @ w.unsqueeze(-1)).transpose(1, 2) @ vectors).squeeze(1)
         norm = torch.linalg.vector_norm(w, dim=-1)
-        # An invariant subspace: nothing is left but rounding, and zeros add nothing.
-        found = norm > 100.0 * torch.finfo(like.dtype).eps * torch.stack(diagonal).amax(0)
+        # An invariant subspace: nothing is left but rounding, and zeros add nothing. A map whose
+        # derivative is zero leaves so little that a reciprocal of it may overflow.
+        rounding = 100.0 * torch.finfo(like.dtype).eps * torch.stack(diagonal).amax(0)
+        found = norm > rounding.clamp_min(torch.finfo(like.dtype).tiny ** 0.5)
         off_diagonal.append(torch.where(found, norm, 0.0))
         basis.append(torch.where(found, 1.0 / norm, 0.0).unsqueeze(-1) * w)
     tridiagonal = torch.diag_embed(torch.stack(diagonal, -1))

@@ -53,28 +53,26 @@ def claims() -> str:
     parts = [markdown_table(("no.", "claim", "verdict", "measured"), rows)]
     for row in (*run.claims, *run.beyond):
         mark = f"{row['number']}. " if row["number"] else ""
-        verdict, conditions = (f"{row[name][0].upper()}{row[name][1:]}"
-                               for name in ("verdict", "conditions"))  # fmt: skip
         parts += [
             f"## {mark}{row['claim']}",
             *filter(None, [criteria[row["claim"]]]),
-            f"**{verdict}**: {row['value']}.",
-            f"{conditions}.",
-            f"<!-- figure: {Path(row['figure']).stem} -->",
-            f"*{row['figure_caption']}*",
+            f"**{row['verdict'][0].upper()}{row['verdict'][1:]}**: {row['value']}.",
         ]
+        if row["conditions"]:
+            parts.append(f"{row['conditions'][0].upper()}{row['conditions'][1:]}.")
+        if row["figure"]:
+            figure = f"<!-- figure: {Path(row['figure']).stem} -->"
+            parts += [figure, f"*{row['figure_caption']}*"]
     return "\n\n".join(parts)
 
 
 def claim_figures() -> dict[str, str]:
     """The SVG of each figure of the claims, by name, drawn from the records of reports/verify."""
-    from bench.claims.tables import by_job
-    from bench.records import read_records
     from bench.report.figures.canvas import save, theme
-    from bench.verify import judge_records
+    from bench.verify import judge_records, records_of
 
     found = {}
-    _, data = judge_records(False, by_job(read_records(ROOT / "reports" / "verify")))
+    _, data = judge_records(False, records_of(False, ROOT / "reports" / "verify"))
     with tempfile.TemporaryDirectory() as folder, theme():
         for claim, own in data:
             if claim.TABLE in own and (figure := claim.figure(own)) is not None:

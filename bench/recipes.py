@@ -67,7 +67,7 @@ RELEASED_PENALTIES: dict[str, Any] = {"hjb_running": 1e-4, "hjb_final": 1e-2}
 RELEASED_INNER: dict[str, Any] = {"map": "plain", "step_size": 1e-4, "max_iterations": 499}
 RELEASED_TOLERANCE = 0.1
 #: gradients that do not follow the solver's own iteration, and may have any solver
-_ANY_SOLVER = ("jfb", "implicit", "supervised", "pretrained")
+_ANY_SOLVER = ("jfb", "implicit", "supervised", "pretrained", "costate")
 #: the network of several identical agents; a problem that is not here has a dense one
 _SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed", "rotor-quadrotor": "shared"}
 #: agents' states in a minibatch of a shared network

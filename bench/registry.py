@@ -62,6 +62,7 @@ GRADIENT_NAMES = (
     "torchdeq-phantom",
     "torchdeq-implicit",
     "direct",
+    "costate-network",
     "supervised",
     "pretrained-jfb",
 )

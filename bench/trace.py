@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from bench.diagnostics import (
@@ -52,10 +53,27 @@ def gradients(
         "angle_max": torch.tensor(angles, dtype=torch.float64).max().item(),
         "angle_mean": sum(angles) / len(angles),
         "angle_expectation": angle(mean_own, mean_true),
+        "angle_expectation_high": _widest(own, true),
         "norm_ratio": (mean_own.norm() / mean_true.norm()).item(),
         "true_gradient_norm": mean_true.norm().item(),
         "relative_variance": relative_variance(own),
     }
+
+
+def _widest(own: Sequence[Tensor], true: Sequence[Tensor]) -> float:
+    """Angle [degrees] between the expected gradients at the far end of its 95 % interval.
+
+    Student's, by the jackknife over minibatches, which both gradients share: what they vary alike
+    turns neither away from the other. NaN for one minibatch alone.
+    """
+    n = len(own)
+    if n < 2:
+        return math.nan
+    sums = torch.stack(list(own)).sum(0), torch.stack(list(true)).sum(0)
+    left = [angle(sums[0] - a, sums[1] - b) for a, b in zip(own, true, strict=True)]
+    middle = sum(left) / n
+    error = math.sqrt((n - 1) / n * sum((one - middle) ** 2 for one in left))
+    return min(180.0, angle(*sums) + float(stats.t.ppf(0.975, n - 1)) * error)
 
 
 def along_rollout(

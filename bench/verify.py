@@ -14,6 +14,7 @@ from bench.claims.claim import NOT, NOT_MEASURED, PARTLY, REPRODUCED, Judgement,
 from bench.claims.tables import Record, by_job, record_of, tables
 from bench.identity import stem
 from bench.jobs import Job, RunSettings
+from bench.probes.step import Step
 from bench.records import read_object, read_records, write_json
 from bench.runner import run_jobs
 
@@ -21,6 +22,16 @@ SCHEMA_VERSION = 4
 #: what a quick check says in place of a verdict, which takes longer runs and more seeds
 QUICK_WORDS = dict.fromkeys((PARTLY, NOT), "inconsistent, too short to judge")
 QUICK_WORDS[REPRODUCED] = "consistent"
+#: core seconds of an eager training step of jfb, batch 8 at the problem's own horizon; of a size
+#: that is not there those of the next smaller one
+_STEP_SECONDS = {
+    "quadrotor": {1: 0.16, 20: 0.31, 100: 0.6},
+    "bicycle": {1: 0.05, 20: 0.14, 100: 0.25},
+    "consumption": {1: 0.09, 100: 0.15},
+}
+#: what a job costs in such steps, by its probe, and how much more on the released inner iteration
+_STEPS = {"trace": 170, "descent": 190, "memory": 40, "derivative": 250, "maximisers": 130}
+_RELEASED, _START = 1.5, 6.0
 
 
 @dataclass(frozen=True)
@@ -44,16 +55,62 @@ def jobs(quick: bool) -> list[Job]:
     return sorted(found, key=lambda job: job.seed)
 
 
+def core_seconds(job: Job) -> float:
+    """What a job takes on one core, estimated; a training to a target is not the claims' own."""
+    if isinstance(job.probe, Step):
+        return 0.0
+    if job.case.train_seconds is not None:
+        return _START + job.case.train_seconds
+    sizes = _STEP_SECONDS[job.case.problem]
+    step = sizes[max(size for size in sizes if size <= job.case.n_agents)]
+    more = _RELEASED if job.case.step_size is not None else 1.0
+    return _START + more * step * _STEPS.get(job.probe.name, 10)
+
+
+def plan() -> list[str]:
+    """Per claim the jobs and core hours of a full check, those of an earlier claim left out."""
+    lines, seen, total = [], set(), 0.0
+    for claim in discover():
+        own = [job for job in claim.jobs(False) if job not in seen]
+        seen.update(own)
+        shared = sum(isinstance(job.probe, Step) for job in own)
+        hours = sum(map(core_seconds, own)) / 3600
+        total += hours
+        beside = f", and {shared} of the preset targets" if shared else ""
+        lines.append(f"{len(own) - shared:5} jobs {hours:6.2f} h  {claim.CLAIM}{beside}")
+    measured = sum(not isinstance(job.probe, Step) for job in seen)
+    return [*lines, f"{measured:5} jobs {total:6.2f} h on one core, the preset targets left out"]
+
+
 def verify(quick: bool, settings: RunSettings) -> Outcome:
     """Measure what is missing and judge what is there, whichever that is.
 
-    A quick check without `resume` begins anew: it is a test of the code as it is now.
+    A quick check without `resume` begins anew: it is a test of the code as it is now. The trainings
+    to a target are left to the run of that preset where one lies beside, see `records_of`.
     """
     wanted = jobs(quick)
     if quick and not settings.resume:
         _begin_anew(settings.out, {job.name for job in wanted})
+    if _targets(settings.out).is_dir():
+        wanted = [job for job in wanted if not isinstance(job.probe, Step)]
     run_jobs(wanted, settings)
     return judge(quick, settings.out)
+
+
+def _targets(out: Path) -> Path:
+    return out.parent / "targets"
+
+
+def records_of(quick: bool, out: Path) -> dict[str, Record]:
+    """The records that the claims ask for: those under `out`, and the trainings to a target from
+    the folder `targets` beside it, so that a release measures them once.
+    """
+    found = by_job(read_records(out))
+    if not quick and _targets(out).is_dir():
+        beside = by_job(read_records(_targets(out)))
+        shared = (record_of(job, beside) for job in jobs(quick) if isinstance(job.probe, Step))
+        found |= by_job(record for record in shared if record is not None)
+    return found
 
 
 def _begin_anew(out: Path, own: set[str]) -> None:
@@ -70,7 +127,7 @@ def _begin_anew(out: Path, own: set[str]) -> None:
 
 def judge(quick: bool, out: Path) -> Outcome:
     """Verdicts and figures from the records under `out`: verify.json, data/*.csv, figures/*.png."""
-    records = by_job(read_records(out))
+    records = records_of(quick, out)
     outcome, data = judge_records(quick, records)
     figures = _draw(data, out)
     for row in (*outcome.claims, *outcome.beyond):

@@ -25,6 +25,7 @@ from bench.records import CorruptRecord, empty_record
 from bench.report import load_run, write_report
 from bench.report.figures.canvas import theme
 from bench.report.figures.convergence import convergence_figures, median_band
+from bench.report.figures.crossings import crossing_figure
 from bench.report.figures.hover import hover, titled
 from bench.report.figures.panels import panels, series_of
 from bench.report.figures.residuals import residual_figures
@@ -456,6 +457,22 @@ def test_a_target_that_needs_no_training_is_none(tmp_path: Path) -> None:
     assert row["target_0.1"] < np.inf
     (table,) = target_tables(times)
     assert "too easy" in table.texts()[0]
+
+
+def test_crossing_fractions_are_shares_of_the_limit(tmp_path: Path) -> None:
+    records = [synthetic_record("jfb", 1, seed=seed, curve=synthetic_curve(1.0)) for seed in (0, 1)]
+    records.append(synthetic_record("jfb", 1, seed=2, curve=synthetic_curve(0.01)))
+    for record in records:
+        record["case"] |= {"train_steps": 0, "recipe": "recommended", "train_seconds": 5.0}
+    runs = [load_run(write_run(tmp_path / "run", records))]
+    cases = case_frame(runs)
+    # exp(-2) is the first gap below a quarter, after a second of five; one seed misses it.
+    (drawing,) = crossing_figure(cases, curve_frame(runs, cases))
+    first = drawing.figure.axes[0]
+    # Twenty bars of a twentieth: both runs are in the fifth.
+    heights = [bar.get_height() for bar in first.patches]
+    assert [i for i, height in enumerate(heights) if height] == [int(0.2 * 20)]
+    assert max(heights) == 2
 
 
 def test_a_gradient_that_cannot_serve_the_problem_has_no_target(tmp_path: Path) -> None:

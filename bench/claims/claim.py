@@ -100,9 +100,10 @@ def spread(values: pd.Series, digits: int = 3) -> str:
 
 
 def by_variant(table: pd.DataFrame, column: str) -> str:
-    """The largest value on each map or recipe, such as "scaled 0.67, plain 8.3, released 1.2"."""
-    largest = table.groupby("variant", sort=False)[column].max()
-    return ", ".join(f"{name} {number(value)}" for name, value in largest.items())
+    """The largest values of each seed's run by map or recipe, such as "scaled 0.1 to 0.67"."""
+    largest = table.groupby(["variant", "run", "seed"], sort=False)[column].max()
+    groups = largest.groupby(level="variant", sort=False)
+    return ", ".join(f"{name} {spread(values)}" for name, values in groups)
 
 
 def size_name(key: tuple[str, int]) -> str:

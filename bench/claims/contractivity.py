@@ -14,6 +14,7 @@ from bench.claims.claim import (
     Numbers,
     Tables,
     by_variant,
+    endings,
     missed_tolerance,
     number,
     seeds_of,
@@ -49,39 +50,29 @@ def judge(data: Tables) -> Judgement:
     # Without a rate, or with one that is not a number, nothing says that the map contracts.
     below = (rates < 1.0) & ~table["rate_max"].isna().groupby(table["run"], sort=False).any()
     return Judgement(
-        f"below 1 in {int(below.sum())} of {len(below)} runs; largest |dT/du|: "
+        f"below 1 in {int(below.sum())} of {len(below)} runs; largest |dT/du| of a seed: "
         f"{by_variant(table, 'rate_max')}",
         verdict(below),
         f"{seeds_of(table)}; spectral norm per sample, D held fixed, at the control found along "
         "the held-out rollouts. Below 1 it says that the iteration would converge, not that it "
         "has: see the residuals. What K applications leave of the error is |dT/du|^K at the "
-        "median |dT/du| where the residual is worst or, where that is too small to be the reason, "
-        "at the largest",
-        (*_expansions(table), *_divergences(table)),
+        "median |dT/du| where the residual is worst or, where that is too small to be the "
+        "reason, at the largest",
+        (*_expansions(table), *endings(table, "rate_max")),
         (
             Numbers.of(
                 "|dT/du| and the inner residual along training",
-                (
-                    "run",
-                    "largest |dT/du|",
-                    "points beyond 1",
-                    "curvature of -H",
-                    "tolerance missed in",
-                    "worst residual (asked)",
-                    "error left after K",
-                ),
-                _rows(table),
+                ("run", "largest |dT/du|", "points beyond 1", "curvature of -H",
+                 "tolerance missed in", "worst residual (asked)", "error left after K"),
+                _rows(table.dropna(subset=["rate_max"])),
             ),
         ),
-    )
+    )  # fmt: skip
 
 
 def _rows(table: pd.DataFrame) -> Iterable[tuple[str, ...]]:
     for run, rows in table.groupby("run", sort=False):
-        rows = rows.dropna(subset=["rate_max"])
-        if rows.empty:
-            continue
-        missed = rows[missed_tolerance(rows)]
+        missed = missed_tolerance(rows)
         # What is not finite is null in the data, and worse than any other.
         peak = rows.loc[rows["residual_max"].fillna(math.inf).idxmax()]
         yield (
@@ -89,42 +80,34 @@ def _rows(table: pd.DataFrame) -> Iterable[tuple[str, ...]]:
             number(rows["rate_max"].max()),
             f"{100.0 * (1.0 - rows['contractive_fraction'].min()):.2g} %",
             spread(pd.concat([rows["curvature_min"], rows["curvature_max"]])),
-            share(len(missed), len(rows)),
+            share(missed.sum(), len(rows)),
             f"{number(peak['residual_max'])} ({number(peak['tolerance'])})",
-            "" if missed.empty else _left(peak),
+            _left(peak) if missed.any() else "",
         )
 
 
 def _left(row: pd.Series) -> str:
     """|dT/du|^K at the median |dT/du|, or at the largest where the median says it converged."""
-    for name in ("median", "largest"):
-        rate = row["rate_max" if name == "largest" else "rate_median"]
-        left = rate ** row["max_iterations"] if math.isfinite(rate) else math.nan
+    for name, column in (("median", "rate_median"), ("largest", "rate_max")):
+        left = row[column] ** row["max_iterations"]
         if left > _VISIBLE:
             return "grows" if left > 1.0 else f"{number(left)} ({name})"
     return number(left)
 
 
 def _expansions(table: pd.DataFrame) -> list[str]:
+    """Where each run expands most: how far, how H curves there, and whether JFB still descends."""
     found = []
-    for run, rows in table.groupby("run", sort=False):
-        outside = rows[rows["rate_max"] >= 1.0]
-        if outside.empty:
-            continue
-        peak = rows.loc[outside["rate_max"].idxmax()]
-        mine = rows[rows["seed"] == peak["seed"]]
-        first, last = mine["cost"].iloc[0], mine["cost"].iloc[-1]
-        curvature = (
-            "H is not concave there"
-            if peak["curvature_min"] < 0
-            else "H is concave everywhere seen"
-        ) + _averaging(peak)
-        effect = "JFB still descends" if last < first else "JFB does not descend"
+    for run, rows in table[table["rate_max"] >= 1.0].groupby("run", sort=False):
+        peak = rows.loc[rows["rate_max"].idxmax()]
+        costs = table[(table["run"] == run) & (table["seed"] == peak["seed"])]["cost"]
+        first, last = costs.iloc[0], costs.iloc[-1]
+        concave = "not concave there" if peak["curvature_min"] < 0 else "concave everywhere seen"
         found.append(
             f"{run} does not contract: |dT/du| reaches {number(peak['rate_max'])} after "
             f"{peak['step']:.0f} steps, {100 * (1 - peak['contractive_fraction']):.2g} % of the "
-            f"points are outside; curvature of -H from {number(peak['curvature_min'])} to "
-            f"{number(peak['curvature_max'])} ({curvature}). {effect}: held-out cost "
+            f"points are outside; H is {concave}{_averaging(peak)}. JFB "
+            f"{'still descends' if last < first else 'does not descend'}: held-out cost "
             f"{number(first)} to {number(last)}."
         )
     return found
@@ -136,19 +119,11 @@ def _averaging(peak: pd.Series) -> str:
     With D = 1, dT/du = 1 + alpha Hessian is symmetric: its eigenvalues are beyond 1 where H curves
     upwards, and below -1 where a step overshoots. Averaging mends the second.
     """
-    if peak["variant"] == "scaled":
+    if peak["variant"] not in ("plain", "released"):
         return ""
     if peak["curvature_min"] < 0:
         return ": nor does any averaged operator (1-b) + b T"
     return f": the averaged operator (1-b) + b T contracts for b < {2 / (1 + peak['rate_max']):.2g}"
-
-
-def _divergences(table: pd.DataFrame) -> list[str]:
-    broken = table.dropna(subset=["reason"])
-    return [
-        f"{row['run']}, seed {row['seed']}, step {row['step']}: {row['reason'].rstrip('.')}."
-        for _, row in broken.iterrows()
-    ]
 
 
 def figure(data: Tables) -> Figure | None:
@@ -160,11 +135,11 @@ def failures(data: Tables) -> list[str]:
     if "trace" not in data:
         return ["contractivity: no traces"]
     scaled = data["trace"][data["trace"]["variant"] == "scaled"]
-    found = []
-    for problem in _CONTRACTING:
-        rates = scaled[scaled["problem"] == problem]["rate_max"]
+    largest = scaled.groupby("problem")["rate_max"].agg(lambda rates: rates.max(skipna=False))
+    return [
+        f"contractivity: {problem}, scaled map: |dT/du| must be < 1, is "
+        f"{largest.get(problem, math.nan):.4g}"
+        for problem in _CONTRACTING
         # Written so that what is not a number fails.
-        if not (len(rates) and bool((rates < 1.0).all())):
-            largest = f"{rates.max():.4g}" if len(rates) else "not measured"
-            found.append(f"contractivity: {problem}, scaled map: |dT/du| must be < 1, is {largest}")
-    return found
+        if not largest.get(problem, math.nan) < 1.0
+    ]

@@ -18,6 +18,7 @@ from bench.report.style import Look
 VARIANTS = {
     "scaled": Look("#0072B2", "o", ""),
     "plain": Look("#D55E00", "s", (4, 1.5)),
+    "newton": Look("#009E73", "D", (4, 1.5, 1, 1.5)),
     "released": Look("#555555", "^", (1.5, 1.5)),
 }
 #: draws one panel; the legend is the figure's
@@ -86,34 +87,18 @@ def count_axis(axes: Axes, counts: pd.Series) -> None:
 
 
 def trace_figure(
-    table: pd.DataFrame, column: str, label: str, *, limit: float | None = None, scale: str = "log"
+    table: pd.DataFrame, column: str, label: str, *, limit: float | None = None, log: bool = True
 ) -> Figure | None:
-    """A panel per size: `column` against training steps on each map; None without any rate."""
-    table = table.dropna(subset=["rate_max"])
+    """A panel per size: `column` against training steps on each map; None without any value."""
+    table = table.assign(**{column: table[column].astype(float)}).dropna(subset=[column])
     if table.empty:
         return None
-    present = [name for name in VARIANTS if name in set(table["variant"])]
-
-    def paint(axes: Axes, part: pd.DataFrame) -> None:
-        for name in present:
-            rows = part[part["variant"] == name]
-            if len(rows):
-                band(axes, rows.assign(**{column: rows[column].astype(float)}), "step", column,
-                     VARIANTS[name])  # fmt: skip
-        if limit is not None:
-            axes.axhline(limit, color="0.3", linewidth=1, linestyle=":")
-        if scale == "log":
-            readable_log(axes)
-        else:
-            axes.set_ylim(bottom=0.0)
-        axes.set_xlabel("training steps")
-        axes.set_ylabel(label)
-
-    words = {"scaled": "scaled map", "plain": "plain map", "released": "released recipe"}
-    handles = [handle(VARIANTS[name], words[name]) for name in present]
-    if limit is not None:
-        handles.append(Line2D([], [], color="0.3", linestyle=":", label=f"limit {limit:g}"))
-    return panels(table, SIZE, paint, handles, 4)
+    present = {name: style for name, style in VARIANTS.items() if name in set(table["variant"])}
+    words = {name: f"{name} map" for name in present} | {"released": "released recipe"}
+    return series_figure(
+        table, "step", column, "variant", present, words, "training steps", label,
+        log_y=log, limit=limit,
+    )  # fmt: skip
 
 
 def series_figure(
@@ -126,8 +111,10 @@ def series_figure(
     x_label: str,
     y_label: str,
     *,
+    keys: list[str] = SIZE,
     log_x: bool = False,
     log_y: bool = True,
+    limit: float | None = None,
 ) -> Figure:
     """A panel per size: `y` against `x`, a line for each of `looks` by the value of `hue`."""
 
@@ -136,12 +123,18 @@ def series_figure(
             rows = part[part[hue] == name]
             if len(rows):
                 band(axes, rows, x, y, style)
+        if limit is not None:
+            axes.axhline(limit, color="0.3", linewidth=1, linestyle=":")
         if log_x:
             count_axis(axes, part[x])
         if log_y:
             readable_log(axes)
+        else:
+            axes.set_ylim(bottom=0.0)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
 
     handles = [handle(style, words[name]) for name, style in looks.items()]
-    return panels(table, SIZE, paint, handles, 4)
+    if limit is not None:
+        handles.append(Line2D([], [], color="0.3", linestyle=":", label=f"limit {limit:g}"))
+    return panels(table, keys, paint, handles, 4)

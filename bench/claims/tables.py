@@ -12,6 +12,7 @@ from bench.identity import identity
 from bench.jobs import Job
 from bench.probes.probe import Probe
 from bench.probes.trace import Trace
+from bench.recipes import RELEASED_INNER
 
 Record = Mapping[str, Any]
 #: fields of a case that every row begins with
@@ -46,7 +47,9 @@ def tables(jobs: Sequence[Job], records: Mapping[str, Record]) -> tuple[Tables, 
         if record is None or record["status"] not in _TELLING:
             absent.append(job)
         else:
-            rows.setdefault(job.probe.name, []).extend(_rows(job.probe, record))
+            # Whatever has a curve is a training, the step that is trained to a target too.
+            name = "training" if "curve" in record else job.probe.name
+            rows.setdefault(name, []).extend(_rows(job.probe, record))
     found = {name: pd.DataFrame(part) for name, part in rows.items() if part}
     return {
         # `reason` where no row has one; by problem and size, and in the order of the jobs within
@@ -60,6 +63,7 @@ def _rows(probe: Probe, record: Record) -> Iterable[dict[str, Any]]:
     case = record["case"]
     head = {name: case[name] for name in _HEAD}
     released = getattr(probe, "recipe", None) == "released"
+    released = released or case["step_size"] == RELEASED_INNER["step_size"]
     head["variant"] = "released" if released else case["map"]
     head["run"] = f"{case['problem']} n={case['n_agents']}, {head['variant']}"
     if isinstance(probe, Trace):

@@ -22,12 +22,16 @@ _TIMEOUT = 3600.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="minutes instead of hours")
+    parser.add_argument("--plan", action="store_true", help="say what a full check measures")
     add_run_options(parser, "reports/runs/verify, or verify-quick there")
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.verify import verify
+    from bench.verify import plan, verify
 
+    if args.plan:
+        print("\n".join(plan()))
+        return 0
     # Apart, because the quick check starts anew: the other one's records must not go with it.
     name = "verify-quick" if args.quick else "verify"
     settings = run_settings(args, name, _TIMEOUT, resume=args.resume or not args.quick)

@@ -12,6 +12,7 @@ from bench.presets.gpu_headline import gpu_headline
 from bench.presets.names import MAIN_GRADIENTS
 from bench.presets.released import released
 from bench.presets.smoke import smoke
+from bench.presets.study import study
 from bench.presets.sweep import cpu, gpu
 from bench.presets.targets import targets
 from bench.presets.tracked import gate, quick
@@ -31,6 +32,7 @@ PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
     "released": released,
     "targets": targets,
     "sweep": sweep,
+    "study": study,
 }
 #: seconds one case may take before it is recorded as timed out
 TIMEOUTS = {
@@ -44,6 +46,7 @@ TIMEOUTS = {
     "released": 1800.0,
     "targets": 3600.0,
     "sweep": 900.0,
+    "study": 3600.0,
 }
 
 

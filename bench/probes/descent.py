@@ -18,7 +18,7 @@ from jfbcore.policy import HamiltonianPolicy
 
 @dataclass(frozen=True, kw_only=True)
 class Descent(Probe):
-    """Ten rows along `case.train_steps` steps of each of the two.
+    """Ten rows along `case.train_steps` steps of each of the two, and how far they are apart there.
 
     Plain SGD with the same minibatches and the same step size for both: 0.01 of the norm of theta
     over the norm of the first true gradient, decaying as 1/sqrt(k), each gradient clipped to
@@ -31,7 +31,8 @@ class Descent(Probe):
             for name, estimator in ((case.gradient, None), ("exact", exact_estimator(case)))
             for row in _descend(case, seed, estimator)
         ]
-        explain_column(record, "true_gradient_norm", "the gradient is not finite")
+        for column in ("true_gradient_norm", "gradient_difference"):
+            explain_column(record, column, "the gradient is not finite")
 
 
 def _descend(case: Case, seed: int, estimator: Any) -> list[Row]:
@@ -44,8 +45,11 @@ def _descend(case: Case, seed: int, estimator: Any) -> list[Row]:
     rows: list[Row] = []
     for k in range(case.train_steps + 1):
         if k % max(1, case.train_steps // 10) == 0:
-            true = policy_gradient(policy, fixed, exact_estimator(case)).norm().item()
-            rows.append({"step": k, "true_gradient_norm": true})
+            true = policy_gradient(policy, fixed, exact_estimator(case))
+            own = policy_gradient(policy, fixed)
+            apart = ((own - true).norm() / true.norm()).item()
+            norm = true.norm().item()
+            rows.append({"step": k, "true_gradient_norm": norm, "gradient_difference": apart})
         states = policy.problem.sample_initial_states(case.batch_size, generator)
         gradient = policy_gradient(policy, states, estimator)
         if not bool(gradient.isfinite().all()):

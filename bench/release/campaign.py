@@ -37,8 +37,10 @@ def measure_release(directory: Path, plan: Sequence[Part], *, part: str = "1/1")
         hours = f"about {each.core_hours():.1f} h on one core"
         print(f"{each.name}: {each.what} ({hours})", file=sys.stderr)
         arguments = each.arguments(str(directory / each.name))
-        if part != "1/1" and each.preset is not None:
+        if each.divisible:
             arguments += ["--part", part]
+        elif not part.startswith("1/"):
+            continue
         code = subprocess.run([sys.executable, "-m", "bench", *arguments], cwd=ROOT).returncode
         if code not in _DONE:
             raise ValueError(

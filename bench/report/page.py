@@ -18,6 +18,7 @@ from bench.report.answer import answer
 from bench.report.figures.canvas import Drawing, save, theme
 from bench.report.figures.contraction import contraction_figure
 from bench.report.figures.convergence import convergence_figures
+from bench.report.figures.crossings import crossing_figure
 from bench.report.figures.headline import headline_figure
 from bench.report.figures.profiles import profile_figures
 from bench.report.figures.residuals import residual_figures
@@ -122,6 +123,7 @@ def _cases(runs: Sequence[Run], out: Path) -> dict[str, Any]:
             *residual_figures(cases),
             *convergence_figures(curves, cases),
             *profile_figures(cases, curves),
+            *crossing_figure(cases, curves),
         ]
     return {
         "drawings": drawings,

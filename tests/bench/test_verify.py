@@ -20,6 +20,7 @@ from bench.claims.memory import jobs as memory_jobs
 from bench.environment import ROOT
 from bench.jobs import Job, RunSettings
 from bench.probes.memory import Memory
+from bench.probes.step import Step
 from bench.records import read_records, write_json
 from bench.report import write_report
 from tests.bench.helpers import run_cli
@@ -116,6 +117,37 @@ class TestQuick:
         (tmp_path / "records.jsonl").write_text("\n".join(lines[:1]) + "\n")
         verify.verify(True, settings(tmp_path, time_limit=0.0))
         assert list(read_records(tmp_path)) == []
+
+
+def test_trainings_to_a_target_are_those_that_lie_beside(tmp_path, monkeypatch):
+    """Read from there, not measured again; without the folder they are the check's own jobs."""
+    measured = []
+    monkeypatch.setattr(verify, "run_jobs", lambda jobs, _: measured.append(jobs))
+    monkeypatch.setattr(verify, "judge", lambda quick, out: None)
+    out, beside = tmp_path / "verify", tmp_path / "targets"
+    out.mkdir()
+    verify.verify(False, settings(out))
+    job = next(job for job in measured[0] if isinstance(job.probe, Step))
+    assert job.case.recipe == "recommended"
+    write_json(job.path(beside), job.new_record() | {"status": "ok"})
+    verify.verify(False, settings(out))
+    own, left = ({type(each.probe) for each in jobs} for jobs in measured)
+    assert own - left == {Step}
+    (record,) = verify.records_of(False, out).values()
+    assert record["case"]["id"] == job.case.id
+    assert verify.records_of(True, out) == {}
+
+
+def test_the_plan_counts_every_job_of_a_full_check_once():
+    *claims, total = verify.plan()
+    jobs = verify.jobs(False)
+    own = [job for job in jobs if not isinstance(job.probe, Step)]
+    assert sum(int(line.split()[0]) for line in claims) == len(own)
+    assert int(total.split()[0]) == len(own)
+    hours = sum(map(verify.core_seconds, jobs)) / 3600
+    # What a release measures has to fit into one sitting.
+    assert float(total.split()[2]) == pytest.approx(hours, abs=0.01)
+    assert hours < 2.5
 
 
 class TestCommand:

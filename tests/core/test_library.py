@@ -155,12 +155,13 @@ def variants() -> list[jfb.Policy]:
         make_policy(goods),
         make_policy(jfb.Consumption.released(2, n_steps=4)),
         make_policy(gradient="unrolled-network", solver=fixed),
+        make_policy(gradient="costate-network"),
         make_policy(gradient="direct"),
         make_policy(bicycle, gradient="direct", network=IndexedValueNetwork),
     ]
 
 
-@pytest.mark.parametrize("index", range(10))
+@pytest.mark.parametrize("index", range(11))
 def test_a_saved_policy_comes_back(tmp_path, index):
     """With everything that decides its controls and gradients, to the last bit."""
     policy = variants()[index]
@@ -303,7 +304,7 @@ def test_a_problem_reads_as_code():
     )
 
 
-@pytest.mark.parametrize("index", range(10))
+@pytest.mark.parametrize("index", range(11))
 def test_a_policy_reads_as_one_line(index):
     policy = variants()[index]
     shown = repr(policy)
