@@ -59,7 +59,7 @@ def context_bytes(uuid: str | None, idle_bytes: int | None) -> tuple[int | None,
     create_context()
     if uuid is None or idle_bytes is None:
         return None, "NVML gave no idle baseline"
-    from bench.nvml_reader import device_used
+    from bench.nvml import device_used
 
     used, reason = device_used(uuid)
     return (None, reason) if used is None else (used - idle_bytes, None)

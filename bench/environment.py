@@ -70,7 +70,7 @@ def git_revision() -> dict[str, Any]:
 #: what of this package decides a measurement; reports, gates and the command line do not
 _MEASURING = (
     *("build", "case", "device", "diagnostics", "environment", "errors", "failures", "gap"),
-    *("identity", "jobs", "measure", "memory", "nvml", "nvml_reader", "plugins", "predict"),
+    *("identity", "jobs", "measure", "memory", "nvml", "plugins", "predict"),
     *("pretraining", "recipes", "reference/trajectories", "registry", "runner", "trace"),
     *("training", "worker", "workers"),
 )

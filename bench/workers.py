@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -48,7 +49,8 @@ class Worker:
         os.fchmod(descriptor, 0o644)
         self.log = Path(name)
         # With a byte in this pipe the worker tells the sampler that the step has been measured.
-        self._heard, self._mark = os.pipe()
+        self._heard, mark = multiprocessing.Pipe(duplex=False)
+        self._mark = mark.fileno()
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "bench.worker", str(os.getpid())],
@@ -65,12 +67,12 @@ class Worker:
                 pass_fds=(self._mark,),
             )
         except BaseException:
-            os.close(self._heard)
+            self._heard.close()
             self.log.unlink()
             raise
         finally:
             os.close(descriptor)
-            os.close(self._mark)
+            mark.close()
 
     def send(self, order: Mapping[str, Any]) -> None:
         """Hand the order over and return at once."""
@@ -89,7 +91,7 @@ class Worker:
         `uuid`: the device whose memory is sampled meanwhile, from an idle baseline on.
         """
         self.log = self.log.replace(log)
-        sampler = Sampler.start(uuid, self.process.pid, until=self._heard) if uuid else None
+        sampler = Sampler(uuid, self.process.pid, until=self._heard) if uuid else None
         order = dict(order) | {
             "mark": self._mark if sampler else None,
             "uuid": uuid,
@@ -110,9 +112,7 @@ class Worker:
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
-        if self._heard >= 0:
-            os.close(self._heard)
-            self._heard = -1
+        self._heard.close()
         if self.log.name.startswith(_WAITING):
             self.log.unlink(missing_ok=True)
 
