@@ -97,26 +97,27 @@ def write_json(path: Path, value: Any) -> None:
 
     Non-finite numbers become null, which JSON has no other word for.
     """
-    with _whole(path) as file:
+    with whole(path) as file:
         json.dump(finite(value), file, indent=1, allow_nan=False)
         file.write("\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table with its heading, atomically as `write_json` does."""
-    with _whole(path) as file:
+    with whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(map(csv_cells.cell, row) for row in rows)
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[IO[str]]:
+def whole(path: Path, mode: str = "w") -> Iterator[IO]:
     """A file that takes the place of `path` once it is complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8", newline="") as file:
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with open(partial, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -271,7 +272,7 @@ def pack(directory: Path) -> int:
             text = json.dumps(finite(record), separators=(",", ":"), allow_nan=False)
             lines.append((record["case"]["id"], record["case"]["seed"], text))
             packed += [entry.path] if entry.line is None else []
-        with _whole(directory / PACKED) as file:
+        with whole(directory / PACKED) as file:
             file.writelines(f"{text}\n" for *_, text in sorted(lines))
         for path in packed:
             path.unlink()

@@ -10,8 +10,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench import places
+from bench.records import RecordError, read_object, write_json
 from bench.reference.agent import parameters
 from bench.reference.solution import Solution
 from jfbcore import held_out
@@ -159,10 +158,7 @@ def make_reference(
 
     Nothing is known of the states before.
     """
-    unknown = Solution(
-        cost=math.nan, objective=math.nan, controls=torch.empty(0), status="unknown", solved=False,
-        seconds=0.0,
-    )  # fmt: skip
+    unknown = Solution(status="unknown", solved=False)
     solutions = [unknown] * first + list(solutions)
     packages = ("torch",) if method in ("transcription", "closed-form") else ("torch", "casadi")
     return Reference(
@@ -184,17 +180,7 @@ def make_reference(
 def save_reference(reference: Reference, problem: Problem, directory: Path | str) -> Path:
     """Write the file whole or not at all, and return its path."""
     path = reference_path(problem, directory)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"schema_version": SCHEMA_VERSION} | asdict(reference)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        temporary = Path(file.name)
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
-    # Temporary files are private; a committed file should not be.
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
+    write_json(path, {"schema_version": SCHEMA_VERSION} | asdict(reference))
     return path
 
 
@@ -205,14 +191,14 @@ def load_reference(problem: Problem, directory: Path | str | None = None) -> Ref
     when it is damaged.
     """
     path = reference_path(problem, directory)
-    if not path.exists():
-        return None
     try:
-        content = dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
+        content = read_object(path)
+    except RecordError as error:
         raise ValueError(
-            f"{path} is not a reference: {error}; delete it or make it anew"
+            f"{path} is not a reference: {error.faults[0]}; delete it or make it anew"
         ) from error
+    if content is None:
+        return None
     checks = (
         ("schema version", content.pop("schema_version", None), SCHEMA_VERSION),
         ("discretisation hash", content.get("discretisation"), discretisation_hash(problem)),

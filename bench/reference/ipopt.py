@@ -7,7 +7,7 @@ any policy can reach from that state, as far as IPOPT's local optimum is the glo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from bench.reference.agent import agent_states, one_agent
-from bench.reference.fan import fanned_guesses
 from bench.reference.program import Point, Program
-from bench.reference.solution import Solution, in_double
-from bench.reference.starts import Guess, starting_guesses
+from bench.reference.solution import Solution, Solver, in_double
+from bench.reference.starts import SPREADS, Guess, fanned, starting_guesses
 from jfbcore import _validate
 from jfbcore.problems import Bicycle, Consumption, Liquidation, Problem, Quadrotor
 
@@ -29,7 +28,7 @@ _FEWEST_STARTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ipopt:
+class Ipopt(Solver):
     """IPOPT with MUMPS on the multiple-shooting problem.
 
     `starts` is the number of `starting_guesses` per state; None takes 6 for single quadrotors and
@@ -62,27 +61,9 @@ class Ipopt:
         guesses = [_agents_guess(problem, alone, state, self.starts) for state in states]
         return torch.stack([torch.from_numpy(guess.decisions) for guess in guesses])
 
-    def solve(
-        self,
-        problem: Problem,
-        states: Tensor,
-        *,
-        progress: Callable[[int], object] | None = None,
-    ) -> list[Solution]:
-        """`solve_each` as a list; `progress` is called with 1 after each state."""
-        solutions = []
-        for solution in self.solve_each(problem, states):
-            solutions.append(solution)
-            if progress is not None:
-                progress(1)
-        return solutions
-
-    def solve_each(self, problem: Problem, states: Tensor) -> Iterator[Solution]:
-        """The best local optimum found from each of `states`, (batch, n), one by one.
-
-        A state IPOPT could not solve comes back with IPOPT's own return status and `solved=False`.
-        """
-        problem, states = in_double(problem), states.detach().double().cpu()
+    def _solve_each(
+        self, problem: Problem, states: Tensor, controls: Tensor | None
+    ) -> Iterator[Solution]:
         program = Program.build(problem, self)
         alone = None
         if problem.n_agents > 1 and not isinstance(problem, (Consumption, Liquidation)):
@@ -93,7 +74,10 @@ class Ipopt:
             begin = time.perf_counter()
             points = [] if previous is None else [previous]
             if isinstance(problem, Bicycle) and alone is not None:
-                points += [program.point(fan) for fan in fanned_guesses(problem, state)]
+                for spread in SPREADS:
+                    reached, fan, _ = fanned(problem, state[None], spread)
+                    guess = Guess(states=reached[0, 1:].numpy(), decisions=fan[0].numpy())
+                    points.append(program.point(guess))
             elif alone is not None:
                 points.append(program.point(_agents_guess(problem, alone, state, self.starts)))
             count = self.starts

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.reference.nlp import Stage, stage_of
-from bench.reference.solution import Solution, open_loop_cost
+from bench.reference.solution import Solution, fly, open_loop_cost
 from bench.reference.starts import Guess
 from jfbcore.problems import Consumption, Problem
 
@@ -149,15 +149,9 @@ class Program:
 
     def flight(self, state: Tensor, controls: Tensor) -> Guess:
         """Where `controls` (n_steps, m) lead from `state` (n,), as a starting point."""
-        problem, z, before = self.problem, state[None], []
-        for i in range(problem.n_steps):
-            before.append(z)
-            z = z + problem.time_step * problem.dynamics(
-                i * problem.time_step, z, controls[None, i]
-            )
-        states = torch.cat([*before, z]).numpy()
+        states = fly(self.problem, state[None], lambda i, z: controls[None, i])[0][0].numpy()
         decisions = controls.numpy().copy()
-        if isinstance(problem, Consumption):
+        if isinstance(self.problem, Consumption):
             decisions -= states[:-1, 1:]  # the decision is the excess over the habit
         return Guess(states=states[1:], decisions=decisions)
 
