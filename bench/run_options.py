@@ -83,26 +83,24 @@ def run_settings(
         limit = int(at_most("memory-limit", limit, _largest_space(), "GiB") * 2**30)
     if args.time_limit is not None:
         _validate.non_negative("time_limit", args.time_limit)
-        if args.jobs != "local":
-            raise ValueError(
-                f"`time-limit` is for a local run, got {args.time_limit:g} with jobs {args.jobs}"
-            )
-    part = _part(args.part)
-    if part != (1, 1) and args.jobs != "local":
-        raise ValueError(
-            f"`part` is for a local run, got {args.part} with jobs {args.jobs}, whose jobs run "
-            "side by side as they are"
-        )
-    if args.slurm and args.jobs == "local":
+    if args.threads is not None:
+        _validate.positive_int("threads", args.threads)
+    index, _, count = args.part.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"`part` must be I/N with 1 <= I <= N, got {args.part!r}")
+    part = int(index), int(count)
+    if args.jobs == "local" and args.slurm:
         raise ValueError(f"`slurm` {args.slurm[0]} needs jobs slurm, got jobs {args.jobs}")
+    for name, value, usual in (("time-limit", args.time_limit, None), ("part", part, (1, 1))):
+        if args.jobs != "local" and value != usual:
+            shown = args.part if name == "part" else f"{value:g}"
+            raise ValueError(f"`{name}` is for a local run, got {shown} with jobs {args.jobs}")
     found: dict[str, Any] = {
         "out": (args.out or places.runs(preset)).resolve(),
         "preset": preset,
         "timeout": at_most("timeout", _validate.positive("timeout", seconds), LONGEST, "s"),
         "resume": args.resume,
-        "threads": None
-        if args.threads is None
-        else _validate.positive_int("threads", args.threads),
+        "threads": args.threads,
         "memory_limit": limit,
         "jobs": args.jobs,
         "time_limit": args.time_limit,
@@ -110,13 +108,6 @@ def run_settings(
         "slurm": SlurmOptions.parse(args.slurm),
     }
     return RunSettings(**(found | others))
-
-
-def _part(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise ValueError(f"`part` must be I/N with 1 <= I <= N, got {text!r}")
-    return int(index), int(count)
 
 
 def _largest_space() -> float:

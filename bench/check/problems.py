@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from baselines import build_policy
-from bench.check import hamiltonian
+from bench.check.hamiltonian import HAMILTONIAN_REQUIREMENTS
 from bench.check.points import BATCH, Point, draw_point, generator
-from bench.check.requirement import Requirement, require, require_finite, require_tensor
+from bench.check.requirement import (
+    Requirement,
+    declared,
+    require,
+    require_finite,
+    require_tensor,
+    requirement,
+)
 from jfbcore.jfb import JFB
 from jfbcore.problems import Problem
 from jfbcore.rollout import rollout
@@ -32,8 +39,13 @@ class ProblemSubject:
                 yield self.make(n_agents=n_agents, dtype=dtype)
 
 
+@requirement(
+    "is built from n_agents, n_steps, dtype and device, and says its sizes",
+    "let __init__ take n_agents first and the keywords n_steps, dtype and device, hand them to "
+    "super().__init__, set n_agents, state_dim and control_dim, and give the class a `name`",
+    essential=True,
+)
 def is_built(subject: ProblemSubject) -> None:
-    """It is built from the number of agents and says its sizes."""
     for n_agents in subject.agents:
         for dtype in DTYPES:
             problem = subject.make(n_agents=n_agents, n_steps=7, dtype=dtype, device="cpu")
@@ -51,8 +63,12 @@ def is_built(subject: ProblemSubject) -> None:
             require(isinstance(word, str) and word, f"`name` is {word!r}, expected a word")
 
 
+@requirement(
+    "initial states follow their generator, and are the same in either precision",
+    "draw with self._normal or self._uniform and the generator that is given, nothing else",
+    essential=True,
+)
 def sampler_follows_its_generator(subject: ProblemSubject) -> None:
-    """The same generator gives the same states, in either precision; the global seed has no say."""
     for problem in subject.problems():
         random = generator(5)
         first, second = (problem.sample_initial_states(8, random) for _ in range(2))
@@ -73,8 +89,13 @@ def sampler_follows_its_generator(subject: ProblemSubject) -> None:
         )
 
 
+@requirement(
+    "formulas have the right shapes and dtypes",
+    "return (batch, n) from dynamics and (batch,) from costs: sum over dimension 1 and make "
+    "constants of the dtype of z",
+    essential=True,
+)
 def formulas_have_their_shapes(subject: ProblemSubject) -> None:
-    """Dynamics are (batch, n), costs (batch,), controls (batch, m), in the problem's precision."""
     for problem in subject.problems():
         n, m, dtype = problem.state_dim, problem.control_dim, problem.dtype
         z = problem.sample_initial_states(BATCH, generator())
@@ -96,8 +117,11 @@ def formulas_have_their_shapes(subject: ProblemSubject) -> None:
             require_tensor(tensor, shape, dtype, what)
 
 
+@requirement(
+    "dynamics and costs are finite",
+    "look for divisions by zero, roots and logarithms of negative numbers, large exponents",
+)
 def formulas_are_finite(subject: ProblemSubject) -> None:
-    """Dynamics and costs are finite at states a short way into a simulation."""
     for point in _points(subject):
         problem, t, z, u = point.problem, point.t, point.z, point.u
         require_finite(problem.dynamics(t, z, u), "dynamics")
@@ -105,8 +129,11 @@ def formulas_are_finite(subject: ProblemSubject) -> None:
         require_finite(problem.terminal_cost(z), "terminal_cost")
 
 
+@requirement(
+    "samples of a batch do not depend on one another",
+    "sum and average over dimension 1 only, never over the batch",
+)
 def samples_are_independent(subject: ProblemSubject) -> None:
-    """A sample's dynamics and costs do not depend on the rest of the batch."""
     for point in _points(subject):
         problem, t, z, u = point.problem, point.t, point.z, point.u
         for what, whole, alone in (
@@ -119,8 +146,11 @@ def samples_are_independent(subject: ProblemSubject) -> None:
             require(error <= 1e-10 * size, f"{what} of a sample changes by {error:.2g}")
 
 
+@requirement(
+    "three time steps and their backward pass are finite",
+    "see what failed above; else try a smaller t_final or a smaller initial spread",
+)
 def a_rollout_has_a_gradient(subject: ProblemSubject) -> str:
-    """Three time steps with JFB: a finite cost and a finite gradient that is not zero."""
     costs = []
     for problem in subject.problems():
         short = subject.make(n_agents=problem.n_agents, n_steps=3, dtype=problem.dtype)
@@ -141,76 +171,15 @@ def _points(subject: ProblemSubject) -> Iterator[Point]:
         yield draw_point(subject.make, n_agents)
 
 
-def _at_points(holds: Callable[[Point], None]) -> Callable[[ProblemSubject], None]:
-    def at_points(subject: ProblemSubject) -> None:
+def _at_points(requirement: Requirement) -> Requirement:
+    """A requirement on a point, of the points of a problem."""
+
+    def holds(subject: ProblemSubject) -> None:
         for point in _points(subject):
-            holds(point)
+            requirement.holds(point)
 
-    return at_points
+    return replace(requirement, holds=holds)
 
 
-_H = "correct `hamiltonian`, or leave it out and have it derived"
-
-PROBLEM_REQUIREMENTS = (
-    Requirement(
-        "is built from n_agents, n_steps, dtype and device, and says its sizes",
-        "let __init__ take n_agents first and the keywords n_steps, dtype and device, hand them to "
-        "super().__init__, set n_agents, state_dim and control_dim, and give the class a `name`",
-        is_built,
-        essential=True,
-    ),
-    Requirement(
-        "initial states follow their generator, and are the same in either precision",
-        "draw with self._normal or self._uniform and the generator that is given, nothing else",
-        sampler_follows_its_generator,
-        essential=True,
-    ),
-    Requirement(
-        "formulas have the right shapes and dtypes",
-        "return (batch, n) from dynamics and (batch,) from costs: sum over dimension 1 and make "
-        "constants of the dtype of z",
-        formulas_have_their_shapes,
-        essential=True,
-    ),
-    Requirement(
-        "dynamics and costs are finite",
-        "look for divisions by zero, roots and logarithms of negative numbers, large exponents",
-        formulas_are_finite,
-    ),
-    Requirement(
-        "samples of a batch do not depend on one another",
-        "sum and average over dimension 1 only, never over the batch",
-        samples_are_independent,
-    ),
-    Requirement("H is -<p, f> - L", _H, _at_points(hamiltonian.value_is_the_definition)),
-    Requirement(
-        "grad is the derivative of H", _H, _at_points(hamiltonian.gradient_is_the_derivative)
-    ),
-    Requirement("hvp is the derivative of grad", _H, _at_points(hamiltonian.hvp_is_the_derivative)),
-    Requirement("the Hessian is symmetric", _H, _at_points(hamiltonian.hessian_is_symmetric)),
-    Requirement(
-        "grad has its derivatives in u, z and p",
-        "detach nothing in grad: gradients flow through z and p",
-        _at_points(hamiltonian.mixed_derivatives_are_there),
-    ),
-    Requirement(
-        "the curvature scaling is positive at costates of every size",
-        "bound the scaling away from zero and infinity, and detach it",
-        _at_points(hamiltonian.curvature_scaling_is_positive),
-    ),
-    Requirement(
-        "the Newton direction ascends and holds the Hessian fixed",
-        "take the absolute value of negative curvature, and detach the Hessian",
-        _at_points(hamiltonian.newton_direction_ascends),
-    ),
-    Requirement(
-        "the projection on admissible controls is one",
-        "let `project` leave admissible controls alone and `interior` be True exactly there",
-        _at_points(hamiltonian.projection_is_one),
-    ),
-    Requirement(
-        "three time steps and their backward pass are finite",
-        "see what failed above; else try a smaller t_final or a smaller initial spread",
-        a_rollout_has_a_gradient,
-    ),
-)
+*_BEFORE, _LAST = declared(globals())
+PROBLEM_REQUIREMENTS = (*_BEFORE, *map(_at_points, HAMILTONIAN_REQUIREMENTS), _LAST)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,21 @@ class Requirement:
     remedy: str
     holds: Callable[[Any], str | None]
     essential: bool = False
+
+    def __call__(self, subject: Any) -> str | None:
+        return self.holds(subject)
+
+
+def requirement(
+    what: str, remedy: str, *, essential: bool = False
+) -> Callable[[Callable[[Any], str | None]], Requirement]:
+    """Makes a requirement of the function that is decorated."""
+    return lambda holds: Requirement(what, remedy, holds, essential)
+
+
+def declared(names: Mapping[str, object]) -> tuple[Requirement, ...]:
+    """The requirements of a module, given its names, in the order in which it declares them."""
+    return tuple(value for value in names.values() if isinstance(value, Requirement))
 
 
 @dataclass(frozen=True)
