@@ -12,6 +12,7 @@ policy's gradient adds such errors up along the rollout, and is measured here.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,15 +25,15 @@ from torch import Tensor
 from baselines import GRADIENTS, DenseLU, Implicit, Unrolled
 from bench.build import build
 from bench.case import Case
-from bench.diagnostics import contraction_rate
+from bench.diagnostics import contraction_rate, difference
+from bench.probes.derivative import gradient_on
 from bench.recipes import case_settings, training_config
 from bench.trace import watching
 from jfbcore.held_out import held_out_states
-from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import MAPS
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.rollout import rollout
-from jfbcore.solvers import Newton, Picard, Solver
+from jfbcore.solvers import Newton, Picard
 from jfbcore.train import Training
 
 Row = dict[str, Any]
@@ -64,32 +65,11 @@ SUBJECTS = (
 )
 
 
-def gradient_of(
-    policy: HamiltonianPolicy,
-    states: Tensor,
-    estimator: GradientEstimator,
-    solver: Solver,
-    map_name: str,
-    warm_start: bool = False,
-) -> Tensor:
-    """d(mean cost)/d(theta) as one vector; NaN where the rollout leaves the finite numbers."""
-    measured = policy.with_gradient(estimator, fixed_point_map=MAPS[map_name], solver=solver)
-    try:
-        cost = rollout(measured, states, warm_start=warm_start).cost.mean()
-    except torch.linalg.LinAlgError:  # a decomposition of what is not finite
-        return torch.full_like(states[0, :1], torch.nan)
-    parameters = list(measured.parameters())
-    slopes = torch.autograd.grad(cost, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([slope.flatten() for slope in slopes])
-
-
 def compared(gradient: Tensor, true: Tensor) -> Row:
     """`gradient_bias`, the norm of the difference over that of the truth, and `gradient_cosine`."""
-    bias = (torch.linalg.vector_norm(gradient - true) / torch.linalg.vector_norm(true)).item()
-    if gradient.shape != true.shape:  # not a number
-        return {"gradient_bias": bias, "gradient_cosine": bias}
-    cosine = torch.nn.functional.cosine_similarity(gradient, true, dim=0).item()
-    return {"gradient_bias": bias, "gradient_cosine": cosine}
+    found = difference(gradient.expand_as(true), true) or {}
+    names = {"gradient_bias": "relative", "gradient_cosine": "cosine"}
+    return {column: found.get(name, math.nan) for column, name in names.items()}
 
 
 @torch.no_grad()
@@ -113,12 +93,12 @@ def bias_rows(policy: HamiltonianPolicy, states: Tensor) -> Iterator[Row]:
     The truth is implicit differentiation, dense, at Newton's control; it knows nothing of the map.
     """
     newton = _newton(policy)
-    true = gradient_of(policy, states, Implicit(DenseLU()), newton, "scaled")
+    true = gradient_on("scaled", policy, states, Implicit(DenseLU()), newton)
     solved = policy.with_gradient(solver=newton)
     for name in MAPS:
         norms = map_norms(solved, states, name)
         for gradient in GRADIENT_NAMES:
-            found = gradient_of(policy, states, GRADIENTS[gradient], newton, name)
+            found = gradient_on(name, policy, states, GRADIENTS[gradient], newton)
             yield {"map": name, "gradient": gradient, **compared(found, true), **norms}
 
 
@@ -127,12 +107,13 @@ def iteration_rows(
 ) -> Iterator[Row]:
     """The derivative of exactly K unrolled iterations, from the problem's initial control (cold) or
     the control of the time step before (warm): a row per map, start and K."""
-    true = gradient_of(policy, states, Implicit(DenseLU()), _newton(policy), "scaled")
+    true = gradient_on("scaled", policy, states, Implicit(DenseLU()), _newton(policy))
     for name in ("plain", "scaled"):
         for start in STARTS:
             for count in counts:
                 exactly = Picard(tolerance=None, max_iterations=count)
-                found = gradient_of(policy, states, Unrolled(), exactly, name, start == "warm")
+                warm = start == "warm"
+                found = gradient_on(name, policy, states, Unrolled(), exactly, warm)
                 head = {"map": name, "gradient": "unrolled", "start": start, "count": count}
                 yield head | compared(found, true)
 

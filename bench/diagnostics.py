@@ -114,14 +114,17 @@ def policy_gradient(
     policy: HamiltonianPolicy,
     states: Tensor,
     gradient: GradientEstimator | None = None,
-    n_steps: int | None = None,
+    *,
     segment: int | None = None,
+    warm_start: bool = False,
 ) -> Tensor:
     """d(mean cost)/d(theta) with `gradient` in place of the policy's own, (n_parameters,).
 
-    `segment`: as in `rollout`.
+    `segment`, `warm_start`: as in `rollout`.
     """
-    return minibatch_gradients(policy, states, len(states), gradient, n_steps, segment)[0]
+    return minibatch_gradients(
+        policy, states, len(states), gradient, segment=segment, warm_start=warm_start
+    )[0]
 
 
 def minibatch_gradients(
@@ -129,8 +132,9 @@ def minibatch_gradients(
     states: Tensor,
     size: int,
     gradient: GradientEstimator | None = None,
-    n_steps: int | None = None,
+    *,
     segment: int | None = None,
+    warm_start: bool = False,
 ) -> list[Tensor]:
     """`policy_gradient` of every minibatch of `size` rows of `states`, from one rollout of all.
 
@@ -139,7 +143,8 @@ def minibatch_gradients(
     """
     _validate.positive_int("size", size)
     measured = policy.with_gradient(gradient)
-    costs = rollout(measured, states, n_steps=n_steps, segment=segment).cost.split(size)
+    flown = rollout(measured, states, segment=segment, warm_start=warm_start)
+    costs = flown.cost.split(size)
     parameters = list(policy.parameters())
     gradients = []
     for index, chunk in enumerate(costs):
@@ -153,6 +158,14 @@ def _flat(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tenso
     """(n_parameters,), zeros for what has no gradient."""
     pairs = zip(parameters, grads, strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
+
+
+def difference(own: Tensor, exact: Tensor) -> dict[str, float] | None:
+    """{"relative", "cosine"} of two gradients; None where one is not finite or the exact is 0."""
+    relative = (torch.linalg.vector_norm(own - exact) / torch.linalg.vector_norm(exact)).item()
+    cosine = torch.nn.functional.cosine_similarity(own, exact, dim=0).item()
+    found = {"relative": relative, "cosine": cosine}
+    return found if all(map(math.isfinite, found.values())) else None
 
 
 def angle(a: Tensor, b: Tensor) -> float:

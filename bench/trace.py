@@ -34,7 +34,6 @@ def gradients(
     exact: GradientEstimator,
     states: Tensor,
     minibatch: int,
-    n_steps: int | None = None,
 ) -> dict[str, float]:
     """What minibatch gradients are compared for; not a number where one is not finite.
 
@@ -42,8 +41,7 @@ def gradients(
     that stands for the expectation; minibatches are its rows in order.
     """
     own, true = (
-        minibatch_gradients(policy, states, minibatch, estimator, n_steps)
-        for estimator in (None, exact)
+        minibatch_gradients(policy, states, minibatch, estimator) for estimator in (None, exact)
     )
     angles = [angle(a, b) for a, b in zip(own, true, strict=True)]
     mean_own, mean_true = torch.stack(own).mean(0), torch.stack(true).mean(0)
@@ -58,9 +56,7 @@ def gradients(
     }
 
 
-def along_rollout(
-    policy: HamiltonianPolicy, states: Tensor, *, every: int = 1, n_steps: int | None = None
-) -> dict[str, float]:
+def along_rollout(policy: HamiltonianPolicy, states: Tensor, *, every: int = 1) -> dict[str, float]:
     """What the map is along a rollout; torch.linalg.LinAlgError where it is not finite.
 
     Map, curvature and HJB residual at every `every`-th time step, the first included. The singular
@@ -86,7 +82,7 @@ def along_rollout(
             hjb.append(hjb_residual(policy, t, z, decision).abs())
 
     with watching(policy, look), torch.no_grad():
-        flown = rollout(policy, states, n_steps=n_steps)
+        flown = rollout(policy, states)
     rate = torch.stack(rates)
     return {
         "parameter_singular_min": smallest,

@@ -52,13 +52,13 @@ class Derivative(Probe):
             if at == "trained":
                 config = training.config(case, seed, "recommended", evaluations=1, held_out=1)
                 training.prepare(case, seed, config, policy=policy).run()
-            true = _gradient(policy, x, newton, Implicit(DenseLU()), "scaled")
+            true = gradient_on("scaled", policy, x, Implicit(DenseLU()), newton)
             for name in self.maps:
                 for count in self.counts:
                     exactly = Picard(tolerance=None, max_iterations=count)
                     found = {
-                        "unrolled": _gradient(policy, x, exactly, Unrolled(), name),
-                        "jfb": _gradient(policy, x, newton, JFB(count), name),
+                        "unrolled": gradient_on(name, policy, x, Unrolled(), exactly),
+                        "jfb": gradient_on(name, policy, x, JFB(count), newton),
                     }
                     for gradient, value in found.items():
                         error = ((value - true).norm() / true.norm()).item()
@@ -67,14 +67,21 @@ class Derivative(Probe):
         explain_column(record, "error", "the gradient is not finite")
 
 
-def _gradient(
-    policy: HamiltonianPolicy, x: Tensor, solver: Solver, estimator: GradientEstimator, name: str
+def gradient_on(
+    map_name: str,
+    policy: HamiltonianPolicy,
+    states: Tensor,
+    estimator: GradientEstimator,
+    solver: Solver,
+    warm_start: bool = False,
 ) -> Tensor:
-    measured = policy.with_gradient(estimator, fixed_point_map=MAPS[name], solver=solver)
+    """d(mean cost)/d(theta) on another map, as one vector; one NaN where the rollout leaves the
+    finite numbers."""
+    measured = policy.with_gradient(estimator, fixed_point_map=MAPS[map_name], solver=solver)
     try:
-        return policy_gradient(measured, x)
-    except torch.linalg.LinAlgError:  # the rollout left the finite numbers
-        return torch.full_like(x[0, :1], torch.nan)
+        return policy_gradient(measured, states, warm_start=warm_start)
+    except torch.linalg.LinAlgError:  # a decomposition of what is not finite
+        return torch.full_like(states[0, :1], torch.nan)
 
 
 PROBE = Derivative

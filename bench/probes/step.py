@@ -97,7 +97,8 @@ def _count(record: dict[str, Any], case: Case, step: Body) -> bool:
 
     reasons = record["null_reasons"]
     uncounted = device.uncounted_reason(case)
-    found = measure.measure_memory(step) if uncounted is None else device.inner_statistics(step)
+    found = measure.measure_memory(step) if uncounted is None else measure.outcome(step)
+    step.clear()
     finite = found.pop("finite")
     record |= found
     record["tolerance_reached"] = measure.tolerance_reached(step.policy, record["residual"])
