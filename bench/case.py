@@ -45,6 +45,15 @@ RECIPES = ("recommended", "released")
 NETWORK_NAMES = ("dense", "shared", "indexed")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
+#: fields that are checked alone: how, and whether null is allowed
+_CHECKS = (
+    *((n, _validate.positive_int, False) for n in ("n_agents", "max_iterations")),
+    *((n, _validate.positive_int, False) for n in ("batch_size", "n_steps")),
+    ("segment", _validate.positive_int, True),
+    *((n, _validate.positive, True) for n in ("tolerance", "step_size")),
+    *((n, _validate.positive, True) for n in ("train_seconds", "learning_rate")),
+)
+_CHOICES = {"dtype": DTYPES, "device": DEVICES, "variant": VARIANTS, "network": NETWORK_NAMES}
 #: what a method without an inner problem has no use for
 _INNER_FIELDS = ("map", "solver", "max_iterations", "tolerance", "step_size")
 
@@ -90,28 +99,19 @@ class Case:
         for kind in KINDS:
             # A file's path is made absolute: the case is also built elsewhere.
             object.__setattr__(self, kind.field, kind.check(getattr(self, kind.field)))
-        _validate.positive_int("n_agents", self.n_agents)
-        _validate.positive_int("max_iterations", self.max_iterations)
-        if self.tolerance is not None:
-            _validate.positive("tolerance", self.tolerance)
-        _validate.positive_int("batch_size", self.batch_size)
-        _validate.positive_int("n_steps", self.n_steps)
-        _validate.one_of("dtype", self.dtype, DTYPES)
-        _validate.one_of("device", self.device, DEVICES)
-        _validate.one_of("variant", self.variant, VARIANTS)
+        for name, check, optional in _CHECKS:
+            if not optional or getattr(self, name) is not None:
+                check(name, getattr(self, name))
+        for name, allowed in _CHOICES.items():
+            _validate.one_of(name, getattr(self, name), allowed)
         if self.variant != "default" and self.problem != "consumption":
             name = plugins.shown(self.problem)
             raise ValueError(f"`variant` must be default for {name}, got {self.variant!r}")
-        _validate.one_of("network", self.network, NETWORK_NAMES)
-        if self.segment is not None:
-            _validate.positive_int("segment", self.segment)
-        if self.step_size is not None:
-            _validate.positive("step_size", self.step_size)
-            if self.map != "plain":
-                raise ValueError(
-                    f"`step_size` {self.step_size:g} belongs to the plain map, got map "
-                    f"{self.map!r}; use map plain"
-                )
+        if self.step_size is not None and self.map != "plain":
+            raise ValueError(
+                f"`step_size` {self.step_size:g} belongs to the plain map, got map "
+                f"{self.map!r}; use map plain"
+            )
         if self.train_steps != 0:
             _validate.positive_int("train_steps", self.train_steps)
         if (self.recipe is None) != (self.train_seconds is None):
@@ -119,17 +119,14 @@ class Case:
                 f"`recipe` and `train_seconds` come together, got {self.recipe!r} and "
                 f"{self.train_seconds}"
             )
-        if self.recipe is not None and self.train_seconds is not None:
+        if self.recipe is not None:
             _validate.one_of("recipe", self.recipe, RECIPES)
-            _validate.positive("train_seconds", self.train_seconds)
             if self.train_steps:
                 raise ValueError(f"`train_steps` must be 0 with a recipe, got {self.train_steps}")
-        if self.learning_rate is not None:
-            _validate.positive("learning_rate", self.learning_rate)
-            if self.recipe is None:
-                raise ValueError(
-                    f"`learning_rate` {self.learning_rate:g} replaces that of a `recipe`, got none"
-                )
+        elif self.learning_rate is not None:
+            raise ValueError(
+                f"`learning_rate` {self.learning_rate:g} replaces that of a `recipe`, got none"
+            )
         for name in ("timed", "compile", "capture"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")

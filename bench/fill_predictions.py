@@ -6,6 +6,7 @@ the model of `bench.predict`, fitted on the CPU once for all its sizes and itera
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,9 @@ from typing import Any
 from bench import predict
 from bench.build import Unsupported
 from bench.case import Case
+from bench.identity import stem
 from bench.predict import MemoryModel, predicted_by
-from bench.records import CorruptRecord, entries, finite, write_json
+from bench.records import CorruptRecord, entries, fill_part, finite, write_json
 
 
 def fill_predictions(
@@ -84,17 +86,7 @@ def _model(kind: Case, fit: Callable[[Case], MemoryModel]) -> MemoryModel | None
 
 
 def _fill(directory: Path, record: dict[str, Any], predicted: dict[str, Any]) -> None:
-    reasons = {
-        name: why
-        for name, why in record.get("null_reasons", {}).items()
-        if not name.startswith("predicted.")
-    }
-    reasons |= {
-        f"predicted.{name}": "the model gives no finite figure"
-        for name, value in predicted.items()
-        if value is None
-    }
-    changed = record | {"predicted": predicted, "null_reasons": reasons}
-    if changed != record:
-        name = f"{record['case']['id']}-s{record['case']['seed']}.json"
-        write_json(directory / "records" / name, changed)
+    before = json.dumps(record)
+    fill_part(record, "predicted", predicted, "the model gives no finite figure")
+    if json.dumps(record) != before:
+        write_json(directory / "records" / f"{stem(record)}.json", record)

@@ -25,8 +25,6 @@ from bench.record_schema import faults
 
 #: the file of lines
 PACKED = "records.jsonl"
-#: what is known of a case that did not fit, see `bench.predict`
-PREDICTED_FIELDS = tuple(field.name for field in parts("predicted"))
 #: parts of a record that are objects from the start; the others are null until they are measured
 _OBJECTS = (
     *("cuda", "predicted", "pretraining_seconds", "final", "evaluation", "machine"),
@@ -71,6 +69,20 @@ def empty_record(case: Case, seed: int) -> dict[str, Any]:
 def _unknown(field: Field) -> dict[str, None] | None:
     inner = parts(field.path)
     return {part.name: None for part in inner} if field.path in _OBJECTS else None
+
+
+def fill_part(
+    record: dict[str, Any], part: str, values: dict[str, Any], reason: str | None = None
+) -> None:
+    """Put `values` into a part of the record: no reason is left for what is known now, and, if one
+    is given, `reason` is why the others are null."""
+    record[part] = (record.get(part) or {}) | values
+    reasons = record.setdefault("null_reasons", {})
+    for name, value in record[part].items():
+        if value is not None:
+            reasons.pop(f"{part}.{name}", None)
+        elif reason is not None:
+            reasons[f"{part}.{name}"] = reason
 
 
 def explain_nulls(record: dict[str, Any], default: str) -> None:

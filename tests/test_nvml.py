@@ -1,8 +1,8 @@
 """The NVML sampler against a driver that the test steers, and against a real one where there is.
 
-The fake `pynvml` is a module on the path that the sampler process takes over. Its device memory and process
-lists are files that the test rewrites; it counts its own readings, so that the tests wait for
-readings and not for times.
+The fake `pynvml` is a module on the path that the sampler process takes over. Its device memory and
+process lists are files that the test rewrites; it counts its own readings, so that the tests wait
+for readings and not for times.
 """
 
 from __future__ import annotations

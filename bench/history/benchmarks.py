@@ -1,16 +1,18 @@
 """One training step of each quick case: asv's view of `bench.measure`.
 
 Times are sampled by asv itself, so that `asv continuous` has a spread to judge by. Every other
-quantity is exact: it is measured once per commit, case after case, by `setup_cache` and read from
-there. Cases that a gradient cannot serve are n/a.
+quantity is exact: once per commit `setup_cache` has each case measured as `bench run` does, by the
+runner in a process of its own, and reads its record. Cases that a gradient cannot serve are n/a.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 # At the top: asv forks the process of a benchmark from one that has imported this module
@@ -20,10 +22,10 @@ import torch
 from bench.build import Unsupported
 from bench.case import Case
 from bench.environment import default_threads
+from bench.jobs import Job, RunSettings
 from bench.measure import Step
 from bench.presets import quick
-from bench.records import empty_record
-from bench.worker import fill
+from bench.runner import run_jobs
 
 #: what is tracked: every combination of these that is a quick case; the others are n/a. asv takes
 #: the lists from the working tree and runs their entries on every commit, so they are literal.
@@ -129,13 +131,13 @@ class Quantities:
     version = "3"
 
     def setup_cache(self) -> dict[Key, dict]:
-        found = {}
-        for name, case in CASES.items():
-            found[name] = empty_record(case, 0)
-            fill(found[name], replace(case, timed=False), 0)
-        return found
+        jobs = {name: Job(case=replace(case, timed=False)) for name, case in CASES.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            settings = RunSettings(out=Path(folder), preset="quick", timeout=_TIMEOUT)
+            run_jobs(list(jobs.values()), settings)
+            return {name: job.finished(settings.out) or {} for name, job in jobs.items()}
 
-    setup_cache.timeout = _TIMEOUT  # type: ignore[attr-defined]
+    setup_cache.timeout = 6 * _TIMEOUT  # type: ignore[attr-defined]
 
     def setup(self, records: dict[Key, dict], *case: Any) -> None:
         _known(case)
