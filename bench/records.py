@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import functools
 import json
 import os
@@ -20,6 +19,7 @@ from typing import IO, Any, NamedTuple
 from bench import csv_cells
 from bench.case import Case
 from bench.identity import stem
+from bench.places import claim
 from bench.record import SCHEMA_VERSION, Field, parts
 from bench.record_schema import faults
 
@@ -289,25 +289,3 @@ def pack(directory: Path) -> int:
         for path in packed:
             path.unlink()
     return len(lines)
-
-
-@contextlib.contextmanager
-def claim(out: Path, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
-    """Hold the folder for this process alone, or with the other parts of one run; released by the
-    system however the process ends.
-    """
-    whole = part == (1, 1)
-    names = [".lock"] if whole else [".lock", f".lock-{part[0]}-of-{part[1]}"]
-    kinds = [fcntl.LOCK_EX if whole else fcntl.LOCK_SH, fcntl.LOCK_EX]
-    with contextlib.ExitStack() as held:
-        try:
-            (out / "records").mkdir(exist_ok=True, parents=True)
-            locks = [held.enter_context(open(out / name, "w")) for name in names]
-        except OSError as error:
-            raise ValueError(f"`out` {out} cannot be written: {error.strerror}") from error
-        for lock, kind in zip(locks, kinds, strict=False):
-            try:
-                fcntl.flock(lock, kind | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(f"`out` {out} is in use by another sweep") from error
-        yield

@@ -1,64 +1,19 @@
-"""What a Hamiltonian must satisfy at a point, whatever the problem describes.
-
-Everything is compared with the definition H = -<p, f> - L differentiated by autograd.
-"""
+"""What a Hamiltonian must satisfy at a point beside what `jfbcore.checks` asks of every problem."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from bench.check.points import Point, by_definition, generator, gradient_by_definition
+from bench.check.points import Point, generator
 from bench.check.requirement import declared, require, require_close, require_finite, requirement
 
-_H = "correct `hamiltonian`, or leave it out and have it derived"
 
-
-@requirement("H is -<p, f> - L", _H)
-def value_is_the_definition(point: Point) -> None:
-    expected = by_definition(point, point.z, point.p, point.u)
-    require_close(point.hamiltonian().value(point.u), expected, "H")
-
-
-@requirement("grad is the derivative of H", _H)
-def gradient_is_the_derivative(point: Point) -> None:
-    point.require_grad()
-    require_close(point.hamiltonian().grad(point.u), gradient_by_definition(point), "grad H")
-
-
-@requirement("hvp is the derivative of grad", _H)
-def hvp_is_the_derivative(point: Point) -> None:
-    point.require_grad()
-    v = _noise(point.u, 1)
-    (expected,) = torch.autograd.grad(gradient_by_definition(point), point.u, v)
-    require_close(point.hamiltonian().hvp(point.u, v), expected, "hvp")
-
-
-@requirement("the Hessian is symmetric", _H)
+@requirement("the Hessian is symmetric", "correct `hvp`, or leave `hamiltonian` out")
 def hessian_is_symmetric(point: Point) -> None:
     h, v, w = point.hamiltonian(), _noise(point.u, 1), _noise(point.u, 2)
     left, right = (w * h.hvp(point.u, v)).sum(1), (v * h.hvp(point.u, w)).sum(1)
     require_close(left, right, "the difference between the Hessian and its transpose")
-
-
-@requirement(
-    "grad has its derivatives in u, z and p",
-    "detach nothing in grad: gradients flow through z and p",
-)
-def mixed_derivatives_are_there(point: Point) -> None:
-    point.require_grad()
-    w = _noise(point.u, 1)
-    inputs = {"u": point.u, "z": point.z, "p": point.p}
-
-    def derivatives(of: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(
-            of, tuple(inputs.values()), w, allow_unused=True, materialize_grads=True
-        )
-
-    expected = derivatives(gradient_by_definition(point))
-    gradients = derivatives(point.hamiltonian().grad(point.u))
-    for name, a, b in zip(inputs, gradients, expected, strict=True):
-        require_close(a, b, f"the derivative of grad H in {name}")
 
 
 @requirement(

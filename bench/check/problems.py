@@ -9,7 +9,7 @@ import torch
 
 from baselines import build_policy
 from bench.check.hamiltonian import HAMILTONIAN_REQUIREMENTS
-from bench.check.points import BATCH, Point, draw_point, generator
+from bench.check.points import BATCH, draw_point, generator
 from bench.check.requirement import (
     Requirement,
     declared,
@@ -18,6 +18,7 @@ from bench.check.requirement import (
     require_tensor,
     requirement,
 )
+from jfbcore.checks import check_problem
 from jfbcore.jfb import JFB
 from jfbcore.problems import Problem
 from jfbcore.rollout import rollout
@@ -90,60 +91,13 @@ def sampler_follows_its_generator(subject: ProblemSubject) -> None:
 
 
 @requirement(
-    "formulas have the right shapes and dtypes",
-    "return (batch, n) from dynamics and (batch,) from costs: sum over dimension 1 and make "
-    "constants of the dtype of z",
+    "formulas have their shapes and dtypes, are finite, do not mix samples, and H is made of them",
+    "correct the formula that is named; leave `hamiltonian` out and have it derived",
     essential=True,
 )
-def formulas_have_their_shapes(subject: ProblemSubject) -> None:
+def formulas_fit(subject: ProblemSubject) -> None:
     for problem in subject.problems():
-        n, m, dtype = problem.state_dim, problem.control_dim, problem.dtype
-        z = problem.sample_initial_states(BATCH, generator())
-        u = problem.initial_control(0.0, z.clone().requires_grad_())
-        require(not u.requires_grad, "initial_control carries a graph")
-        h = problem.hamiltonian(0.0, z, problem.initial_costate().expand_as(z))
-        for what, tensor, shape in (
-            ("initial_control", u, (BATCH, m)),
-            ("initial_costate", problem.initial_costate(), (n,)),
-            ("dynamics", problem.dynamics(0.0, z, u), (BATCH, n)),
-            ("running_cost", problem.running_cost(0.0, z, u), (BATCH,)),
-            ("terminal_cost", problem.terminal_cost(z), (BATCH,)),
-            ("H", h.value(u), (BATCH,)),
-            ("grad H", h.grad(u), (BATCH, m)),
-            ("hvp", h.hvp(u, u), (BATCH, m)),
-            ("newton_direction", h.newton_direction(u, u), (BATCH, m)),
-            ("project", h.project(u), (BATCH, m)),
-        ):
-            require_tensor(tensor, shape, dtype, what)
-
-
-@requirement(
-    "dynamics and costs are finite",
-    "look for divisions by zero, roots and logarithms of negative numbers, large exponents",
-)
-def formulas_are_finite(subject: ProblemSubject) -> None:
-    for point in _points(subject):
-        problem, t, z, u = point.problem, point.t, point.z, point.u
-        require_finite(problem.dynamics(t, z, u), "dynamics")
-        require_finite(problem.running_cost(t, z, u), "running_cost")
-        require_finite(problem.terminal_cost(z), "terminal_cost")
-
-
-@requirement(
-    "samples of a batch do not depend on one another",
-    "sum and average over dimension 1 only, never over the batch",
-)
-def samples_are_independent(subject: ProblemSubject) -> None:
-    for point in _points(subject):
-        problem, t, z, u = point.problem, point.t, point.z, point.u
-        for what, whole, alone in (
-            ("dynamics", problem.dynamics(t, z, u), problem.dynamics(t, z[:1], u[:1])),
-            ("running_cost", problem.running_cost(t, z, u), problem.running_cost(t, z[:1], u[:1])),
-            ("terminal_cost", problem.terminal_cost(z), problem.terminal_cost(z[:1])),
-        ):
-            error = (whole[:1] - alone).abs().max().item()
-            size = max(1.0, alone.abs().max().item())
-            require(error <= 1e-10 * size, f"{what} of a sample changes by {error:.2g}")
+        check_problem(problem)
 
 
 @requirement(
@@ -166,17 +120,12 @@ def a_rollout_has_a_gradient(subject: ProblemSubject) -> str:
     return f"mean cost {', '.join(f'{cost:.4g}' for cost in costs[::2])}"
 
 
-def _points(subject: ProblemSubject) -> Iterator[Point]:
-    for n_agents in subject.agents:
-        yield draw_point(subject.make, n_agents)
-
-
 def _at_points(requirement: Requirement) -> Requirement:
     """A requirement on a point, of the points of a problem."""
 
     def holds(subject: ProblemSubject) -> None:
-        for point in _points(subject):
-            requirement.holds(point)
+        for n_agents in subject.agents:
+            requirement.holds(draw_point(subject.make, n_agents))
 
     return replace(requirement, holds=holds)
 
