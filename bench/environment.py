@@ -14,20 +14,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "torch",
-    "numpy",
-    "scipy",
-    "cvxpy",
-    "cvxpylayers",
-    "diffcp",
-    "clarabel",
-    "scs",
-    "moreau",
-    "moreau-cuda12",
-    "moreau-cuda13",
-    "torchdeq",
-    "casadi",
-    "nvidia-ml-py",
+    *("torch", "numpy", "scipy", "cvxpy", "cvxpylayers", "diffcp", "clarabel", "scs", "moreau"),
+    *("moreau-cuda12", "moreau-cuda13", "torchdeq", "casadi", "nvidia-ml-py"),
 )
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,14 +87,8 @@ def fingerprint() -> str:
 _VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC"),
     *("GOMP_SPINCOUNT", "GOMP_CPU_AFFINITY", "KMP_BLOCKTIME", "KMP_AFFINITY", "MKL_NUM_THREADS"),
-    *(
-        "JFB_NATIVE",
-        "MKL_CBWR",
-        "OPENBLAS_NUM_THREADS",
-        "MALLOC_ARENA_MAX",
-        "MALLOC_CONF",
-        "GLIBC_TUNABLES",
-    ),
+    *("JFB_NATIVE", "MKL_CBWR", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_CONF"),
+    *("GLIBC_TUNABLES",),
     *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING"),
     *("CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "TORCH_LOGS"),
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_COMPILE_DISABLE"),

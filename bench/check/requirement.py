@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.failures import words_of
+
 
 class Unmet(AssertionError):  # noqa: N818 - a result, not an error
     """A requirement does not hold; the message says what was seen."""
@@ -60,8 +62,7 @@ def judge(requirements: Sequence[Requirement], subject: object) -> Iterator[Outc
         except Unmet as error:
             yield Outcome(requirement, False, str(error))
         except Exception as error:  # whatever the code under test raises
-            lines = str(error).splitlines() or ["no message"]
-            yield Outcome(requirement, False, f"{type(error).__name__}: {lines[0]}")
+            yield Outcome(requirement, False, words_of(error))
         else:
             yield Outcome(requirement, True, remark)
             continue

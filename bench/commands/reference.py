@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.case import PROBLEM_NAMES
 
@@ -31,71 +31,59 @@ _DISTURBANCE = 0.1
 _AGENT_STARTS = 2
 
 
+_OPTIONS: dict[str, dict[str, Any]] = {
+    # Checked in `run`, so that a bad value gives one line and not a usage page.
+    "problem": {"help": ", ".join(PROBLEM_NAMES)},
+    "agents": {"type": int, "default": 1, "help": "agents, or goods (default 1)"},
+    "states": {
+        "type": int, "default": _HELD_OUT,
+        "help": f"the first so many held-out states, 1 to {_HELD_OUT} (default {_HELD_OUT})",
+    },
+    "method": {
+        "help": "closed-form (default where the problem knows its optimum), ipopt (default "
+        "elsewhere), transcription, both to compare them (the transcription then starts from "
+        "ipopt's controls, disturbed, and ipopt's are kept), or best-response: ipopt on one "
+        "bicycle at a time, for more of them than it can take at once",
+    },
+    "starts": {
+        "type": int,
+        "help": "starting points per state (default: as many as the method needs; ipopt: 6 for "
+        "single quadrotors and up to 6 bicycles)",
+    },
+    "time-limit": {
+        "type": float, "default": _TIME_LIMIT, "metavar": "S",
+        "help": f"processor seconds ipopt may take per starting point (default {_TIME_LIMIT:g})",
+    },
+    "first": {
+        "type": int, "default": 0, "metavar": "STATE",
+        "help": "go on from this state on, counted from 0; those before stay as they are on file",
+    },
+    "bounds": {
+        "action": "store_true",
+        "help": "also a lower bound beside each state, where agents can be decoupled",
+    },
+    "audit": {
+        "action": "store_true",
+        "help": "only list what the files in --out are worth; 1 unless every state converged",
+    },
+    "improve": {
+        "type": Path, "metavar": "DIR",
+        "help": "only replace references that a policy beats: by the costs of single states in "
+        "the training records under DIR, and by IPOPT from the flights of the checkpoints there",
+    },
+    "out": {"type": Path, "help": "where the cache lives (default: see `bench where`)"},
+    "write": {
+        "action": argparse.BooleanOptionalAction, "default": True,
+        "help": "write the cache, by ipopt state by state; the better of what is on file and "
+        "what is found stays (default)",
+    },
+}  # fmt: skip
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
-    # Checked in `run`, so that a bad value gives one line and not a usage page.
-    parser.add_argument("--problem", help=", ".join(PROBLEM_NAMES))
-    parser.add_argument("--agents", type=int, default=1, help="agents, or goods (default 1)")
-    parser.add_argument(
-        "--states",
-        type=int,
-        default=_HELD_OUT,
-        help=f"the first so many held-out states, 1 to {_HELD_OUT} (default {_HELD_OUT})",
-    )
-    parser.add_argument(
-        "--method",
-        help="closed-form (default where the problem knows its optimum), ipopt (default "
-        "elsewhere), transcription, both to compare them (the transcription then "
-        "starts from ipopt's controls, disturbed, and ipopt's are kept), or best-response: ipopt "
-        "on one bicycle at a time, for more of them than it can take at once",
-    )
-    parser.add_argument(
-        "--starts",
-        type=int,
-        help="starting points per state (default: as many as the method needs; ipopt: 6 for single "
-        "quadrotors and up to 6 bicycles)",
-    )
-    parser.add_argument(
-        "--time-limit",
-        type=float,
-        default=_TIME_LIMIT,
-        metavar="S",
-        help=f"processor seconds ipopt may take per starting point (default {_TIME_LIMIT:g})",
-    )
-    parser.add_argument(
-        "--first",
-        type=int,
-        default=0,
-        metavar="STATE",
-        help="go on from this state on, counted from 0; those before stay as they are on file",
-    )
-    parser.add_argument(
-        "--bounds",
-        action="store_true",
-        help="also a lower bound beside each state, where agents can be decoupled",
-    )
-    parser.add_argument(
-        "--audit",
-        action="store_true",
-        help="only list what the files in --out are worth; 1 unless every state converged",
-    )
-    parser.add_argument(
-        "--improve",
-        type=Path,
-        metavar="DIR",
-        help="only replace references that a policy beats: by the costs of single states in the "
-        "training records under DIR, and by IPOPT from the flights of the checkpoints there",
-    )
-    parser.add_argument(
-        "--out", type=Path, help="where the cache lives (default: see `bench where`)"
-    )
-    parser.add_argument(
-        "--write",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="write the cache, by ipopt state by state; the better of what is on file and what is "
-        "found stays (default)",
-    )
+    for name, keywords in _OPTIONS.items():
+        parser.add_argument(f"--{name}", **keywords)
 
 
 def run(args: argparse.Namespace) -> int:

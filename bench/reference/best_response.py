@@ -22,7 +22,7 @@ from bench.reference.ipopt import Ipopt
 from bench.reference.nlp import crowd_interaction
 from bench.reference.program import Point, Program, Result
 from bench.reference.solution import Solution, Solver, open_loop_cost
-from bench.reference.starts import Guess
+from bench.reference.starts import arcs
 from jfbcore import _validate
 from jfbcore.problems import Bicycle, Problem
 
@@ -112,10 +112,10 @@ class _Crowd:
 
     def place(self, agent: int, problem: Bicycle) -> str | None:
         """Put `agent` on the best of several excursions; IPOPT's status if none is solved."""
-        guesses = [_excursion(problem, self.starts[agent], 0.0, 0.0)]
-        for k in range(_DIRECTIONS):
-            angle = 2 * math.pi * k / _DIRECTIONS
-            guesses.append(_excursion(problem, self.starts[agent], angle, _REACH))
+        angles = 2 * math.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
+        outs = _REACH * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        start = self.starts[agent : agent + 1]
+        guesses = [arcs(problem, start, out[None]) for out in (np.zeros(2), *outs)]
         found = [self._solve(agent, self.program.point(guess)) for guess in guesses]
         solved = [result for result in found if result.solved]
         if not solved:
@@ -143,17 +143,3 @@ class _Crowd:
         states = self.program.guess(result.point).states
         self.results[agent] = result
         self.paths[:, agent] = np.vstack([self.starts[agent], states[:-1]])[:, :2]
-
-
-def _excursion(problem: Bicycle, start: np.ndarray, angle: float, reach: float) -> Guess:
-    """A path that swings out by `reach` [m] towards `angle` [rad] on its way to the target."""
-    steps = problem.n_steps
-    tau = np.linspace(0, 1, steps + 1)[1:, None]
-    way = np.array(problem.target_position) - start[:2]
-    out = reach * np.array([math.cos(angle), math.sin(angle)])
-    path = start[:2] + tau * way + np.sin(math.pi * tau) * out
-    tangent = way + math.pi * np.cos(math.pi * tau) * out
-    heading = np.unwrap(np.concatenate([start[2:3], np.arctan2(tangent[:, 1], tangent[:, 0])]))[1:]
-    speed = np.linalg.norm(tangent, axis=1) / problem.t_final
-    states = np.column_stack([path, heading, speed])
-    return Guess(states=states, decisions=np.zeros((steps, 2)))

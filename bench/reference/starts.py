@@ -103,18 +103,28 @@ def _quadrotor(
 
 def _bicycle(problem: Bicycle, state: np.ndarray, bow: float, turns: int, backwards: bool) -> Guess:
     """Every agent on an arc to the target at constant speed, with zero control."""
-    tau = np.linspace(0, 1, problem.n_steps + 1)[1:, None]
     agents = state.reshape(-1, 4)
     way = np.array(problem.target_position) - agents[:, :2]
-    sideways = np.stack([-way[:, 1], way[:, 0]], axis=1)
-    path = agents[:, :2] + tau[..., None] * way + bow * np.sin(math.pi * tau)[..., None] * sideways
-    tangent = way + bow * math.pi * np.cos(math.pi * tau)[..., None] * sideways
-    heading = np.arctan2(tangent[..., 1], tangent[..., 0]) + 2 * math.pi * turns
-    speed = np.linalg.norm(tangent, axis=-1) / problem.t_final
+    guess = arcs(problem, agents, bow * np.stack([-way[:, 1], way[:, 0]], axis=1))
+    states = guess.states.reshape(problem.n_steps, -1, 4)
+    states[..., 2] += 2 * math.pi * turns
     if backwards:
-        heading, speed = heading - math.pi, -speed
+        states[..., 2] -= math.pi
+        states[..., 3] *= -1
+    return guess
+
+
+def arcs(problem: Bicycle, agents: np.ndarray, out: np.ndarray) -> Guess:
+    """Paths of `agents` (N, 4) that swing out by `out` (N, 2) [m] on their way to the target."""
+    tau = np.linspace(0, 1, problem.n_steps + 1)[1:, None, None]
+    way = np.array(problem.target_position) - agents[:, :2]
+    path = agents[:, :2] + tau * way + np.sin(math.pi * tau) * out
+    tangent = way + math.pi * np.cos(math.pi * tau) * out
+    heading = np.concatenate([agents[None, :, 2], np.arctan2(tangent[..., 1], tangent[..., 0])])
+    heading = np.unwrap(heading, axis=0)[1:]
+    speed = np.linalg.norm(tangent, axis=-1) / problem.t_final
     states = np.concatenate([path, heading[..., None], speed[..., None]], axis=2)
-    decisions = np.zeros((problem.n_steps, problem.control_dim))
+    decisions = np.zeros((problem.n_steps, 2 * len(agents)))
     return Guess(states=states.reshape(problem.n_steps, -1), decisions=decisions)
 
 
