@@ -1,19 +1,23 @@
-"""The options that say which cases: a preset, or a grid of one's own."""
+"""Which cases: of a preset or of a grid of one's own, narrowed by KEY=VALUE; and their options."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 from bench.arguments import integer, integers, number, texts
-
-if TYPE_CHECKING:
-    from bench.case import Case
+from bench.case import Case
+from bench.plugins import shown
+from bench.registry import PROBLEMS, default_batch, default_steps
 
 #: the preset that is meant where neither a preset nor a problem is given
 USUAL = "smoke"
-#: options of a grid: the argument of `bench.grid.grid`, type, metavar and help
+#: the name of a run of a grid
+ADHOC = "adhoc"
+#: options of a grid: the argument of `grid`, type, metavar and help
 _GRID = {
     "problem": ("problems", texts, "P[,P…]", "measure these problems"),
     "gradient": ("gradients", texts, "G[,G…]", "methods (default: jfb)"),
@@ -64,10 +68,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
 
 def cases_of(args: argparse.Namespace) -> list[Case]:
     """The cases that the options ask for; ValueError in one line where they make no sense."""
-    from bench.filters import narrowed
-    from bench.grid import grid
     from bench.presets import select
-    from bench.registry import PROBLEMS
     from jfbcore import _validate
 
     given = {name: value for name in _GRID if (value := getattr(args, name, None)) is not None}
@@ -94,3 +95,94 @@ def cases_of(args: argparse.Namespace) -> list[Case]:
     if args.device is not None:
         cases = [replace(case, device=args.device) for case in cases]
     return narrowed(cases, args.filter, "the grid")
+
+
+def grid(
+    problems: Sequence[str],
+    *,
+    agents: Sequence[int] = (1,),
+    gradients: Sequence[str] = ("jfb",),
+    maps: Sequence[str] = ("scaled",),
+    solvers: Sequence[str] = ("picard",),
+    iterations: Sequence[int | None] = (None,),
+    batches: Sequence[int | None] = (None,),
+    n_steps: int | None = None,
+    **settings: Any,
+) -> list[Case]:
+    """The cases of a grid, a combination that means the same as an earlier one left out.
+
+    `iterations`: exactly so many inner iterations; None iterates to the case's tolerance. A batch
+    of None and `n_steps` None take the problem's own. `settings`: further fields of every case.
+    Raises ValueError where two cases that differ have the same id, as those of two files of the
+    same base name do.
+    """
+    cases: dict[str, Case] = {}
+    for problem, n_agents, batch in itertools.product(problems, agents, batches):
+        own: dict[str, Any] = {
+            "problem": problem,
+            "n_agents": n_agents,
+            "batch_size": default_batch(problem) if batch is None else batch,
+            "n_steps": default_steps(problem) if n_steps is None else n_steps,
+        }
+        for gradient, map_name, solver, count in itertools.product(
+            gradients, maps, solvers, iterations
+        ):
+            exact = {} if count is None else {"max_iterations": count, "tolerance": None}
+            case = Case(**own, gradient=gradient, map=map_name, solver=solver, **(settings | exact))
+            earlier = cases.setdefault(case.id, case)
+            if earlier.to_order(0) != case.to_order(0):
+                raise ValueError(
+                    f"two cases are both called {case.id}, of {_places(earlier)} and "
+                    f"{_places(case)}; rename one of the files"
+                )
+    return list(cases.values())
+
+
+def _places(case: Case) -> str:
+    names = (case.problem, case.gradient, case.map, case.solver)
+    return ", ".join(name for name in names if shown(name) != name)
+
+
+def narrowed(cases: list[Case], filters: Sequence[str], where: str) -> list[Case]:
+    """The cases that match every KEY=VALUE filter; `where` names their origin in errors.
+
+    A filter's value may list alternatives, separated by commas; `none` is a field that is null.
+    ValueError for a filter that is not KEY=VALUE, an unknown key, or when nothing is left, with
+    what the key may be.
+    """
+    names = ["id", *(field.name for field in fields(Case))]
+    for entry in filters:
+        key, separator, value = entry.partition("=")
+        if not separator:
+            raise ValueError(f"`filter` must be KEY=VALUE, got {entry!r}")
+        if key not in names:
+            raise ValueError(f"`filter` key must be one of {', '.join(names)}, got {key!r}")
+        wanted = value.split(",")
+        values = list(dict.fromkeys(getattr(case, key) for case in cases))
+        kept = [each for each in values if any(_spells(text, each) for text in wanted)]
+        if not kept:
+            raise ValueError(
+                f"`filter` {' '.join(filters)} leaves no case of {where}: {key} may be "
+                f"{_listed(values, 3 if key == 'id' else 12)} there, got {value!r}"
+            )
+        cases = [case for case in cases if getattr(case, key) in kept]
+    return cases
+
+
+def _listed(values: Sequence[object], most: int) -> str:
+    texts = ["none" if value is None else shown(str(value)) for value in values[:most]]
+    return ", ".join(texts) + (f" or one of {len(values) - most} more" * (len(values) > most))
+
+
+def _spells(text: str, value: object) -> bool:
+    """Whether `text` is a way to write `value`, as Python, JSON or a shell user would."""
+    if value is None:
+        return text.lower() in ("none", "null")
+    if isinstance(value, bool):
+        return text.lower() == str(value).lower()
+    if isinstance(value, int | float):
+        try:
+            return float(text) == value
+        except ValueError:
+            return False
+    return text in (value, shown(str(value)))

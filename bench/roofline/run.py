@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bench.grid import grid
 from bench.jobs import Job
 from bench.probes.roofline import Roofline
 from bench.roofline.case import with_floors
 from bench.roofline.parts import PARTS
 from bench.roofline.rates import MachineRates, best
+from bench.selection import grid
 
 SCHEMA_VERSION = 1
 #: sizes profiled where none are asked for

@@ -18,9 +18,9 @@ from bench import registry
 from bench.build import build
 from bench.case import Case
 from bench.environment import ROOT
-from bench.grid import grid
 from bench.jobs import Job
 from bench.records import read_records, write_json
+from bench.selection import grid
 from bench.worker import fill
 from jfbcore.jfb import JFB
 from jfbcore.maps import ScaledMap
