@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,33 +69,9 @@ def _known(case: tuple[Any, ...]) -> None:
         raise NotImplementedError(f"this commit has no case {case}")
 
 
-class _BackwardClock:
-    """A clock that runs only while a backward pass does.
-
-    asv times whole calls; a backward pass needs the forward pass before it in the same call.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def read(self) -> float:
-        return self.seconds
-
-    def run(self, step: Step) -> None:
-        step.clear()
-        cost = step.forward()
-        step.synchronise()
-        began = time.perf_counter()
-        cost.backward()
-        step.synchronise()
-        self.seconds += time.perf_counter() - began
-
-
-_BACKWARD_CLOCK = _BackwardClock()
-
-
-class Times:
-    """Seconds of a whole step and of its backward pass; the rest is the forward pass."""
+class _Timed:
+    """How asv samples a time: 3 to 10 times a round, in no more than half a second where they
+    suffice. With `number` 1 it calls `setup` before every sample."""
 
     params = tuple(map(list, PARAMETERS.values()))
     param_names = tuple(PARAMETERS)
@@ -105,7 +80,6 @@ class Times:
     warmup_time = 0.1
     number = 1
     rounds = 2
-    #: at least 3, at most 10 samples a round, in no more than half a second where they suffice
     repeat = (3, 10, 0.5)
 
     def setup(self, *case: Any) -> None:
@@ -113,13 +87,25 @@ class Times:
         # Here and not in the timed call: dropping the last graph takes time too.
         self.step.clear()
 
+
+class Times(_Timed):
+    """Seconds of a whole training step."""
+
     def time_step(self, *case: Any) -> None:
         self.step()
 
-    def time_backward(self, *case: Any) -> None:
-        _BACKWARD_CLOCK.run(self.step)
 
-    time_backward.timer = _BACKWARD_CLOCK.read  # type: ignore[attr-defined]
+class BackwardTimes(_Timed):
+    """Seconds of its backward pass; the rest is the forward pass."""
+
+    def setup(self, *case: Any) -> None:
+        super().setup(*case)
+        self.cost = self.step.forward()
+        self.step.synchronise()
+
+    def time_backward(self, *case: Any) -> None:
+        self.cost.backward()
+        self.step.synchronise()
 
 
 class Quantities:

@@ -117,10 +117,10 @@ class _Crowd:
         start = self.starts[agent : agent + 1]
         guesses = [arcs(problem, start, out[None]) for out in (np.zeros(2), *outs)]
         found = [self._solve(agent, self.program.point(guess)) for guess in guesses]
-        solved = [result for result in found if result.solved]
+        solved = [result for result in found if result.solution.solved]
         if not solved:
-            return found[0].status
-        self._keep(agent, min(solved, key=lambda result: result.objective))
+            return found[0].solution.status
+        self._keep(agent, min(solved, key=lambda result: result.solution.objective))
         return None
 
     def answer(self, agent: int) -> None:
@@ -128,12 +128,12 @@ class _Crowd:
         old = self.results[agent]
         assert old is not None
         new = self._solve(agent, old.point)
-        if new.solved:
+        if new.solution.solved:
             self._keep(agent, new)
 
     def controls(self) -> Tensor:
         """(n_steps, m)."""
-        return torch.cat([result.controls for result in self.results if result is not None], 1)
+        return torch.cat([r.solution.controls for r in self.results if r is not None], 1)
 
     def _solve(self, agent: int, point: Point) -> Result:
         others = np.delete(self.paths, agent, axis=1).reshape(len(self.paths), -1)

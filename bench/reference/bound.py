@@ -135,11 +135,11 @@ def _each_agent(program: Program, states: Tensor, table: np.ndarray | None) -> l
         points = [program.point(guess) for guess in guesses]
         points += [] if previous is None else [previous]
         results = [program.solve(state.numpy(), point, table) for point in points]
-        solved = [result for result in results if result.solved]
+        solved = [result for result in results if result.solution.solved]
         if not solved:
             return None
-        best = min(solved, key=lambda result: result.objective)
-        costs.append(best.objective)
+        best = min(solved, key=lambda result: result.solution.objective)
+        costs.append(best.solution.objective)
         previous = best.point
     return costs
 

@@ -121,8 +121,7 @@ def _from_flight(flights: Flights, index: int) -> Solution:
 
     state, controls = held_out_states(problem)[index], flights.controls[index]
     program = Program.build(problem, Ipopt())
-    result = program.solve(state.numpy(), program.point(program.flight(state, controls)))
-    optimum = result.solution(problem, state, 0.0)
+    _, optimum = program.solve(state.numpy(), program.point(program.flight(state, controls)))
     return optimum if optimum.solved and optimum.cost <= own.cost else own
 
 

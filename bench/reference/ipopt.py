@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -87,10 +87,10 @@ class Ipopt(Solver):
                 guesses = starting_guesses(problem, state, count, seed=index)
                 points += [program.point(guess) for guess in guesses]
             best = program.solve_best(state, points)
-            if best.solved:
+            if best.solution.solved:
                 previous = best.point
             seconds = time.perf_counter() - begin
-            yield best.solution(problem, state, seconds, len(points))
+            yield replace(best.solution, seconds=seconds, starts=len(points))
 
 
 def _agents_guess(problem: Problem, alone: Program, state: Tensor, starts: int | None) -> Guess:
@@ -103,7 +103,7 @@ def _agents_guess(problem: Problem, alone: Program, state: Tensor, starts: int |
         result = alone.solve_best(agent_state, points)
         guesses.append(alone.guess(result.point))
         # An agent that failed gives its last iterate as a start, and nothing to the next agent.
-        previous = result.point if result.solved else previous
+        previous = result.point if result.solution.solved else previous
     return Guess(
         states=np.concatenate([guess.states for guess in guesses], axis=1),
         decisions=np.concatenate([guess.decisions for guess in guesses], axis=1),
