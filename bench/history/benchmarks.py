@@ -157,7 +157,7 @@ class Quantities:
 #: headings of the pages, and units. Not "bytes", which asv rounds to three digits: B is exact.
 _SHOWN = {
     Times.time_step: ("A training step", "seconds"),
-    Times.time_backward: ("Its backward pass", "seconds"),
+    BackwardTimes.time_backward: ("Its backward pass", "seconds"),
     Quantities.track_peak_live_bytes: ("Peak of live tensors", "B"),
     Quantities.track_saved_bytes: ("Saved for the backward pass", "B"),
     Quantities.track_iterations: ("Inner iterations", "iterations"),
