@@ -116,6 +116,11 @@ class Order(NamedTuple):
     def seed(self) -> int:
         return self.job.seed
 
+    @property
+    def timed(self) -> bool:
+        """Whether its seconds are measured."""
+        return self.job.probe.timed(self.case)
+
     def message(self, path: Path | None, probe: Probe | None = None) -> dict[str, Any]:
         """What a worker reads; the record goes to `path`, if any. `probe`: in place of the job's
         own."""

@@ -139,7 +139,7 @@ def _outcomes(
     if settings.time_limit is not None:
         limit = settings.time_limit
     on_cuda = any(order.case.device == "cuda" for order in todo)
-    timed = [order.job.probe.timed(order.case) for order in todo]
+    timed = [order.timed for order in todo]
     spare = _SPARE if settings.spare is None and on_cuda else settings.spare
     logs = _logs(settings)
     with contextlib.closing(Pool(logs, todo[0].threads, spare=spare, timed=timed)) as pool:
