@@ -23,18 +23,18 @@ import torch
 from torch import Tensor
 
 from baselines import GRADIENTS, DenseLU, Implicit, Unrolled
+from bench import training
 from bench.build import build
 from bench.case import Case
 from bench.diagnostics import contraction_rate, difference
 from bench.probes.derivative import gradient_on
-from bench.recipes import case_settings, training_config
+from bench.recipes import case_settings
 from bench.trace import watching
 from jfbcore.held_out import held_out_states
 from jfbcore.maps import MAPS
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.rollout import rollout
 from jfbcore.solvers import Newton, Picard
-from jfbcore.train import Training
 
 Row = dict[str, Any]
 
@@ -134,7 +134,6 @@ def rows(subject: Subject, seed: int, states: int = 8) -> Iterator[Row]:
     assert isinstance(policy, HamiltonianPolicy)
     x = held_out_states(policy.problem, states)
     head = {"problem": subject.problem, "n_agents": subject.n_agents, "seed": seed}
-    config = training_config(case, steps=max(*subject.stages, 1), seed=seed)
     found: list[Row] = []
 
     def measure(step: int) -> None:
@@ -145,8 +144,12 @@ def rows(subject: Subject, seed: int, states: int = 8) -> Iterator[Row]:
 
     measure(0)
     if subject.stages[-1] > 0:
-        few = replace(config, evaluations=1, held_out=1, coarsening=(), terminal_ramp=None)
-        Training(policy, few, callback=lambda training: measure(training.step)).run()
+        case = replace(case, train_steps=subject.stages[-1])
+        config = training.config(
+            case, seed, "recommended", evaluations=1, held_out=1, coarsening=(), terminal_ramp=None
+        )
+        look = {"callback": lambda run: measure(run.step)}
+        training.prepare(case, seed, config, policy=policy, **look).run()
     return iter(found)
 
 

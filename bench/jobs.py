@@ -79,9 +79,10 @@ class Job:
         if self.probe == STEP:
             return record
         names = (*_COMMON, *self.probe.record_fields)
+        own = {"name": self.probe.name, **self.probe.settings}
         for name in ("probe", "rows"):
             del record["null_reasons"][name]
-        return {"probe": self._probe(), **{name: record.get(name) for name in names}}
+        return {"probe": own, **{name: record.get(name) for name in names}}
 
     def is_of(self, record: Mapping[str, Any]) -> bool:
         """Whether `record` is of exactly this job, and of the same files from outside."""
@@ -95,9 +96,6 @@ class Job:
             print(f"warning: {error}; measuring it again", file=sys.stderr)
             return None
         return record if record is not None and self.is_of(record) else None
-
-    def _probe(self) -> dict[str, Any]:
-        return {"name": self.probe.name, **self.probe.settings}
 
 
 class Order(NamedTuple):

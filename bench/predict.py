@@ -12,6 +12,7 @@ CPU once for all sizes and iterations of a kind of case, into the records that a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -75,7 +76,8 @@ class MemoryModel:
             if (slope := at_one - at_zero) >= 4 * batch_size * n_steps:
                 kept = min(kept, (memory - at_zero) / slope)
         # As many segments as each has iterations.
-        return kept**2 if _checkpointed(self.case) else kept
+        checkpointed = isinstance(method(self.case.gradient).estimator, UnrolledCheckpoint)
+        return kept**2 if checkpointed else kept
 
 
 def fit(case: Case) -> MemoryModel:
@@ -115,10 +117,6 @@ def _bounds(quantity: str) -> tuple[str, ...]:
     That moment becomes the peak at large K where it is not yet the peak of the small sizes.
     """
     return QUANTITIES if quantity == QUANTITIES[0] else (quantity,)
-
-
-def _checkpointed(case: Case) -> bool:
-    return isinstance(method(case.gradient).estimator, UnrolledCheckpoint)
 
 
 def _kept(case: Case, iterations: int) -> int:
@@ -163,7 +161,9 @@ def fill_predictions(directory: Path, fit: Callable[[Case], MemoryModel] = fit) 
         kind, model = _kind(case), None
         if kind is not None:
             if kind not in models:
-                models[kind] = _fitted(kind, fit)
+                models[kind] = None
+                with contextlib.suppress(Unsupported):
+                    models[kind] = fit(kind)
             model = models[kind]
         counts["left" if model is None else "filled"] += 1
         if model is not None:
@@ -188,10 +188,3 @@ def _fill(directory: Path, record: dict[str, Any], predicted: dict[str, Any]) ->
     fill_part(record, "predicted", predicted, "the model gives no finite figure")
     if json.dumps(record) != before:
         write_json(directory / "records" / f"{stem(record)}.json", record)
-
-
-def _fitted(kind: Case, fit: Callable[[Case], MemoryModel]) -> MemoryModel | None:
-    try:
-        return fit(kind)
-    except Unsupported:
-        return None

@@ -134,7 +134,11 @@ def run(args: argparse.Namespace) -> int:
         with tqdm(total=len(states), desc=name, unit="state", file=sys.stderr) as bar:
             for solution in solver.solve_each(problem, states, start):
                 if args.bounds:
-                    solution = _bounded(problem, states[len(solutions)], solution, solver)
+                    from bench.reference.bound import lower_bound
+
+                    state, controls = states[len(solutions)], solution.controls
+                    bound = lower_bound(problem, state, controls, solver)
+                    solution = replace(solution, lower_bound=bound)
                 solutions.append(solution)
                 references[name] = make_reference(problem, name, solutions, args.first)
                 if args.write and len(names) == 1 and references[name].solved:
@@ -260,13 +264,6 @@ def _difference(references: dict) -> float | None:
     if not references["ipopt"].solved:
         return None
     return optimality_gap([float("nan") if c is None else c for c in ours], references["ipopt"])
-
-
-def _bounded(problem, state, solution, solver):
-    """`solution` with a lower bound of the cost from `state`, where there is one."""
-    from bench.reference.bound import lower_bound
-
-    return replace(solution, lower_bound=lower_bound(problem, state, solution.controls, solver))
 
 
 def _keep(problem, reference, args: argparse.Namespace) -> str:

@@ -69,6 +69,9 @@ class Ipopt(Solver):
         if problem.n_agents > 1 and not isinstance(problem, (Consumption, Liquidation)):
             # Agents are coupled through their interaction or their common control cost.
             alone = Program.build(one_agent(problem), self)
+        # Whether a state is solved from every listed start, because its optima differ.
+        limit = _MANY_STARTS_LIMIT if isinstance(problem, Bicycle) else 1
+        many = isinstance(problem, (Bicycle, Quadrotor)) and problem.n_agents <= limit
         previous: Point | None = None
         for index, state in enumerate(states):
             begin = time.perf_counter()
@@ -81,7 +84,7 @@ class Ipopt(Solver):
             elif alone is not None:
                 points.append(program.point(_agents_guess(problem, alone, state, self.starts)))
             count = self.starts
-            if count is None and not _has_many_optima(problem):
+            if count is None and not many:
                 count = max(0, _FEWEST_STARTS - len(points))
             if count != 0:
                 guesses = starting_guesses(problem, state, count, seed=index)
@@ -108,10 +111,3 @@ def _agents_guess(problem: Problem, alone: Program, state: Tensor, starts: int |
         states=np.concatenate([guess.states for guess in guesses], axis=1),
         decisions=np.concatenate([guess.decisions for guess in guesses], axis=1),
     )
-
-
-def _has_many_optima(problem: Problem) -> bool:
-    """Whether a state is solved from every listed start, because its optima differ."""
-    if isinstance(problem, Bicycle):
-        return problem.n_agents <= _MANY_STARTS_LIMIT
-    return isinstance(problem, Quadrotor) and problem.n_agents == 1

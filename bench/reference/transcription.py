@@ -114,17 +114,16 @@ class Transcription(Solver):
         for index, state in enumerate(states.split(1)):
             begin = time.perf_counter()
             if controls is None:
-                start = _joined(
-                    rough._best(single, alone, nominals).decisions
-                    for alone in agent_states(problem, state).split(1)
-                )
+                alone = agent_states(problem, state).split(1)
+                parts = [rough._best(single, each, nominals).decisions for each in alone]
+                start = torch.cat(parts, 2)
                 root = nominals[0][1]
             else:
                 start = decisions_of(problem, state, controls[index : index + 1].double())
-                alone = agent_states(problem, state)[:1]
+                first = agent_states(problem, state)[:1]
                 own = start[:, :, : start.shape[2] // problem.n_agents]
                 # Given controls are taken to be near an optimum: the first agent's curvature serves
-                root = _inverse_root(single, alone, own)
+                root = _inverse_root(single, first, own)
             begins = [start]
             if isinstance(problem, Bicycle) and problem.n_agents > 1 and controls is None:
                 fan = fanned(problem, state, SPREADS[0])[1]
@@ -195,11 +194,6 @@ class Transcription(Solver):
                 ends.append(end)
         ends.sort(key=lambda end: end.value)
         return [(end.decisions, _inverse_root(single, typical, end.decisions)) for end in ends]
-
-
-def _joined(parts: Iterator[Tensor]) -> Tensor:
-    """Decisions of single agents (1, n_steps, width) side by side."""
-    return torch.cat(list(parts), 2)
 
 
 def _smooth(noise: Tensor) -> Tensor:
