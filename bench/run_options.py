@@ -18,49 +18,44 @@ if TYPE_CHECKING:
 TIMEOUT = 900.0
 
 
+#: options by name, and what argparse is told of them
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "timeout": {
+        "type": number, "metavar": "S",
+        "help": "seconds per job, those in which it waits for a processor not counted; one that "
+        "took longer is tried once more",
+    },
+    "time-limit": {
+        "type": number, "metavar": "S",
+        "help": "start no job after S seconds, end 10 s later at most; see --resume (local only)",
+    },
+    "resume": {"action": "store_true", "help": "measure only what is missing"},
+    "part": {
+        "default": "1/1", "metavar": "I/N",
+        "help": "measure the I-th of N shares of the jobs; N processes with the same --out share "
+        "them (local only)",
+    },
+    "threads": {"type": integer, "metavar": "N", "help": "default: OMP_NUM_THREADS, else 1"},
+    "memory-limit": {
+        "type": number, "metavar": "GIB", "help": "address space of a job, in GiB",
+    },
+    "jobs": {
+        "default": "local",
+        "help": "where jobs run: local, or slurm (one cluster job each, see --slurm)",
+    },
+    "slurm": {
+        "action": "append", "default": [], "metavar": "KEY=VALUE",
+        "help": "of a job on Slurm: partition, account, qos, memory, constraint, gres, exclusive "
+        "(yes or no; default: where timed), throttle, setup (a shell command before Python)",
+    },
+}  # fmt: skip
+
+
 def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
     """Add them; `out` says in words where the records go unless told otherwise."""
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: {out}")
-    parser.add_argument(
-        "--timeout",
-        type=number,
-        metavar="S",
-        help="seconds per job, those in which it waits for a processor not counted; one that took "
-        "longer is tried once more",
-    )
-    parser.add_argument(
-        "--time-limit",
-        type=number,
-        metavar="S",
-        help="start no job after S seconds, end 10 s later at most; see --resume (local only)",
-    )
-    parser.add_argument("--resume", action="store_true", help="measure only what is missing")
-    parser.add_argument(
-        "--part",
-        default="1/1",
-        metavar="I/N",
-        help="measure the I-th of N shares of the jobs; N processes with the same --out share them "
-        "(local only)",
-    )
-    parser.add_argument(
-        "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, else 1"
-    )
-    parser.add_argument(
-        "--memory-limit", type=number, metavar="GIB", help="address space of a job, in GiB"
-    )
-    parser.add_argument(
-        "--jobs",
-        default="local",
-        help="where jobs run: local, or slurm (one cluster job each, see --slurm)",
-    )
-    parser.add_argument(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of a job on Slurm: partition, account, qos, memory, constraint, gres, exclusive "
-        "(yes or no; default: where timed), throttle, setup (a shell command before Python)",
-    )
+    for name, keywords in _OPTIONS.items():
+        parser.add_argument(f"--{name}", **keywords)
 
 
 def run_settings(

@@ -27,15 +27,7 @@ from bench.failures import fate, oom_kill_count
 from bench.jobs import STEP, Job, Order, RunSettings
 from bench.nvml_check import self_check
 from bench.probes.prediction import Prediction
-from bench.records import (
-    Entry,
-    claim,
-    explain_nulls,
-    fill_part,
-    is_there,
-    read_object,
-    write_json,
-)
+from bench.records import Entry, claim, explain_nulls, fill_part, is_there, read_object, write_json
 from bench.workers import OUT_OF_TIME, Pool, Worker
 
 #: spare workers of a sweep with CUDA cases

@@ -30,10 +30,7 @@ _LARGEST_ASSEMBLED = 24
 
 
 def gradients(
-    policy: HamiltonianPolicy,
-    exact: GradientEstimator,
-    states: Tensor,
-    minibatch: int,
+    policy: HamiltonianPolicy, exact: GradientEstimator, states: Tensor, minibatch: int
 ) -> dict[str, float]:
     """What minibatch gradients are compared for; not a number where one is not finite.
 

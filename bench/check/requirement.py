@@ -100,8 +100,5 @@ def require_tensor(value: object, shape: tuple[int, ...], dtype: torch.dtype, wh
     """Raise Unmet unless `value` is a tensor of this shape and dtype."""
     if not isinstance(value, Tensor):
         raise Unmet(f"{what} is {type(value).__name__}, expected a tensor")
-    require(
-        tuple(value.shape) == shape,
-        f"{what} has shape {tuple(value.shape)}, expected {shape}",
-    )
+    require(tuple(value.shape) == shape, f"{what} has shape {tuple(value.shape)}, expected {shape}")
     require(value.dtype == dtype, f"{what} is {value.dtype}, expected {dtype}")

@@ -62,10 +62,7 @@ class Trace(Probe):
         result = training.prepare(case, seed, config, policy=policy, callback=watch).run()
         if result.reason is not None:
             rows.append({"step": result.steps, "reason": f"{result.status}: {result.reason}"})
-        tail = {
-            "tolerance": policy.solver.tolerance,
-            "rejected_steps": len(result.interventions),
-        }
+        tail = {"tolerance": policy.solver.tolerance, "rejected_steps": len(result.interventions)}
         record["rows"] = [row | tail for row in rows]
 
 

@@ -15,12 +15,7 @@ from torch import Tensor
 
 from bench.identity import stem
 from bench.records import read_records
-from bench.reference.cache import (
-    StaleReference,
-    load_reference,
-    make_reference,
-    save_reference,
-)
+from bench.reference.cache import StaleReference, load_reference, make_reference, save_reference
 from bench.reference.solution import Solution, in_double
 from jfbcore.held_out import held_out_states
 from jfbcore.problems import PROBLEMS, Problem

@@ -15,14 +15,7 @@ from typing import Any
 import casadi as ca
 import numpy as np
 
-from jfbcore.problems import (
-    Bicycle,
-    Consumption,
-    Liquidation,
-    Problem,
-    Quadrotor,
-    RotorQuadrotor,
-)
+from jfbcore.problems import Bicycle, Consumption, Liquidation, Problem, Quadrotor, RotorQuadrotor
 
 #: above this many agents the second derivatives of a weak interaction cost are left out
 _DENSE_INTERACTION_LIMIT = 6
