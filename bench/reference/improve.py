@@ -112,11 +112,9 @@ def _from_flight(flights: Flights, index: int) -> Solution:
     if flights.controls is None:
         return own
     from bench.reference.ipopt import Ipopt
-    from bench.reference.program import Program
 
     state, controls = held_out_states(problem)[index], flights.controls[index]
-    program = Program.build(problem, Ipopt())
-    _, optimum = program.solve(state.numpy(), program.point(program.flight(state, controls)))
+    (optimum,) = Ipopt().solve(problem, state[None], controls[None])
     return optimum if optimum.solved and optimum.cost <= own.cost else own
 
 

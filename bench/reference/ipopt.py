@@ -66,34 +66,49 @@ class Ipopt(Solver):
     ) -> Iterator[Solution]:
         program = Program.build(problem, self)
         alone = None
-        if problem.n_agents > 1 and not isinstance(problem, (Consumption, Liquidation)):
+        coupled = not isinstance(problem, (Consumption, Liquidation))
+        if controls is None and problem.n_agents > 1 and coupled:
             # Agents are coupled through their interaction or their common control cost.
             alone = Program.build(one_agent(problem), self)
-        # Whether a state is solved from every listed start, because its optima differ.
-        limit = _MANY_STARTS_LIMIT if isinstance(problem, Bicycle) else 1
-        many = isinstance(problem, (Bicycle, Quadrotor)) and problem.n_agents <= limit
         previous: Point | None = None
         for index, state in enumerate(states):
             begin = time.perf_counter()
-            points = [] if previous is None else [previous]
-            if isinstance(problem, Bicycle) and alone is not None:
-                for spread in SPREADS:
-                    reached, fan, _ = fanned(problem, state[None], spread)
-                    guess = Guess(states=reached[0, 1:].numpy(), decisions=fan[0].numpy())
-                    points.append(program.point(guess))
-            elif alone is not None:
-                points.append(program.point(_agents_guess(problem, alone, state, self.starts)))
-            count = self.starts
-            if count is None and not many:
-                count = max(0, _FEWEST_STARTS - len(points))
-            if count != 0:
-                guesses = starting_guesses(problem, state, count, seed=index)
-                points += [program.point(guess) for guess in guesses]
+            if controls is None:
+                points = self._starts(problem, program, alone, state, previous, index)
+            else:
+                points = [program.point(program.flight(state, controls[index].double()))]
             best = program.solve_best(state, points)
             if best.solution.solved:
                 previous = best.point
             seconds = time.perf_counter() - begin
             yield replace(best.solution, seconds=seconds, starts=len(points))
+
+    def _starts(
+        self,
+        problem: Problem,
+        program: Program,
+        alone: Program | None,
+        state: Tensor,
+        previous: Point | None,
+        seed: int,
+    ) -> list[Point]:
+        points = [] if previous is None else [previous]
+        guesses = []
+        if isinstance(problem, Bicycle) and alone is not None:
+            for spread in SPREADS:
+                reached, fan, _ = fanned(problem, state[None], spread)
+                guesses.append(Guess(states=reached[0, 1:].numpy(), decisions=fan[0].numpy()))
+        elif alone is not None:
+            guesses.append(_agents_guess(problem, alone, state, self.starts))
+        count = self.starts
+        # These are solved from every listed start, because their optima differ.
+        limit = _MANY_STARTS_LIMIT if isinstance(problem, Bicycle) else 1
+        many = isinstance(problem, (Bicycle, Quadrotor)) and problem.n_agents <= limit
+        if count is None and not many:
+            count = max(0, _FEWEST_STARTS - len(points) - len(guesses))
+        if count != 0:
+            guesses += starting_guesses(problem, state, count, seed=seed)
+        return points + [program.point(guess) for guess in guesses]
 
 
 def _agents_guess(problem: Problem, alone: Program, state: Tensor, starts: int | None) -> Guess:

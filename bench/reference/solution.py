@@ -50,7 +50,8 @@ class Solver(abc.ABC):
     ) -> Iterator[Solution]:
         """The best control found from each of `states` (batch, n), one by one.
 
-        `controls` (batch, n_steps, m) to start from, for solvers that take a start. A state that
+        `controls` (batch, n_steps, m): where IPOPT and the transcription start, in place of starts
+        of their own; the others always have their own. A state that
         could not be solved comes back with a status and `solved=False`. Raises ValueError with the
         reason for a problem that the solver does not support.
         """
