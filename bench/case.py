@@ -181,24 +181,23 @@ class Case:
             content |= dict.fromkeys(_INNER_FIELDS)
         return content
 
-    def to_order(self, seed: int) -> dict[str, Any]:
-        """`to_dict` for another process on this machine, which finds files by their whole path."""
-        content = self.to_dict(seed)
-        for kind in KINDS:
-            if content[kind.field] is not None:
-                content[kind.field] = getattr(self, kind.field)
-        return content
+    @property
+    def named(self) -> dict[str, str]:
+        """The names of problem, method, map and solver, files by their whole path; by field, those
+        that play a part."""
+        used = [k for k in KINDS if self.inner_problem or k.field not in _INNER_FIELDS]
+        return {kind.field: getattr(self, kind.field) for kind in used}
 
     @property
     def from_outside(self) -> dict[str, dict[str, str | None]] | None:
         """Name, source and hash of what is not the suite's own, by field; None without any."""
-        used = KINDS if self.inner_problem else [k for k in KINDS if k.field not in _INNER_FIELDS]
-        outside = {kind.field: kind.plugin(getattr(self, kind.field)) for kind in used}
+        named = self.named
+        outside = {k.field: k.plugin(named[k.field]) for k in KINDS if k.field in named}
         return {name: p.describe() for name, p in outside.items() if p is not None} or None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Case:
-        """The inverse of `to_order`, and of `to_dict` where nothing comes from a file.
+        """The inverse of `to_dict` where nothing comes from a file.
 
         Raises TypeError for an unknown field.
         """

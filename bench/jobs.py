@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,11 +122,9 @@ class Order(NamedTuple):
     def message(self, path: Path | None, probe: Probe | None = None) -> dict[str, Any]:
         """What a worker reads; the record goes to `path`, if any. `probe`: in place of the job's
         own."""
-        probe = probe or self.job.probe
         return {
-            "case": self.case.to_order(self.seed),
-            "probe": {"name": probe.name, **probe.settings},
-            "path": None if path is None else str(path),
+            "job": self.job if probe is None else replace(self.job, probe=probe),
+            "path": path,
             # Where this process finds the modules of what is not the suite's own.
             "modules": [os.path.abspath(place) for place in sys.path],
             "threads": self.threads,

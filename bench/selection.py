@@ -130,7 +130,7 @@ def grid(
             exact = {} if count is None else {"max_iterations": count, "tolerance": None}
             case = Case(**own, gradient=gradient, map=map_name, solver=solver, **(settings | exact))
             earlier = cases.setdefault(case.id, case)
-            if earlier.to_order(0) != case.to_order(0):
+            if (earlier.named, earlier.to_dict(0)) != (case.named, case.to_dict(0)):
                 raise ValueError(
                     f"two cases are both called {case.id}, of {_places(earlier)} and "
                     f"{_places(case)}; rename one of the files"
@@ -139,8 +139,7 @@ def grid(
 
 
 def _places(case: Case) -> str:
-    names = (case.problem, case.gradient, case.map, case.solver)
-    return ", ".join(name for name in names if shown(name) != name)
+    return ", ".join(name for name in case.named.values() if shown(name) != name)
 
 
 def narrowed(cases: list[Case], filters: Sequence[str], where: str) -> list[Case]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -76,7 +76,7 @@ class Worker:
 
     def send(self, order: Mapping[str, Any]) -> None:
         """Hand the order over and return at once."""
-        _send(self.process, json.dumps(order) + "\n")
+        _send(self.process, _text(order))
 
     def run(
         self,
@@ -98,7 +98,7 @@ class Worker:
             "idle_bytes": sampler.baseline if sampler else None,
         }
         try:
-            outcome = wait(self.process, json.dumps(order) + "\n", timeout, deadline)
+            outcome = wait(self.process, _text(order), timeout, deadline)
         except BaseException:
             if sampler:
                 sampler.stop()
@@ -209,6 +209,11 @@ def kill(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
     process.wait()
+
+
+def _text(order: Mapping[str, Any]) -> str:
+    """The order as the line that a worker reads."""
+    return pickle.dumps(dict(order)).hex() + "\n"
 
 
 def _send(process: subprocess.Popen, order: str) -> None:

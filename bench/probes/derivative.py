@@ -82,6 +82,3 @@ def gradient_on(
         return policy_gradient(measured, states, warm_start=warm_start)
     except torch.linalg.LinAlgError:  # a decomposition of what is not finite
         return torch.full_like(states[0, :1], torch.nan)
-
-
-PROBE = Derivative

@@ -130,6 +130,3 @@ def _along_rollout(policy: HamiltonianPolicy, x: Tensor, *, warm: bool) -> tuple
     with watching(policy, look):
         cost = rollout(policy, x, warm_start=warm).cost.double().mean().item()
     return rows, cost
-
-
-PROBE = Maximisers

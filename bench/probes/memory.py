@@ -27,6 +27,3 @@ class Memory(Probe):
                 "saved_bytes": found["saved_tensor_bytes"],
                 "peak_bytes": found["peak_live_tensor_bytes"],
             })  # fmt: skip
-
-
-PROBE = Memory

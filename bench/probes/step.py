@@ -146,6 +146,3 @@ def _train(record: dict[str, Any], case: Case, seed: int, step: Body) -> None:
     built: dict[str, Any] = {"policy": step.policy, "rollout": step.rollout} if case.capture else {}
     run = training.prepare(case, seed, training.config(case, seed), **built)
     training.train(record, case, run, step.states)
-
-
-PROBE = Step

@@ -76,6 +76,3 @@ def _against_applied(policy: HamiltonianPolicy, states: Tensor) -> Row:
     applied = policy_gradient(policy, states, Unrolled())
     ratio = (jfb.norm() / applied.norm()).item()
     return {"angle_applied": angle(jfb, applied), "norm_ratio_applied": ratio}
-
-
-PROBE = Trace

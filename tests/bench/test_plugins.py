@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -82,7 +83,7 @@ class TestFiles:
         assert case == case_of(f"{di}:DoubleIntegrator")
         monkeypatch.chdir("/")
         assert build(case, 0).problem.name == "double-integrator"
-        assert Case.from_dict(case.to_order(0)) == case
+        assert pickle.loads(pickle.dumps(case)) == case
 
     def test_no_path_of_this_machine_is_in_an_id_or_a_record(self, di, mine, tmp_path):
         case = case_of(f"{di}:DoubleIntegrator", f"{mine}:Blend")
