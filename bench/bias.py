@@ -26,10 +26,9 @@ from baselines import GRADIENTS, DenseLU, Implicit, Unrolled
 from bench import training
 from bench.build import build
 from bench.case import Case
-from bench.diagnostics import contraction_rate, difference
+from bench.diagnostics import contraction_rate, difference, watching
 from bench.probes.derivative import gradient_on
 from bench.recipes import case_settings
-from bench.trace import watching
 from jfbcore.held_out import held_out_states
 from jfbcore.maps import MAPS
 from jfbcore.policy import HamiltonianPolicy

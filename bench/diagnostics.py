@@ -1,13 +1,14 @@
 """What the theory of JFB assumes, measured: contraction, curvature, alignment, variance.
 
-Each function stands alone; `bench.trace.Trace` takes them along a training run, off the clock.
+Each function stands alone; `bench.probes.trace.Trace` takes them along a training run, off the clock.
 Everything large is a product: no (m, m) or (m, p) matrix unless the name says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,11 +17,14 @@ from jfbcore import _validate
 from jfbcore._random import draw
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
-from jfbcore.policy import HamiltonianPolicy
-from jfbcore.problems.base import Hamiltonian
+from jfbcore.policy import Decision, HamiltonianPolicy, Policy
+from jfbcore.problems.base import Hamiltonian, Time
 from jfbcore.rollout import rollout
 
 Product = Callable[[Tensor], Tensor]
+
+#: a residual of more than this times the tolerance has missed it: below, rounding may have held it
+MISSED = 1.1
 
 
 def spectral_norm(
@@ -205,3 +209,21 @@ def map_parameter_singular_values(
         rows.append(_flat(found, parameters))
     values = torch.linalg.svdvals(torch.stack(rows).double())
     return values.min().item(), values.max().item()
+
+
+@contextlib.contextmanager
+def watching(policy: Policy, look: Callable[[Time, Tensor, Decision], None]) -> Iterator[None]:
+    """Within, `look(t, z, decision)` is called at every decision of `policy`, as rollouts take it.
+
+    The decisions of a `CompiledRollout` are inside compiled code and not seen.
+    """
+
+    def hook(_module: Policy, arguments: tuple, decision: Decision) -> None:
+        t, z, *_ = arguments
+        look(t, z, decision)
+
+    handle = policy.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -59,7 +59,7 @@ def git_revision() -> dict[str, Any]:
 _MEASURING = (
     *("build", "case", "device", "diagnostics", "environment", "errors", "failures", "gap"),
     *("identity", "jobs", "measure", "memory", "nvml", "plugins", "predict"),
-    *("pretraining", "recipes", "reference/trajectories", "registry", "runner", "trace"),
+    *("pretraining", "recipes", "reference/trajectories", "registry", "runner"),
     *("training", "worker", "workers"),
 )
 

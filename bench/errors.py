@@ -16,10 +16,9 @@ from torch import Tensor
 
 from bench.build import build, exact_estimator
 from bench.case import Case
-from bench.diagnostics import difference, policy_gradient
+from bench.diagnostics import difference, policy_gradient, watching
 from bench.plugins import shown
 from bench.registry import method
-from bench.trace import watching
 from jfbcore.extras.clock import crossed
 from jfbcore.maps import BoundMap, ScaledMap
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy

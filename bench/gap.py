@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.reference import Reference, StaleReference, load_reference, optimality_gap
+from bench.reference.cache import (
+    Reference,
+    StaleReference,
+    load_reference,
+    optimality_gap,
+)
 from bench.reference.closed_form import knows_optimum, reference_of
 from jfbcore.problems import PROBLEMS, Problem
 

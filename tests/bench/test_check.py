@@ -5,13 +5,9 @@ from __future__ import annotations
 import pytest
 
 from baselines import METHODS
-from bench.check import (
-    METHOD_REQUIREMENTS,
-    PROBLEM_REQUIREMENTS,
-    MethodSubject,
-    ProblemSubject,
-    judge,
-)
+from bench.check.methods import METHOD_REQUIREMENTS, MethodSubject
+from bench.check.problems import PROBLEM_REQUIREMENTS, ProblemSubject
+from bench.check.requirement import judge
 from jfbcore.problems import PROBLEMS
 from tests.bench import outside
 from tests.bench.helpers import run_cli
