@@ -1,6 +1,6 @@
 """What the theory of JFB assumes, measured: contraction, curvature, alignment, variance.
 
-Each function stands alone; `bench.probes.trace.Trace` takes them along a training run, off the clock.
+Each function stands alone; `bench.probes.trace` takes them along a training run, off the clock.
 Everything large is a product: no (m, m) or (m, p) matrix unless the name says so.
 """
 

@@ -8,6 +8,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,10 +128,11 @@ def run(args: argparse.Namespace) -> int:
             pass
     states = held_out_states(problem, args.states)[args.first :]
     references, begin, start = {}, time.perf_counter(), None
+    solutions: list[Solution] = []
     for name, solver in solvers.items():
         if name == "transcription":
-            start = _start(problem, states, start, args.starts)
-        solutions: list[Solution] = []
+            start = _start(problem, states, solutions, args.starts)
+        solutions = []
         with tqdm(total=len(states), desc=name, unit="state", file=sys.stderr) as bar:
             for solution in solver.solve_each(problem, states, start):
                 if args.bounds:
@@ -145,7 +147,6 @@ def run(args: argparse.Namespace) -> int:
                     # State by state: a run that is cut off has lost one.
                     kept_in = _keep(problem, references[name], args)
                 bar.update(1)
-        start = torch.stack([solution.controls for solution in solutions])
     seconds = time.perf_counter() - begin
 
     kept = references[names[0]]
@@ -226,17 +227,17 @@ def _solver(name: str, args: argparse.Namespace) -> Solver:
 
 
 def _start(
-    problem: Problem, states: Tensor, known: Tensor | None, starts: int | None
+    problem: Problem, states: Tensor, known: Sequence[Solution], starts: int | None
 ) -> Tensor | None:
     """Controls that the transcription starts from: IPOPT's, disturbed, where they are `known`; of
     a swarm of quadrotors the join of its agents' own optima; else None, starts of its own."""
     import torch
 
-    if known is not None:
-        random = torch.Generator().manual_seed(0)
-        noise = torch.randn(known.shape, generator=random, dtype=known.dtype)
+    if known:
+        exact, random = torch.stack([s.controls for s in known]), torch.Generator().manual_seed(0)
+        noise = torch.randn(exact.shape, generator=random, dtype=exact.dtype)
         # Far enough to have to find the way back, near enough to find this optimum and no other.
-        return known + _DISTURBANCE * known.abs().mean((1, 2), keepdim=True) * noise
+        return exact + _DISTURBANCE * exact.abs().mean((1, 2), keepdim=True) * noise
     if problem.name != "quadrotor" or problem.n_agents == 1:
         return None
     from bench.reference.ipopt import Ipopt
