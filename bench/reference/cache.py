@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,13 @@ class Reference:
         A lower cost is better, and at equal cost the one that converged and whose KKT residual is
         known. Lower bounds hold whatever they were found with, and the greater one counts.
         """
-        count = max(len(self.costs), len(other.costs))
-        rows: list[list] = []
+        rows: list[tuple] = []
         methods: list[str] = []
-        for index in range(count):
-            ours, theirs = self._row(index), other._row(index)
+        nothing = (None,) * len(_ROWS)
+        for ours, theirs in zip_longest(self._rows(), other._rows(), fillvalue=nothing):
             own = _rank(ours) <= _rank(theirs)
-            rows.append(list(ours if own else theirs))
-            rows[-1][-1] = max((b for b in (ours[-1], theirs[-1]) if b is not None), default=None)
+            bounds = [bound for bound in (ours[-1], theirs[-1]) if bound is not None]
+            rows.append((*(ours if own else theirs)[:-1], max(bounds, default=None)))
             methods += (self if own else other).method.split("+")
         while rows and rows[-1][0] is None:
             rows.pop()  # nothing is known of it, and nobody looks for it
@@ -98,17 +98,13 @@ class Reference:
         }
         return replace(self, **chosen)
 
-    def _row(self, index: int) -> tuple:
-        """One state's entries in the order of `_ROWS`; None where there are none."""
-        return tuple(_at(getattr(self, name), index) for name in _ROWS)
+    def _rows(self) -> zip_longest[tuple]:
+        """Of each state the entries in the order of `_ROWS`; None where there are none."""
+        return zip_longest(*(getattr(self, name) for name in _ROWS))
 
 
 #: fields of a reference that have one entry a state
 _ROWS = ("costs", "statuses", "seconds", "starts", "kkt_residuals", "lower_bounds")
-
-
-def _at(entries: tuple, index: int):
-    return entries[index] if index < len(entries) else None
 
 
 def _rank(row: tuple) -> tuple:
