@@ -147,8 +147,10 @@ def rows(subject: Subject, seed: int, states: int = 8) -> Iterator[Row]:
         config = training.config(
             case, seed, "recommended", evaluations=1, held_out=1, coarsening=(), terminal_ramp=None
         )
-        look = {"callback": lambda run: measure(run.step)}
-        training.prepare(case, seed, config, policy=policy, **look).run()
+        run = training.prepare(
+            case, seed, config, policy=policy, callback=lambda run: measure(run.step)
+        )
+        run.run()
     return iter(found)
 
 

@@ -150,11 +150,11 @@ def outcome(step: Step) -> dict[str, Any]:
     """Iterations and residual of the step that was run last, None where it solved no inner problem,
     and whether its cost and its gradients are finite."""
     assert step.last is not None
-    inner = step.last.inner.summary() or {"iterations": None, "residual": None}
+    unknown = {"iterations": None, "residual": None}
     finite = math.isfinite(step.last.cost.mean().item()) and all(
         p.grad is None or bool(p.grad.isfinite().all()) for p in step.policy.parameters()
     )
-    return {**inner, "finite": finite}
+    return {**unknown, **(step.last.inner.summary() or {}), "finite": finite}
 
 
 def measure_memory(step: Step) -> dict[str, Any]:

@@ -18,7 +18,7 @@ USUAL = "smoke"
 #: the name of a run of a grid
 ADHOC = "adhoc"
 #: options of a grid: the argument of `grid`, type, metavar and help
-_GRID = {
+_GRID: dict[str, tuple[str, Any, str, str]] = {
     "problem": ("problems", texts, "P[,P…]", "measure these problems"),
     "gradient": ("gradients", texts, "G[,G…]", "methods (default: jfb)"),
     "map": ("maps", texts, "M[,M…]", "maps (default: scaled)"),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.case import PROBLEM_NAMES
 
@@ -135,11 +135,11 @@ def run(args: argparse.Namespace) -> int:
         solutions = []
         with tqdm(total=len(states), desc=name, unit="state", file=sys.stderr) as bar:
             for solution in solver.solve_each(problem, states, start):
-                if args.bounds:
+                if args.bounds:  # which only IPOPT has
                     from bench.reference.bound import lower_bound
 
                     state, controls = states[len(solutions)], solution.controls
-                    bound = lower_bound(problem, state, controls, solver)
+                    bound = lower_bound(problem, state, controls, cast(Any, solver))
                     solution = replace(solution, lower_bound=bound)
                 solutions.append(solution)
                 references[name] = make_reference(problem, name, solutions, args.first)

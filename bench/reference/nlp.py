@@ -72,7 +72,7 @@ class _Formulas:
         t, z, u = self.t, self.z, self.u
         free = [math.inf] * max(z.numel(), u.numel())
         lowest = [-bound for bound in free]
-        usual = {
+        usual: dict[str, Any] = {
             "control": ca.Function("control", [z, u], [u]),
             "decision_lower": lowest[: u.numel()],
             "decision_upper": free[: u.numel()],

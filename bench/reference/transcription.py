@@ -182,7 +182,8 @@ class Transcription(Solver):
     def _nominals(self, single: Problem, typical: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Optima of the typical agent from the first guesses, the best first, and their roots."""
         # Far from the optimum a Hessian is soon out of date.
-        short, ends = replace(self, max_iterations=50), []
+        short = replace(self, max_iterations=50)
+        ends: list[_Descent] = []
         for controls in first_controls(single, typical):
             nominal = decisions_of(single, typical, controls)
             for _ in range(_HESSIAN_UPDATES):
