@@ -25,6 +25,7 @@ from bench.probes.prediction import Prediction
 from bench.probes.probe import Probe
 from bench.probes.trace import Trace
 from bench.probes.training import Train
+from bench.records import finite
 from bench.worker import fill
 from jfbcore.maps import ScaledMap
 from jfbcore.problems import Bicycle
@@ -41,7 +42,7 @@ def measured(case: Case, probe: Probe, seed: int = 0) -> dict:
     record["threads"], record["fingerprint"] = 1, "made up"
     fill(record, case, seed, probe=probe)
     assert unexplained_nulls(record) == stale_reasons(record) == set()
-    assert record["probe"] == {"name": probe.name, **probe.settings}
+    assert record["probe"] == finite({"name": probe.name, **probe.settings})
     return record
 
 
