@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -22,12 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def versions() -> dict[str, str | None]:
     """Installed versions; null for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    found: dict[str, str | None] = dict.fromkeys(("python", *PACKAGES))
+    found["python"] = platform.python_version()
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
     return found
 
 
@@ -144,12 +144,10 @@ def processor() -> str:
     the same name.
     """
     found: dict[str, str] = {}
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
             found.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass
     name = found.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in found and "model" in found:
         return f"{name} (family {found['cpu family']}, model {found['model']})"
