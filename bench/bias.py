@@ -12,7 +12,6 @@ policy's gradient adds such errors up along the rollout, and is measured here.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,27 +21,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines import GRADIENTS, DenseLU, Implicit, Unrolled
 from bench import training
 from bench.build import build
 from bench.case import Case
-from bench.diagnostics import contraction_rate, difference, watching
-from bench.probes.derivative import gradient_on
+from bench.diagnostics import contraction_rate, watching
+from bench.probes.derivative import derivative_rows
+from bench.probes.probe import Row
 from bench.recipes import case_settings
 from jfbcore.held_out import held_out_states
 from jfbcore.maps import MAPS
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.rollout import rollout
-from jfbcore.solvers import Newton, Picard
-
-Row = dict[str, Any]
+from jfbcore.solvers import Newton
 
 #: inner residual of what counts as solved, in units of the problem's gradient scale
 _TIGHT = 1e-9
-GRADIENT_NAMES = ("jfb", "jfb-3", "jfb-5")
-#: unrolled iterations K at which the derivative is compared, and where they start
+#: unrolled iterations K at which the derivative is compared
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
-STARTS = ("cold", "warm")
 
 
 @dataclass(frozen=True)
@@ -64,13 +59,6 @@ SUBJECTS = (
 )
 
 
-def compared(gradient: Tensor, true: Tensor) -> Row:
-    """`gradient_bias`, the norm of the difference over that of the truth, and `gradient_cosine`."""
-    found = difference(gradient.expand_as(true), true) or {}
-    names = {"gradient_bias": "relative", "gradient_cosine": "cosine"}
-    return {column: found.get(name, math.nan) for column, name in names.items()}
-
-
 @torch.no_grad()
 def map_norms(policy: HamiltonianPolicy, states: Tensor, map_name: str) -> Row:
     """`map_norm`, the largest |dT/du| over time steps and states, and its median `map_norm_median`;
@@ -87,34 +75,22 @@ def map_norms(policy: HamiltonianPolicy, states: Tensor, map_name: str) -> Row:
 
 
 def bias_rows(policy: HamiltonianPolicy, states: Tensor) -> Iterator[Row]:
-    """A row for every map and JFB gradient at the policy's present parameters.
-
-    The truth is implicit differentiation, dense, at Newton's control; it knows nothing of the map.
-    """
-    newton = _newton(policy)
-    true = gradient_on("scaled", policy, states, Implicit(DenseLU()), newton)
+    """A row for every map and JFB gradient at the policy's present parameters."""
+    newton = Newton(tolerance=_TIGHT * policy.problem.gradient_scale, max_iterations=200)
     solved = policy.with_gradient(solver=newton)
-    for name in MAPS:
-        norms = map_norms(solved, states, name)
-        for gradient in GRADIENT_NAMES:
-            found = gradient_on(name, policy, states, GRADIENTS[gradient], newton)
-            yield {"map": name, "gradient": gradient, **compared(found, true), **norms}
+    norms = {name: map_norms(solved, states, name) for name in MAPS}
+    names = {1: "jfb", 3: "jfb-3", 5: "jfb-5"}
+    for row in derivative_rows(policy, states, MAPS, tracked=tuple(names)):
+        gradient = names[row.pop("count")]
+        yield row | {"gradient": gradient, **norms[row["map"]]}
 
 
 def iteration_rows(
     policy: HamiltonianPolicy, states: Tensor, counts: Sequence[int] = COUNTS
 ) -> Iterator[Row]:
-    """The derivative of exactly K unrolled iterations, from the problem's initial control (cold) or
-    the control of the time step before (warm): a row per map, start and K."""
-    true = gradient_on("scaled", policy, states, Implicit(DenseLU()), _newton(policy))
-    for name in ("plain", "scaled"):
-        for start in STARTS:
-            for count in counts:
-                exactly = Picard(tolerance=None, max_iterations=count)
-                warm = start == "warm"
-                found = gradient_on(name, policy, states, Unrolled(), exactly, warm)
-                head = {"map": name, "gradient": "unrolled", "start": start, "count": count}
-                yield head | compared(found, true)
+    """The derivative of exactly K unrolled iterations: a row per map, start and K."""
+    maps = ("plain", "scaled")
+    return derivative_rows(policy, states, maps, unrolled=counts, starts=("cold", "warm"))
 
 
 def rows(subject: Subject, seed: int, states: int = 8) -> Iterator[Row]:
@@ -152,10 +128,6 @@ def rows(subject: Subject, seed: int, states: int = 8) -> Iterator[Row]:
         )
         run.run()
     return iter(found)
-
-
-def _newton(policy: HamiltonianPolicy) -> Newton:
-    return Newton(tolerance=_TIGHT * policy.problem.gradient_scale, max_iterations=200)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
