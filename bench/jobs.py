@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from bench.case import Case
 from bench.identity import identity, stem
 from bench.probes.probe import Probe
 from bench.probes.step import Step
-from bench.run_options import RunSettings
+from bench.slurm import SlurmOptions
 
 #: the probe of a sweep
 STEP = Step()
@@ -23,6 +23,36 @@ _COMMON = (
     *("schema_version", "case", "plugins", "status", "reason", "peak_rss_bytes", "machine"),
     *("threads", "variables", "null_reasons", "versions", "git", "fingerprint"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How jobs are run.
+
+    `timeout`: seconds a job may take, without those in which it waited for a processor.
+    `memory_limit`: bytes of address space per job, or None. `time_limit`: seconds after which no
+    further job is started, or None. `part` (i, n): every n-th job from the i-th on, so that n
+    processes share a folder. `notes`: limitations its report must state.
+    `spare`: worker processes of a local run that are started ahead and wait for their job while
+    another is measured; None takes 2 where a case is on CUDA, else 1 beside jobs without seconds.
+    On machines of 4 cores and fewer there are none beside a job that is timed, which importing
+    would disturb. `build_ahead`: how many processes at a time build compiled cases before any is
+    measured; 0 builds none ahead. `slurm`: what a run on Slurm asks of it.
+    """
+
+    out: Path
+    preset: str
+    timeout: float
+    resume: bool = False
+    threads: int | None = None
+    memory_limit: int | None = None
+    jobs: str = "local"
+    time_limit: float | None = None
+    part: tuple[int, int] = (1, 1)
+    notes: tuple[str, ...] = ()
+    spare: int | None = None
+    build_ahead: int = 0
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", type=integer, default=1, metavar="N", help="seeds 0..N-1 per case"
     )
-    out = "reports/runs/PRESET, or adhoc there; installed, in ./jfbbench-runs"
-    add_run_options(parser, out, every=True)
+    add_run_options(parser, "reports/runs/PRESET, or adhoc there; installed, in ./jfbbench-runs")
+    parser.add_argument(
+        "--spare",
+        type=integer,
+        metavar="N",
+        help="processes that import ahead of their case, on more than 4 cores; default: 2 on CUDA",
+    )
+    parser.add_argument(
+        "--build-ahead",
+        type=integer,
+        default=0,
+        metavar="N",
+        help="build compiled cases, N at a time, before measuring; default: 0",
+    )
+    parser.add_argument(
+        "--note",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a limitation of this run that its report must state; may be given repeatedly",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,7 +51,17 @@ def run(args: argparse.Namespace) -> int:
     cases = cases_of(args)
     preset = ADHOC if args.problem is not None else args.preset or USUAL
     _validate.positive_int("seeds", args.seeds)
-    settings = run_settings(args, preset, TIMEOUTS.get(preset, TIMEOUT))
+    for name in ("spare", "build_ahead"):
+        if (count := getattr(args, name)) is not None:
+            _validate.non_negative(name.replace("_", "-"), count)
+    settings = run_settings(
+        args,
+        preset,
+        TIMEOUTS.get(preset, TIMEOUT),
+        notes=tuple(args.note),
+        spare=args.spare,
+        build_ahead=args.build_ahead,
+    )
     # The machine that submits to a cluster need not be one that measures.
     if args.jobs == "local" and any(case.device == "cuda" for case in cases):
         from bench.build import check_device
