@@ -33,6 +33,15 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
+def texts(text: str) -> tuple[str, ...]:
+    """The parts between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def integers(text: str) -> tuple[int, ...]:
+    return tuple(map(integer, texts(text)))
+
+
 #: what system calls take for a time [s] and for an address space [GiB], with room to spare
 LONGEST, LARGEST_SPACE = 1e6, 2.0**20
 

@@ -21,28 +21,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines import GRADIENTS, DenseLU, Implicit, Unrolled
+from bench import training
 from bench.build import build
 from bench.case import Case
-from bench.diagnostics import contraction_rate
-from bench.recipes import case_settings, training_config
-from bench.trace import watching
+from bench.diagnostics import contraction_rate, watching
+from bench.probes.derivative import derivative_rows
+from bench.probes.probe import Row
+from bench.recipes import case_settings
 from jfbcore.held_out import held_out_states
-from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import MAPS
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.rollout import rollout
-from jfbcore.solvers import Newton, Picard, Solver
-from jfbcore.train import Training
-
-Row = dict[str, Any]
+from jfbcore.solvers import Newton
 
 #: inner residual of what counts as solved, in units of the problem's gradient scale
 _TIGHT = 1e-9
-GRADIENT_NAMES = ("jfb", "jfb-3", "jfb-5")
-#: unrolled iterations K at which the derivative is compared, and where they start
+#: unrolled iterations K at which the derivative is compared
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
-STARTS = ("cold", "warm")
 
 
 @dataclass(frozen=True)
@@ -64,34 +59,6 @@ SUBJECTS = (
 )
 
 
-def gradient_of(
-    policy: HamiltonianPolicy,
-    states: Tensor,
-    estimator: GradientEstimator,
-    solver: Solver,
-    map_name: str,
-    warm_start: bool = False,
-) -> Tensor:
-    """d(mean cost)/d(theta) as one vector; NaN where the rollout leaves the finite numbers."""
-    measured = policy.with_gradient(estimator, fixed_point_map=MAPS[map_name], solver=solver)
-    try:
-        cost = rollout(measured, states, warm_start=warm_start).cost.mean()
-    except torch.linalg.LinAlgError:  # a decomposition of what is not finite
-        return torch.full_like(states[0, :1], torch.nan)
-    parameters = list(measured.parameters())
-    slopes = torch.autograd.grad(cost, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([slope.flatten() for slope in slopes])
-
-
-def compared(gradient: Tensor, true: Tensor) -> Row:
-    """`gradient_bias`, the norm of the difference over that of the truth, and `gradient_cosine`."""
-    bias = (torch.linalg.vector_norm(gradient - true) / torch.linalg.vector_norm(true)).item()
-    if gradient.shape != true.shape:  # not a number
-        return {"gradient_bias": bias, "gradient_cosine": bias}
-    cosine = torch.nn.functional.cosine_similarity(gradient, true, dim=0).item()
-    return {"gradient_bias": bias, "gradient_cosine": cosine}
-
-
 @torch.no_grad()
 def map_norms(policy: HamiltonianPolicy, states: Tensor, map_name: str) -> Row:
     """`map_norm`, the largest |dT/du| over time steps and states, and its median `map_norm_median`;
@@ -108,33 +75,22 @@ def map_norms(policy: HamiltonianPolicy, states: Tensor, map_name: str) -> Row:
 
 
 def bias_rows(policy: HamiltonianPolicy, states: Tensor) -> Iterator[Row]:
-    """A row for every map and JFB gradient at the policy's present parameters.
-
-    The truth is implicit differentiation, dense, at Newton's control; it knows nothing of the map.
-    """
-    newton = _newton(policy)
-    true = gradient_of(policy, states, Implicit(DenseLU()), newton, "scaled")
+    """A row for every map and JFB gradient at the policy's present parameters."""
+    newton = Newton(tolerance=_TIGHT * policy.problem.gradient_scale, max_iterations=200)
     solved = policy.with_gradient(solver=newton)
-    for name in MAPS:
-        norms = map_norms(solved, states, name)
-        for gradient in GRADIENT_NAMES:
-            found = gradient_of(policy, states, GRADIENTS[gradient], newton, name)
-            yield {"map": name, "gradient": gradient, **compared(found, true), **norms}
+    norms = {name: map_norms(solved, states, name) for name in MAPS}
+    names = {1: "jfb", 3: "jfb-3", 5: "jfb-5"}
+    for row in derivative_rows(policy, states, MAPS, tracked=tuple(names)):
+        gradient = names[row.pop("count")]
+        yield row | {"gradient": gradient, **norms[row["map"]]}
 
 
 def iteration_rows(
     policy: HamiltonianPolicy, states: Tensor, counts: Sequence[int] = COUNTS
 ) -> Iterator[Row]:
-    """The derivative of exactly K unrolled iterations, from the problem's initial control (cold) or
-    the control of the time step before (warm): a row per map, start and K."""
-    true = gradient_of(policy, states, Implicit(DenseLU()), _newton(policy), "scaled")
-    for name in ("plain", "scaled"):
-        for start in STARTS:
-            for count in counts:
-                exactly = Picard(tolerance=None, max_iterations=count)
-                found = gradient_of(policy, states, Unrolled(), exactly, name, start == "warm")
-                head = {"map": name, "gradient": "unrolled", "start": start, "count": count}
-                yield head | compared(found, true)
+    """The derivative of exactly K unrolled iterations: a row per map, start and K."""
+    maps = ("plain", "scaled")
+    return derivative_rows(policy, states, maps, unrolled=counts, starts=("cold", "warm"))
 
 
 def rows(subject: Subject, seed: int, states: int = 8) -> Iterator[Row]:
@@ -153,7 +109,6 @@ def rows(subject: Subject, seed: int, states: int = 8) -> Iterator[Row]:
     assert isinstance(policy, HamiltonianPolicy)
     x = held_out_states(policy.problem, states)
     head = {"problem": subject.problem, "n_agents": subject.n_agents, "seed": seed}
-    config = training_config(case, steps=max(*subject.stages, 1), seed=seed)
     found: list[Row] = []
 
     def measure(step: int) -> None:
@@ -164,13 +119,15 @@ def rows(subject: Subject, seed: int, states: int = 8) -> Iterator[Row]:
 
     measure(0)
     if subject.stages[-1] > 0:
-        few = replace(config, evaluations=1, held_out=1, coarsening=(), terminal_ramp=None)
-        Training(policy, few, callback=lambda training: measure(training.step)).run()
+        case = replace(case, train_steps=subject.stages[-1])
+        config = training.config(
+            case, seed, "recommended", evaluations=1, held_out=1, coarsening=(), terminal_ramp=None
+        )
+        run = training.prepare(
+            case, seed, config, policy=policy, callback=lambda run: measure(run.step)
+        )
+        run.run()
     return iter(found)
-
-
-def _newton(policy: HamiltonianPolicy) -> Newton:
-    return Newton(tolerance=_TIGHT * policy.problem.gradient_scale, max_iterations=200)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

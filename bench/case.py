@@ -45,6 +45,15 @@ RECIPES = ("recommended", "released")
 NETWORK_NAMES = ("dense", "shared", "indexed")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
+#: fields that are checked alone: how, and whether null is allowed
+_CHECKS = (
+    *((n, _validate.positive_int, False) for n in ("n_agents", "max_iterations")),
+    *((n, _validate.positive_int, False) for n in ("batch_size", "n_steps")),
+    ("segment", _validate.positive_int, True),
+    *((n, _validate.positive, True) for n in ("tolerance", "step_size")),
+    *((n, _validate.positive, True) for n in ("train_seconds", "learning_rate")),
+)
+_CHOICES = {"dtype": DTYPES, "device": DEVICES, "variant": VARIANTS, "network": NETWORK_NAMES}
 #: what a method without an inner problem has no use for
 _INNER_FIELDS = ("map", "solver", "max_iterations", "tolerance", "step_size")
 
@@ -90,28 +99,19 @@ class Case:
         for kind in KINDS:
             # A file's path is made absolute: the case is also built elsewhere.
             object.__setattr__(self, kind.field, kind.check(getattr(self, kind.field)))
-        _validate.positive_int("n_agents", self.n_agents)
-        _validate.positive_int("max_iterations", self.max_iterations)
-        if self.tolerance is not None:
-            _validate.positive("tolerance", self.tolerance)
-        _validate.positive_int("batch_size", self.batch_size)
-        _validate.positive_int("n_steps", self.n_steps)
-        _validate.one_of("dtype", self.dtype, DTYPES)
-        _validate.one_of("device", self.device, DEVICES)
-        _validate.one_of("variant", self.variant, VARIANTS)
+        for name, check, optional in _CHECKS:
+            if not optional or getattr(self, name) is not None:
+                check(name, getattr(self, name))
+        for name, allowed in _CHOICES.items():
+            _validate.one_of(name, getattr(self, name), allowed)
         if self.variant != "default" and self.problem != "consumption":
             name = plugins.shown(self.problem)
             raise ValueError(f"`variant` must be default for {name}, got {self.variant!r}")
-        _validate.one_of("network", self.network, NETWORK_NAMES)
-        if self.segment is not None:
-            _validate.positive_int("segment", self.segment)
-        if self.step_size is not None:
-            _validate.positive("step_size", self.step_size)
-            if self.map != "plain":
-                raise ValueError(
-                    f"`step_size` {self.step_size:g} belongs to the plain map, got map "
-                    f"{self.map!r}; use map plain"
-                )
+        if self.step_size is not None and self.map != "plain":
+            raise ValueError(
+                f"`step_size` {self.step_size:g} belongs to the plain map, got map "
+                f"{self.map!r}; use map plain"
+            )
         if self.train_steps != 0:
             _validate.positive_int("train_steps", self.train_steps)
         if (self.recipe is None) != (self.train_seconds is None):
@@ -119,17 +119,14 @@ class Case:
                 f"`recipe` and `train_seconds` come together, got {self.recipe!r} and "
                 f"{self.train_seconds}"
             )
-        if self.recipe is not None and self.train_seconds is not None:
+        if self.recipe is not None:
             _validate.one_of("recipe", self.recipe, RECIPES)
-            _validate.positive("train_seconds", self.train_seconds)
             if self.train_steps:
                 raise ValueError(f"`train_steps` must be 0 with a recipe, got {self.train_steps}")
-        if self.learning_rate is not None:
-            _validate.positive("learning_rate", self.learning_rate)
-            if self.recipe is None:
-                raise ValueError(
-                    f"`learning_rate` {self.learning_rate:g} replaces that of a `recipe`, got none"
-                )
+        elif self.learning_rate is not None:
+            raise ValueError(
+                f"`learning_rate` {self.learning_rate:g} replaces that of a `recipe`, got none"
+            )
         for name in ("timed", "compile", "capture"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
@@ -184,24 +181,23 @@ class Case:
             content |= dict.fromkeys(_INNER_FIELDS)
         return content
 
-    def to_order(self, seed: int) -> dict[str, Any]:
-        """`to_dict` for another process on this machine, which finds files by their whole path."""
-        content = self.to_dict(seed)
-        for kind in KINDS:
-            if content[kind.field] is not None:
-                content[kind.field] = getattr(self, kind.field)
-        return content
+    @property
+    def named(self) -> dict[str, str]:
+        """The names of problem, method, map and solver, files by their whole path; by field, those
+        that play a part."""
+        used = [k for k in KINDS if self.inner_problem or k.field not in _INNER_FIELDS]
+        return {kind.field: getattr(self, kind.field) for kind in used}
 
     @property
     def from_outside(self) -> dict[str, dict[str, str | None]] | None:
         """Name, source and hash of what is not the suite's own, by field; None without any."""
-        used = KINDS if self.inner_problem else [k for k in KINDS if k.field not in _INNER_FIELDS]
-        outside = {kind.field: kind.plugin(getattr(self, kind.field)) for kind in used}
+        named = self.named
+        outside = {k.field: k.plugin(named[k.field]) for k in KINDS if k.field in named}
         return {name: p.describe() for name, p in outside.items() if p is not None} or None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Case:
-        """The inverse of `to_order`, and of `to_dict` where nothing comes from a file.
+        """The inverse of `to_dict` where nothing comes from a file.
 
         Raises TypeError for an unknown field.
         """

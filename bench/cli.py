@@ -51,39 +51,40 @@ def main(argv: list[str] | None = None) -> int:
             code = args.run(args)
             sys.stdout.flush()
             return code
-        except (ValueError, TypeError) as error:
-            print(f"bench {args.verb}: error: {error}", file=sys.stderr)
-            return 2
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] in NAMES:
-                raise
-            missing = error.name.partition(".")[0]
-            print(
-                f"bench {args.verb}: error: needs {missing}, which is not installed; "
-                f"pip install '{DISTRIBUTION}[{extra_of(missing)}]'",
-                file=sys.stderr,
-            )
-            return 2
-        except (MemoryError, RuntimeError) as error:
-            from bench.failures import ran_out
-
-            if (reason := ran_out(error)) is None:
-                raise
-            print(f"bench {args.verb}: error: out of memory: {reason}", file=sys.stderr)
-            return 2
         except BrokenPipeError:
             # The reader of our output went away; nothing more to say, not even at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if code is not None:
                 return code
             return _BROKEN_PIPE if args.verb in _JUDGES else 0
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            print(f"bench {args.verb}: error: {where}{error.strerror or error}", file=sys.stderr)
-            return 2
         except KeyboardInterrupt:
             print(f"bench {args.verb}: interrupted", file=sys.stderr)
             return 130
+        except Exception as error:
+            if (words := _in_words(error)) is None:
+                raise
+            print(f"bench {args.verb}: error: {words}", file=sys.stderr)
+            return 2
+
+
+def _in_words(error: Exception) -> str | None:
+    """One line for an error that the user can do something about, None for any other."""
+    if isinstance(error, ValueError | TypeError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        missing = (error.name or NAMES[0]).partition(".")[0]
+        if missing in NAMES:
+            return None
+        install = f"pip install '{DISTRIBUTION}[{extra_of(missing)}]'"
+        return f"needs {missing}, which is not installed; {install}"
+    if isinstance(error, MemoryError | RuntimeError):
+        from bench.failures import ran_out
+
+        return None if (reason := ran_out(error)) is None else f"out of memory: {reason}"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return None
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

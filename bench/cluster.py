@@ -34,7 +34,7 @@ POLL = 3.0
 _LOOKS = 3
 
 
-@dataclass
+@dataclass(eq=False)
 class _Array:
     """One array of tasks: its folder, its name in the queue, the records' names of its tasks."""
 
@@ -46,6 +46,19 @@ class _Array:
         """The tasks whose record is there."""
         names = os.listdir(self.folder)
         return {int(n[:-5]) for n in names if n.endswith(".json") and n[:-5].isdigit()}
+
+    def last_words(self, task: int) -> str:
+        """The last line of a task's log, in brackets; nothing where there is none."""
+        try:
+            text = (self.folder / f"{task}.log").read_text(errors="replace")
+        except OSError:
+            return ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return f" ({lines[-1]})" if lines else ""
+
+
+#: an array and the number of one of its tasks
+_Task = tuple[_Array, int]
 
 
 def outcomes(
@@ -68,8 +81,8 @@ class _Sweep:
     def __init__(self, settings: RunSettings, run_one: Callable[..., dict[str, Any]]) -> None:
         self.settings, self.run_one = settings, run_one
         self.folder = settings.out / "jobs"
-        self.waiting: dict[tuple[str, int], int] = {}  # by array and task: looks since it was over
-        self.arrays: dict[str, _Array] = {}
+        self.waiting: dict[_Task, int] = {}  # looks since it was over
+        self.arrays: set[_Array] = set()
         self.chunks: deque[list[Order]] = deque()
         self.said: set[str] = set()
 
@@ -79,51 +92,54 @@ class _Sweep:
         if not left:
             return
         states = slurm.states([array.name for array in left])
-        wanted = {_stem(job) for job in todo}
+        wanted = {order.job.name for order in todo}
         for array in left:
             done = array.finished()
             for task, stem in enumerate(array.stems):
                 state = states.get((array.name, task))
                 if stem in wanted and (task in done or (state and state.state in slurm.ALIVE)):
-                    self.waiting[array.name, task] = 0
-                    self.arrays[array.name] = array
+                    self.waiting[array, task] = 0
+                    self.arrays.add(array)
                     wanted.discard(stem)
-            if array.name not in self.arrays:
+            if array not in self.arrays:
                 shutil.rmtree(array.folder)
         if self.waiting:
             _say(f"{len(self.waiting)} jobs of an earlier sweep are taken over")
 
     def plan(self, todo: list[Order]) -> None:
         """Arrays of what is left, of jobs that ask for the same."""
-        taken = {self.arrays[name].stems[task] for name, task in self.waiting}
+        taken = {array.stems[task] for array, task in self.waiting}
         groups: dict[tuple[object, ...], list[Order]] = {}
-        for job in todo:
-            if _stem(job) not in taken:
-                groups.setdefault((job.case.device, job.threads, _timed(job)), []).append(job)
+        for order in todo:
+            if order.job.name not in taken:
+                like = (order.case.device, order.threads, order.timed)
+                groups.setdefault(like, []).append(order)
         most = slurm.most_tasks()
-        for jobs in groups.values():
-            self.chunks += [jobs[i : i + most] for i in range(0, len(jobs), most)]
+        for orders in groups.values():
+            self.chunks += [orders[i : i + most] for i in range(0, len(orders), most)]
 
     def results(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         """Submit what Slurm takes, and collect, until nothing is left."""
         try:
             while self.chunks or self.waiting:
                 self._submit()
-                for name, task in self._over():
-                    array = self.arrays[name]
+                for array, task in self._over():
                     record = self._collect(array, task)
-                    del self.waiting[name, task]
+                    del self.waiting[array, task]
                     yield array.stems[task], functools.partial(dict, record)
                 self._tidy()
                 if self.waiting:
                     time.sleep(POLL)
         finally:
             self._tidy()
-            if names := {name for name, _ in self.waiting}:
+            if self.waiting:
                 _say(
                     f"{len(self.waiting)} jobs stay in the queue: go on with --resume, or end them "
-                    f"with scancel --name={','.join(sorted(names))}"
+                    f"with scancel --name={','.join(self._names())}"
                 )
+
+    def _names(self) -> list[str]:
+        return sorted({array.name for array, _ in self.waiting})
 
     def _submit(self) -> None:
         """Submit arrays until one is refused. That one waits for those in the queue, if any."""
@@ -142,8 +158,8 @@ class _Sweep:
                 _say(f"{error}; trying again when others have ended", self.said)
                 return
             self.chunks.popleft()
-            self.arrays[array.name] = array
-            self.waiting |= dict.fromkeys(((array.name, t) for t in range(len(jobs))), 0)
+            self.arrays.add(array)
+            self.waiting |= dict.fromkeys(((array, task) for task in range(len(jobs))), 0)
 
     def _submit_array(self, jobs: list[Order]) -> _Array:
         token = secrets.token_hex(4)
@@ -151,7 +167,7 @@ class _Sweep:
         array = _Array(
             self.folder / token,
             f"jfbbench-{socket.gethostname().partition('.')[0]}-{token}",
-            [_stem(job) for job in jobs],
+            [order.job.name for order in jobs],
         )
         self.folder.mkdir(mode=0o700, exist_ok=True)
         array.folder.mkdir(mode=0o700)
@@ -163,7 +179,7 @@ class _Sweep:
             case, options = jobs[0].case, self.settings.slurm
             # Minutes; the timeouts of the job, tried twice, and of its prediction act first.
             minutes = 3 * int(self.settings.timeout / 60) + 5
-            flags = options.flags(timed=_timed(jobs[0]), cuda=case.device == "cuda")
+            flags = options.flags(timed=jobs[0].timed, cuda=case.device == "cuda")
             flags += [f"--time={minutes}", f"--cpus-per-task={jobs[0].threads}"]
             slurm.submit(array.folder, array.name, len(jobs), flags, options)
         except BaseException:
@@ -173,48 +189,37 @@ class _Sweep:
             raise
         return array
 
-    def _over(self) -> list[tuple[str, int]]:
+    def _over(self) -> list[_Task]:
         """The tasks with a record; those that will never have one are dropped, with a word."""
-        names = sorted({name for name, _ in self.waiting})
-        if not names:
+        if not self.waiting:
             return []
         try:
-            states = slurm.states(names)
+            states = slurm.states(self._names())
         except slurm.SlurmError as error:
             _say(f"{error}; asking again", self.said)
             return []
         # After the queue was asked: what is over by then has its record, unless a disk is late.
-        done = {(name, task) for name in names for task in self.arrays[name].finished()}
-        for key in [key for key in self.waiting if key not in done]:
-            name, task = key
-            rest = states.get((name, slurm.REST), slurm.State("gone from the queue", ""))
-            found = states.get(key, rest)
+        done = {(array, task) for array in self.arrays for task in array.finished()}
+        for array, task in [key for key in self.waiting if key not in done]:
+            rest = states.get((array.name, slurm.REST), slurm.State("gone from the queue", ""))
+            found = states.get((array.name, task), rest)
             if found.state == "PENDING" and found.reason in slurm.NEVER:
-                slurm.cancel(name, [task])
-                self._lose(key, f"can never start ({found.reason}) and was cancelled")
+                slurm.cancel(array.name, [task])
+                self._lose(array, task, f"can never start ({found.reason}) and was cancelled")
             elif found.state in slurm.ALIVE:
                 if found.state == "PENDING" and found.reason.startswith(("JobHeld", "Partition")):
-                    _say(f"{name} waits: {found.reason}", self.said)
-                self.waiting[key] = 0
-            elif self.waiting[key] < _LOOKS:
-                self.waiting[key] += 1
+                    _say(f"{array.name} waits: {found.reason}", self.said)
+                self.waiting[array, task] = 0
+            elif self.waiting[array, task] < _LOOKS:
+                self.waiting[array, task] += 1
             else:
-                self._lose(key, f"left no record: {found.state.lower()}{self._last_line(key)}")
+                words = array.last_words(task)
+                self._lose(array, task, f"left no record: {found.state.lower()}{words}")
         return [key for key in self.waiting if key in done]
 
-    def _lose(self, key: tuple[str, int], why: str) -> None:
-        name, task = key
-        del self.waiting[key]
-        _say(f"{self.arrays[name].stems[task]} {why}; --resume measures it")
-
-    def _last_line(self, key: tuple[str, int]) -> str:
-        name, task = key
-        try:
-            text = (self.arrays[name].folder / f"{task}.log").read_text(errors="replace")
-        except OSError:
-            return ""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return f" ({lines[-1]})" if lines else ""
+    def _lose(self, array: _Array, task: int, why: str) -> None:
+        del self.waiting[array, task]
+        _say(f"{array.stems[task]} {why}; --resume measures it")
 
     def _collect(self, array: _Array, task: int) -> dict[str, Any]:
         """Move a task's record and its logs to the sweep's."""
@@ -228,18 +233,11 @@ class _Sweep:
 
     def _tidy(self) -> None:
         """Remove the folders of arrays that nothing is waited for."""
-        for name in self.arrays.keys() - {name for name, _ in self.waiting}:
-            shutil.rmtree(self.arrays.pop(name).folder, ignore_errors=True)
+        for array in self.arrays - {array for array, _ in self.waiting}:
+            self.arrays.remove(array)
+            shutil.rmtree(array.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
-
-
-def _timed(order: Order) -> bool:
-    return order.job.probe.timed(order.case)
-
-
-def _stem(order: Order) -> str:
-    return order.job.name
 
 
 def _read(path: Path) -> _Array | None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.case import Case
-
-if TYPE_CHECKING:
-    from bench.measure import Step
 
 #: inner iterations up to which the trackers and the diagnostics are quick enough on a GPU
 MOST_TRACKED = 50
@@ -59,25 +55,10 @@ def context_bytes(uuid: str | None, idle_bytes: int | None) -> tuple[int | None,
     create_context()
     if uuid is None or idle_bytes is None:
         return None, "NVML gave no idle baseline"
-    from bench.nvml_reader import device_used
+    from bench.nvml import device_used
 
     used, reason = device_used(uuid)
     return (None, reason) if used is None else (used - idle_bytes, None)
-
-
-def inner_statistics(step: Step) -> dict[str, Any]:
-    """Iterations and residual of the step that was run last, and whether it is finite."""
-    assert step.last is not None
-    inner = step.last.inner.summary()
-    finite = math.isfinite(step.last.cost.mean().item()) and all(
-        p.grad is None or bool(p.grad.isfinite().all()) for p in step.policy.parameters()
-    )
-    step.clear()
-    return {
-        "iterations": inner["iterations"] if inner else None,
-        "residual": inner["residual"] if inner else None,
-        "finite": finite,
-    }
 
 
 def keep_peaks(record: dict[str, Any]) -> None:

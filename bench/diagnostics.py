@@ -1,13 +1,14 @@
 """What the theory of JFB assumes, measured: contraction, curvature, alignment, variance.
 
-Each function stands alone; `bench.trace.Trace` takes them along a training run, off the clock.
+Each function stands alone; `bench.probes.trace` takes them along a training run, off the clock.
 Everything large is a product: no (m, m) or (m, p) matrix unless the name says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,11 +17,14 @@ from jfbcore import _validate
 from jfbcore._random import draw
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import BoundMap
-from jfbcore.policy import HamiltonianPolicy
-from jfbcore.problems.base import Hamiltonian
+from jfbcore.policy import Decision, HamiltonianPolicy, Policy
+from jfbcore.problems.base import Hamiltonian, Time
 from jfbcore.rollout import rollout
 
 Product = Callable[[Tensor], Tensor]
+
+#: a residual of more than this times the tolerance has missed it: below, rounding may have held it
+MISSED = 1.1
 
 
 def spectral_norm(
@@ -116,14 +120,17 @@ def policy_gradient(
     policy: HamiltonianPolicy,
     states: Tensor,
     gradient: GradientEstimator | None = None,
-    n_steps: int | None = None,
+    *,
     segment: int | None = None,
+    warm_start: bool = False,
 ) -> Tensor:
     """d(mean cost)/d(theta) with `gradient` in place of the policy's own, (n_parameters,).
 
-    `segment`: as in `rollout`.
+    `segment`, `warm_start`: as in `rollout`.
     """
-    return minibatch_gradients(policy, states, len(states), gradient, n_steps, segment)[0]
+    return minibatch_gradients(
+        policy, states, len(states), gradient, segment=segment, warm_start=warm_start
+    )[0]
 
 
 def minibatch_gradients(
@@ -131,8 +138,9 @@ def minibatch_gradients(
     states: Tensor,
     size: int,
     gradient: GradientEstimator | None = None,
-    n_steps: int | None = None,
+    *,
     segment: int | None = None,
+    warm_start: bool = False,
 ) -> list[Tensor]:
     """`policy_gradient` of every minibatch of `size` rows of `states`, from one rollout of all.
 
@@ -141,7 +149,8 @@ def minibatch_gradients(
     """
     _validate.positive_int("size", size)
     measured = policy.with_gradient(gradient)
-    costs = rollout(measured, states, n_steps=n_steps, segment=segment).cost.split(size)
+    flown = rollout(measured, states, segment=segment, warm_start=warm_start)
+    costs = flown.cost.split(size)
     parameters = list(policy.parameters())
     gradients = []
     for index, chunk in enumerate(costs):
@@ -155,6 +164,14 @@ def _flat(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tenso
     """(n_parameters,), zeros for what has no gradient."""
     pairs = zip(parameters, grads, strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
+
+
+def difference(own: Tensor, exact: Tensor) -> dict[str, float] | None:
+    """{"relative", "cosine"} of two gradients; None where one is not finite or the exact is 0."""
+    relative = (torch.linalg.vector_norm(own - exact) / torch.linalg.vector_norm(exact)).item()
+    cosine = torch.nn.functional.cosine_similarity(own, exact, dim=0).item()
+    found = {"relative": relative, "cosine": cosine}
+    return found if all(map(math.isfinite, found.values())) else None
 
 
 def angle(a: Tensor, b: Tensor) -> float:
@@ -194,3 +211,21 @@ def map_parameter_singular_values(
         rows.append(_flat(found, parameters))
     values = torch.linalg.svdvals(torch.stack(rows).double())
     return values.min().item(), values.max().item()
+
+
+@contextlib.contextmanager
+def watching(policy: Policy, look: Callable[[Time, Tensor, Decision], None]) -> Iterator[None]:
+    """Within, `look(t, z, decision)` is called at every decision of `policy`, as rollouts take it.
+
+    The decisions of a `CompiledRollout` are inside compiled code and not seen.
+    """
+
+    def hook(_module: Policy, arguments: tuple, decision: Decision) -> None:
+        t, z, *_ = arguments
+        look(t, z, decision)
+
+    handle = policy.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

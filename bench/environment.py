@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -14,32 +15,19 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "torch",
-    "numpy",
-    "scipy",
-    "cvxpy",
-    "cvxpylayers",
-    "diffcp",
-    "clarabel",
-    "scs",
-    "moreau",
-    "moreau-cuda12",
-    "moreau-cuda13",
-    "torchdeq",
-    "casadi",
-    "nvidia-ml-py",
+    *("torch", "numpy", "scipy", "cvxpy", "cvxpylayers", "diffcp", "clarabel", "scs", "moreau"),
+    *("moreau-cuda12", "moreau-cuda13", "torchdeq", "casadi", "nvidia-ml-py"),
 )
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def versions() -> dict[str, str | None]:
     """Installed versions; null for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    found: dict[str, str | None] = dict.fromkeys(("python", *PACKAGES))
+    found["python"] = platform.python_version()
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
     return found
 
 
@@ -70,8 +58,8 @@ def git_revision() -> dict[str, Any]:
 #: what of this package decides a measurement; reports, gates and the command line do not
 _MEASURING = (
     *("build", "case", "device", "diagnostics", "environment", "errors", "failures", "gap"),
-    *("identity", "jobs", "measure", "memory", "nvml", "nvml_reader", "plugins", "predict"),
-    *("pretraining", "recipes", "reference/trajectories", "registry", "runner", "trace"),
+    *("identity", "jobs", "measure", "memory", "nvml", "plugins", "predict"),
+    *("pretraining", "recipes", "reference/trajectories", "registry", "runner"),
     *("training", "worker", "workers"),
 )
 
@@ -99,14 +87,8 @@ def fingerprint() -> str:
 _VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC"),
     *("GOMP_SPINCOUNT", "GOMP_CPU_AFFINITY", "KMP_BLOCKTIME", "KMP_AFFINITY", "MKL_NUM_THREADS"),
-    *(
-        "JFB_NATIVE",
-        "MKL_CBWR",
-        "OPENBLAS_NUM_THREADS",
-        "MALLOC_ARENA_MAX",
-        "MALLOC_CONF",
-        "GLIBC_TUNABLES",
-    ),
+    *("JFB_NATIVE", "MKL_CBWR", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_CONF"),
+    *("GLIBC_TUNABLES",),
     *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING"),
     *("CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "TORCH_LOGS"),
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_COMPILE_DISABLE"),
@@ -162,12 +144,10 @@ def processor() -> str:
     the same name.
     """
     found: dict[str, str] = {}
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
             found.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass
     name = found.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in found and "model" in found:
         return f"{name} (family {found['cpu family']}, model {found['model']})"

@@ -7,7 +7,6 @@ differentiation there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -17,10 +16,9 @@ from torch import Tensor
 
 from bench.build import build, exact_estimator
 from bench.case import Case
-from bench.diagnostics import policy_gradient
+from bench.diagnostics import difference, policy_gradient, watching
 from bench.plugins import shown
 from bench.registry import method
-from bench.trace import watching
 from jfbcore.extras.clock import crossed
 from jfbcore.maps import BoundMap, ScaledMap
 from jfbcore.policy import Decision, HamiltonianPolicy, Policy
@@ -88,14 +86,6 @@ def in_float64(case: Case, policy: Policy) -> HamiltonianPolicy | None:
     assert isinstance(twin, HamiltonianPolicy)
     twin.load_state_dict(policy.state_dict())
     return twin
-
-
-def difference(own: Tensor, exact: Tensor) -> dict[str, float] | None:
-    """{"relative", "cosine"} of two gradients; None where one is not finite or the exact is 0."""
-    relative = (torch.linalg.vector_norm(own - exact) / torch.linalg.vector_norm(exact)).item()
-    cosine = torch.nn.functional.cosine_similarity(own, exact, dim=0).item()
-    found = {"relative": relative, "cosine": cosine}
-    return found if all(map(math.isfinite, found.values())) else None
 
 
 def gradient_error(step: Step) -> float | None:

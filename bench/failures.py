@@ -28,12 +28,8 @@ def ran_out(error: BaseException) -> str | None:
 
 def line_about_memory(text: str) -> str | None:
     """The last line of `text` that says that memory ran out, or None."""
-    lines = [line.strip() for line in text.splitlines()]
-    return next((line for line in reversed(lines) if _about_memory(line)), None)
-
-
-def _about_memory(line: str) -> bool:
-    return any(word in line.lower() for word in _WORDS)
+    lines = [line.strip() for line in reversed(text.splitlines())]
+    return next((line for line in lines if any(w in line.lower() for w in _WORDS)), None)
 
 
 def words_of(error: BaseException) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
-from bench.reference import Reference, StaleReference, load_reference, optimality_gap
+from bench.reference.cache import (
+    Reference,
+    StaleReference,
+    load_reference,
+    optimality_gap,
+)
 from bench.reference.closed_form import knows_optimum, reference_of
 from jfbcore.problems import PROBLEMS, Problem
 
@@ -30,25 +34,6 @@ class Gaps:
             return None
         known = self.reference.costs[: len(costs)]
         return [*known, *[None] * (len(costs) - len(known))]
-
-    def ends_of(self, costs: Sequence[float]) -> tuple[float, float] | None:
-        """The mean gap to the reference and to the lower bound, both in units of the reference.
-
-        The gap to the optimum lies between. Over the states that have a bound; None without any.
-        """
-        if self.reference is None:
-            return None
-        rows = [
-            ((cost - best) / abs(best), (cost - bound) / abs(best))
-            for cost, best, bound in zip(
-                costs, self.reference.costs, self.reference.lower_bounds, strict=False
-            )
-            if best is not None and bound is not None
-        ]
-        if not rows:
-            return None
-        near, far = (fmean(column) for column in zip(*rows, strict=True))
-        return near, far
 
     def states(self, costs: Sequence[float]) -> int | None:
         """On how many of the states there is a reference, None without one."""

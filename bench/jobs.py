@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,9 +79,10 @@ class Job:
         if self.probe == STEP:
             return record
         names = (*_COMMON, *self.probe.record_fields)
+        own = {"name": self.probe.name, **self.probe.settings}
         for name in ("probe", "rows"):
             del record["null_reasons"][name]
-        return {"probe": self._probe(), **{name: record.get(name) for name in names}}
+        return {"probe": own, **{name: record.get(name) for name in names}}
 
     def is_of(self, record: Mapping[str, Any]) -> bool:
         """Whether `record` is of exactly this job, and of the same files from outside."""
@@ -95,9 +96,6 @@ class Job:
             print(f"warning: {error}; measuring it again", file=sys.stderr)
             return None
         return record if record is not None and self.is_of(record) else None
-
-    def _probe(self) -> dict[str, Any]:
-        return {"name": self.probe.name, **self.probe.settings}
 
 
 class Order(NamedTuple):
@@ -116,14 +114,17 @@ class Order(NamedTuple):
     def seed(self) -> int:
         return self.job.seed
 
+    @property
+    def timed(self) -> bool:
+        """Whether its seconds are measured."""
+        return self.job.probe.timed(self.case)
+
     def message(self, path: Path | None, probe: Probe | None = None) -> dict[str, Any]:
         """What a worker reads; the record goes to `path`, if any. `probe`: in place of the job's
         own."""
-        probe = probe or self.job.probe
         return {
-            "case": self.case.to_order(self.seed),
-            "probe": {"name": probe.name, **probe.settings},
-            "path": None if path is None else str(path),
+            "job": self.job if probe is None else replace(self.job, probe=probe),
+            "path": path,
             # Where this process finds the modules of what is not the suite's own.
             "modules": [os.path.abspath(place) for place in sys.path],
             "threads": self.threads,

@@ -21,7 +21,7 @@ from baselines import Implicit, ReferenceMisfit, Reversible
 from baselines.linear_solvers import Watched
 from bench.build import build, build_rollout, exact_estimator
 from bench.case import REPEATS, Case
-from bench.diagnostics import policy_gradient
+from bench.diagnostics import difference, policy_gradient
 from bench.memory import LiveTensorTracker, SavedTensorCounter
 from jfbcore.jfb import GradientEstimator
 from jfbcore.policy import HamiltonianPolicy, Policy
@@ -146,6 +146,17 @@ def measure_time(
     return Timing(forward, backward, first, processor)
 
 
+def outcome(step: Step) -> dict[str, Any]:
+    """Iterations and residual of the step that was run last, None where it solved no inner problem,
+    and whether its cost and its gradients are finite."""
+    assert step.last is not None
+    unknown = {"iterations": None, "residual": None}
+    finite = math.isfinite(step.last.cost.mean().item()) and all(
+        p.grad is None or bool(p.grad.isfinite().all()) for p in step.policy.parameters()
+    )
+    return {**unknown, **(step.last.inner.summary() or {}), "finite": finite}
+
+
 def measure_memory(step: Step) -> dict[str, Any]:
     """Peak live tensor bytes of a step and bytes saved for backward, in a pass of its own.
 
@@ -153,39 +164,21 @@ def measure_memory(step: Step) -> dict[str, Any]:
     compiled step are None: its kernels allocate where no tracker of operations can see.
     """
     if step.case.compile:
-        finite = math.isfinite(step())
-        inner = step.last.inner.summary() if step.last is not None else None
-        return {
-            "peak_live_tensor_bytes": None,
-            "saved_tensor_bytes": None,
-            "iterations": inner["iterations"] if inner else None,
-            "residual": inner["residual"] if inner else None,
-            "finite": finite,
-        }
+        step()
+        return {"peak_live_tensor_bytes": None, "saved_tensor_bytes": None, **outcome(step)}
     step.clear()
     gc.collect()
     fixed = [*step.policy.parameters(), *step.policy.buffers(), step.states]
     with SavedTensorCounter(exclude=fixed) as saved:
-        cost = step.forward()
-    inner = step.last.inner.summary() if step.last is not None else None
-    finite = bool(torch.isfinite(cost))
-    del cost
+        step.forward()
     step.clear()
     gc.collect()
     with LiveTensorTracker() as live:
         live.track(fixed)
-        cost = step.forward()
-        cost.backward()
-        del cost
-    finite &= all(p.grad is None or bool(p.grad.isfinite().all()) for p in fixed)
+        step.forward().backward()
+    found = outcome(step)
     step.clear()
-    return {
-        "peak_live_tensor_bytes": live.peak_bytes,
-        "saved_tensor_bytes": saved.bytes,
-        "iterations": inner["iterations"] if inner else None,
-        "residual": inner["residual"] if inner else None,
-        "finite": finite,
-    }
+    return {"peak_live_tensor_bytes": live.peak_bytes, "saved_tensor_bytes": saved.bytes, **found}
 
 
 def cuda_memory(step: Step) -> dict[str, int]:
@@ -207,12 +200,12 @@ def gradient_cosine(step: Step) -> float | None:
     """
     if not isinstance(step.policy, HamiltonianPolicy) or not step.rolls_out:
         return None
-    segment = step.case.segment
+    segment, exactly = step.case.segment, exact_estimator(step.case)
     own = policy_gradient(step.policy, step.states, segment=segment)
-    exact = policy_gradient(step.policy, step.states, exact_estimator(step.case), segment=segment)
+    exact = policy_gradient(step.policy, step.states, exactly, segment=segment)
     step.clear()
-    cosine = torch.nn.functional.cosine_similarity(own, exact, dim=0).item()
-    return cosine if math.isfinite(cosine) else None
+    found = difference(own, exact)
+    return None if found is None else found["cosine"]
 
 
 def linear_residual(step: Step) -> dict[str, float] | None:

@@ -46,21 +46,13 @@ class LiveTensorTracker(TorchDispatchMode):
         super().__init__()
         #: by storage: a reference whose callback forgets it, and its bytes
         self._known: dict[int, tuple[weakref.ref, int]] = {}
-        self._live = 0
-        self._peak = 0
+        #: bytes of the counted storages that are alive now
+        self.live_bytes = 0
+        #: the largest value `live_bytes` had after any operator
+        self.peak_bytes = 0
         # Backward runs on a thread of its own for CUDA; a finalizer may run in the middle of an
         # update on the same thread, hence reentrant.
         self._lock = threading.RLock()
-
-    @property
-    def live_bytes(self) -> int:
-        """Bytes of the counted storages that are alive now."""
-        return self._live
-
-    @property
-    def peak_bytes(self) -> int:
-        """The largest value `live_bytes` had after any operator."""
-        return self._peak
 
     def track(self, tensors: Iterable[Tensor]) -> None:
         """Count the storages of `tensors`, which existed before, from now on."""
@@ -98,12 +90,12 @@ class LiveTensorTracker(TorchDispatchMode):
                 reference, old = known
             if known is None or size != old:
                 self._known[key] = (reference, size)
-                self._live += size - old
-                self._peak = max(self._peak, self._live)
+                self.live_bytes += size - old
+                self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
     def _forget(self, key: int) -> None:
         with self._lock:
-            self._live -= self._known.pop(key)[1]
+            self.live_bytes -= self._known.pop(key)[1]
 
 
 class SavedTensorCounter:
@@ -131,20 +123,12 @@ class SavedTensorCounter:
         self._excluded = {id(storage): storage for storage in _storages(list(exclude))}
         #: by storage: the graph nodes that hold it, and its bytes
         self._held: dict[int, tuple[int, int]] = {}
-        self._live = 0
-        self._peak = 0
+        #: bytes held for backward now
+        self.live_bytes = 0
+        #: the largest number of bytes held for backward at once
+        self.bytes = 0
         self._lock = threading.RLock()
         self._hooks: torch.autograd.graph.saved_tensors_hooks | None = None
-
-    @property
-    def live_bytes(self) -> int:
-        """Bytes held for backward now."""
-        return self._live
-
-    @property
-    def bytes(self) -> int:
-        """The largest number of bytes held for backward at once."""
-        return self._peak
 
     def __enter__(self) -> SavedTensorCounter:
         if self._hooks is not None:
@@ -166,8 +150,8 @@ class SavedTensorCounter:
             holders, size = self._held.get(id(storage), (0, storage.nbytes()))
             self._held[id(storage)] = (holders + 1, size)
             if holders == 0:
-                self._live += size
-                self._peak = max(self._peak, self._live)
+                self.live_bytes += size
+                self.bytes = max(self.bytes, self.live_bytes)
         return _Saved(tensor, storage, self)
 
     def _release(self, storage: torch.UntypedStorage) -> None:
@@ -176,7 +160,7 @@ class SavedTensorCounter:
             if holders > 1:
                 self._held[id(storage)] = (holders - 1, size)
             else:
-                self._live -= size
+                self.live_bytes -= size
 
 
 class _Saved:

@@ -3,13 +3,14 @@
 A sampler inside the measured process would stall with it and could not see what its allocator
 hides; this one is started before the measured process touches the device:
 
-    sampler = Sampler.start(uuid, worker_pid, until=pipe)  # returns with the idle baseline taken
-    ...                                                    # the worker runs
+    sampler = Sampler(uuid, worker_pid, until=pipe)  # returns with the idle baseline taken
+    ...                                              # the worker runs
     record["cuda"].update(sampler.stop())
 
 Nothing here raises because a figure cannot be had: the figure is None and `nvml_source` says why.
-`python -m bench.nvml` is the sampling process; it ends when its standard input closes, so it
-does not outlive whoever started it.
+The sampling process does not outlive whoever started it.
+
+    python -m bench.nvml --self-check
 """
 
 from __future__ import annotations
@@ -17,67 +18,55 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
-import queue
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from pathlib import Path
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from bench.nvml_reader import Reader
-
 PERIOD = 0.01
+_FIGURES = ("nvml_device_delta_bytes", "nvml_process_bytes", "samples")
 
 
 class Sampler:
-    """The parent's handle on a sampling process; made by `Sampler.start`."""
+    """A process that samples the device `uuid` for the process `pid`.
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        #: what the sampling process printed, line by line; None once it has closed its output
-        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self._result: dict[str, Any] | None = None
-        #: bytes used on the device when sampling began; None where that is unknown
-        self.baseline: int | None = None
+    Made before `pid` creates a CUDA context: when the constructor returns, the idle baseline is
+    taken, which all device figures are relative to. `uuid` is the device's own ("GPU-…" or
+    "MIG-…", the prefix may be left out), or None where there is no CUDA device. NVML's indices are
+    of no use: it ignores CUDA_VISIBLE_DEVICES. `until`: a byte from it ends the sampling, so that
+    what `pid` does afterwards does not count. `period` and `timeout` (for the baseline) in seconds.
+    """
 
-    @classmethod
-    def start(
-        cls,
+    def __init__(
+        self,
         uuid: str | None,
         pid: int,
         *,
-        until: int | None = None,
+        until: Connection | None = None,
         period: float = PERIOD,
         timeout: float = 30.0,
-    ) -> Sampler:
-        """Start sampling the device `uuid` for process `pid`; returns with the baseline taken.
-
-        `uuid` is the device's own ("GPU-…" or "MIG-…", the prefix may be left out), or None
-        where there is no CUDA device. NVML's indices are of no use: it ignores
-        CUDA_VISIBLE_DEVICES. The delta `stop` returns is relative to the device's use now, so
-        call this before `pid` creates a CUDA context. `until`: the read end of a pipe; a byte in
-        it ends the sampling, so that what `pid` does afterwards does not count. `period` and
-        `timeout` (for the baseline) are in seconds.
-        """
-        sampler = cls()
+    ) -> None:
+        #: bytes used on the device when sampling began; None where that is unknown
+        self.baseline: int | None = None
+        #: process id of the sampling process; None where none was started
+        self.pid: int | None = None
+        self._result: dict[str, Any] | None = None
         if uuid is None:
-            sampler._result = _unavailable("no CUDA device in this run")
-            return sampler
-        sampler._launch(uuid, pid, until, period)
-        first = sampler._next("took no baseline", timeout)
-        if first is not None and "baseline" in first:
-            sampler.baseline = first["baseline"]
-        elif first is not None:
-            sampler._finish(first)
-        return sampler
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the sampling process; None where none was started."""
-        return self._process.pid if self._process else None
+            self._result = _unavailable("no CUDA device in this run")
+            return
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, uuid, pid, until, period)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid
+        first = self._next("took no baseline", timeout)
+        if "baseline" in first:
+            self.baseline = first["baseline"]
+        else:
+            self._finish(first)
 
     def stop(self, *, timeout: float = 10.0) -> dict[str, Any]:
         """End the sampling and return its figures; the same again when called twice.
@@ -90,160 +79,170 @@ class Sampler:
         The first includes the CUDA context and whatever else allocated on the device meanwhile.
         """
         if self._result is None:
-            assert self._process is not None
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            if (last := self._next("did not answer", timeout)) is not None:
-                self._finish(last)
+            with contextlib.suppress(BrokenPipeError):
+                self._pipe.send("stop")
+            self._finish(self._next("did not answer", timeout))
         assert self._result is not None
         return dict(self._result)
 
-    def _launch(self, uuid: str, pid: int, until: int | None, period: float) -> None:
-        # -P and an explicit path: the working directory may hold another package named bench.
-        paths = [os.environ.get("PYTHONPATH", ""), str(Path(__file__).resolve().parents[1])]
-        command = [sys.executable, "-P", "-m", "bench.nvml"]
-        command += ["--uuid", uuid, "--pid", str(pid), "--period", repr(period)]
-        command += [] if until is None else ["--until", str(until)]
-        # A file rather than a pipe, which would have to be drained; closed in `_close`.
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            pass_fds=() if until is None else (until,),
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        )
-        # A thread, because reading a pipe with a timeout is not portable otherwise.
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                try:
-                    self._messages.put(json.loads(line))
-                except json.JSONDecodeError:
-                    break  # killed in the middle of a line: as good as no line
-        self._messages.put(None)
-
-    def _next(self, failure: str, timeout: float) -> dict[str, Any] | None:
-        """What the sampling process says next; None where nothing, which ends the sampling."""
+    def _next(self, failure: str, timeout: float) -> dict[str, Any]:
+        """What the sampling process says next, or why it says nothing."""
+        if not self._pipe.poll(timeout):
+            return _unavailable(f"the sampler {failure} within {timeout:g} s")
         try:
-            message = self._messages.get(timeout=timeout)
-        except queue.Empty:
-            self._give_up(f"the sampler {failure} within {timeout:g} s")
-            return None
-        if message is None:
-            self._give_up()
-        return message
+            return self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            return _unavailable(
+                f"the sampler ended with code {self._process.exitcode} before it answered"
+            )
 
     def _finish(self, result: dict[str, Any]) -> None:
         self._result = result
-        self._close()
-
-    def _give_up(self, reason: str | None = None) -> None:
-        """Record that there is no answer; without a `reason`, because the sampler ended."""
-        assert self._process is not None
-        if reason is None:
-            code = self._process.wait()
-            self._errors.seek(0)
-            lines = self._errors.read().split("\n")
-            last = next((line for line in reversed(lines) if line.strip()), "no message")
-            reason = f"the sampler ended with code {code} before it answered ({last.strip()})"
-        self._finish(_unavailable(reason))
-
-    def _close(self) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
+        self._pipe.close()
+        self._process.join(1.0)
+        self._process.kill()
+        self._process.join()
 
 
 def _unavailable(reason: str) -> dict[str, Any]:
-    return {
-        "nvml_device_delta_bytes": None,
-        "nvml_process_bytes": None,
-        "nvml_source": f"null: {reason}",
-        "samples": None,
-    }
+    return dict.fromkeys(_FIGURES) | {"nvml_source": f"null: {reason}"}
 
 
-def _sample(
-    uuid: str, pid: int, period: float, stop: threading.Event, marked: threading.Event
-) -> dict[str, Any]:
-    """Sample until `stop` is set or `pid` ends; prints a line once the baseline is taken.
+class _Device:
+    """Readings of one device's memory through NVML, and of one process on it."""
 
-    `marked`: set before `stop` where the process itself said that it has been measured.
-    """
+    def __init__(self, nvml: Any, uuid: str, pid: int) -> None:
+        self._nvml, self._pid = nvml, pid
+        self._handle = _handle(nvml, uuid)
+        self.uuid: str = nvml.nvmlDeviceGetUUID(self._handle)
+        self.call = "nvmlDeviceGetMemoryInfo v2"
+        try:
+            self.used()
+        except nvml.NVMLError_FunctionNotFound:
+            # An old driver. Version 1 counts memory the driver reserves as used; the difference
+            # to the baseline does not change.
+            self.call = "nvmlDeviceGetMemoryInfo v1"
+        self.process_peak: int | None = None
+        self.process_reason = "the driver did not list the process (as in most containers)"
+        self._ask_for_processes = True
+
+    def used(self) -> int:
+        """Bytes used on the device now."""
+        version = {} if self.call.endswith("v1") else {"version": self._nvml.nvmlMemory_v2}
+        return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, **version).used
+
+    def processes(self) -> set[int]:
+        """Ids of the processes on the device; updates the peak of the one looked for."""
+        if not self._ask_for_processes:
+            return set()
+        try:
+            listed = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except self._nvml.NVMLError as error:
+            self._ask_for_processes = False
+            self.process_reason = f"the driver refused to list processes: {error}"
+            return set()
+        for process in listed:
+            if process.pid == self._pid and process.usedGpuMemory is None:
+                self.process_reason = "the driver lists the process without its memory"
+            elif process.pid == self._pid:
+                self.process_peak = max(self.process_peak or 0, process.usedGpuMemory)
+        return {process.pid for process in listed}
+
+
+def _handle(nvml: Any, uuid: str) -> Any:
+    bare = not uuid.startswith(("GPU-", "MIG-"))
+    for name in ("GPU-" + uuid, "MIG-" + uuid) if bare else (uuid,):
+        with contextlib.suppress(nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
+            return nvml.nvmlDeviceGetHandleByUUID(name)
+    seen = [
+        nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))
+        for i in range(nvml.nvmlDeviceGetCount())
+    ]
+    raise LookupError(f"NVML knows no device {uuid}; it has {', '.join(seen) or 'none'}")
+
+
+@contextlib.contextmanager
+def _opened(uuid: str, pid: int = 0) -> Iterator[_Device]:
+    """The device while NVML is initialised; LookupError, which says why, where it fails."""
     try:
         import pynvml
     except ImportError as error:
-        return _unavailable(f"pynvml (package nvidia-ml-py) cannot be imported: {error}")
-    import psutil
-
+        raise LookupError(f"pynvml (package nvidia-ml-py) cannot be imported: {error}") from error
     try:
         pynvml.nvmlInit()
     except (pynvml.NVMLError, OSError) as error:
-        return _unavailable(f"NVML cannot be initialised: {error}")
+        raise LookupError(f"NVML cannot be initialised: {error}") from error
     try:
-        reader = Reader(pynvml, uuid, pid)
-        baseline, present = reader.used(), reader.processes()
-        print(json.dumps({"baseline": baseline}), flush=True)
-        try:
-            target: psutil.Process | None = psutil.Process(pid)
-        except psutil.NoSuchProcess:
-            target = None
-        peak, samples = baseline, 0
-        due = time.monotonic()
-        while True:
-            # Asked before reading: the last reading is then at or after the stop.
-            stopped, alive = stop.is_set(), _is_alive(target)
-            peak = max(peak, reader.used())
-            reader.processes()
-            samples += 1
-            if stopped or not alive:
-                break
-            # A late sample shifts the following ones; it is not made up for by a burst.
-            due = max(due + period, time.monotonic())
-            stop.wait(due - time.monotonic())
-    except LookupError as error:
-        return _unavailable(str(error))
+        yield _Device(pynvml, uuid, pid)
     except pynvml.NVMLError as error:
         # A peak up to here would be a lower bound that reads like a measurement.
-        return _unavailable(f"NVML failed while sampling: {error}")
+        raise LookupError(f"NVML failed while sampling: {error}") from error
     finally:
         pynvml.nvmlShutdown()
 
+
+def device_used(uuid: str) -> tuple[int | None, str | None]:
+    """Bytes used on the device `uuid` now; or None and why."""
+    try:
+        with _opened(uuid) as device:
+            return device.used(), None
+    except LookupError as error:
+        return None, str(error)
+
+
+def _serve(pipe: Connection, uuid: str, pid: int, until: Connection | None, period: float) -> None:
+    """The sampling process: sends {"baseline": bytes}, and the figures at the end."""
+    try:
+        with _opened(uuid, pid) as device:
+            answer = _sample(device, pipe, pid, until, period)
+    except LookupError as error:
+        answer = _unavailable(str(error))
+    except Exception as error:
+        answer = _unavailable(f"the sampler failed: {type(error).__name__}: {error}")
+    with contextlib.suppress(BrokenPipeError):  # nobody asks any more
+        pipe.send(answer)
+
+
+def _sample(
+    device: _Device, pipe: Connection, pid: int, until: Connection | None, period: float
+) -> dict[str, Any]:
+    """Sample until told to stop, by `pipe` or by `until`, or until the process has ended."""
+    import psutil
+
+    baseline, present = device.used(), device.processes()
+    pipe.send({"baseline": baseline})
+    target = psutil.Process(pid) if psutil.pid_exists(pid) else None
+    peak, samples, pause, ends = baseline, 0, 0.0, [pipe] if until is None else [pipe, until]
+    while True:
+        # Asked before reading: the last reading is then at or after the stop.
+        told, alive = wait(ends, pause), _is_alive(target)
+        peak = max(peak, device.used())
+        device.processes()
+        samples += 1
+        if told or not alive:
+            break
+        pause = period
+    others = len(present - {pid})
     notes = [
-        f"{reader.call} on {reader.uuid} every {period * 1e3:g} ms, "
+        f"{device.call} on {device.uuid} every {period * 1e3:g} ms, "
         f"minus an idle baseline of {baseline} bytes"
     ]
     if pid in present:
         notes.append(f"process {pid} was on the device before the baseline, which includes it")
-    if present - {pid}:
-        notes.append(f"{len(present - {pid})} other processes on the device at the baseline")
-    if marked.is_set():
+    if others:
+        notes.append(f"{others} other processes on the device at the baseline")
+    # Without a byte it is the end of the process that holds the other end.
+    if until is not None and until in told and os.read(until.fileno(), 1):
         notes.append("up to the end of the step whose memory is measured")
     elif not alive:
         notes.append(f"process {pid} ended before the sampler was stopped")
-    if reader.process_peak is None:
-        notes.append(f"per process null: {reader.process_reason}")
+    if device.process_peak is None:
+        notes.append(f"per process null: {device.process_reason}")
     else:
         notes.append("per process from nvmlDeviceGetComputeRunningProcesses")
-    return {
-        "nvml_device_delta_bytes": peak - baseline,
-        "nvml_process_bytes": reader.process_peak,
-        "nvml_source": "; ".join(notes),
-        "samples": samples,
-    }
+    figures = (peak - baseline, device.process_peak, samples)
+    return dict(zip(_FIGURES, figures, strict=True)) | {"nvml_source": "; ".join(notes)}
 
 
 def _is_alive(process: Any) -> bool:
@@ -255,44 +254,15 @@ def _is_alive(process: Any) -> bool:
 
 
 def main() -> int:
-    """The sampling process: prints {"baseline": bytes}, and the figures at the end.
+    """With --self-check, sample a known allocation and say whether the sampler saw it."""
+    from bench.nvml_check import self_check
 
-    With --self-check, samples a known allocation and says whether the sampler saw it.
-    """
     parser = argparse.ArgumentParser(prog="python -m bench.nvml", description=main.__doc__)
-    parser.add_argument("--self-check", action="store_true", help="exit code 1 where it fails")
-    parser.add_argument("--uuid", help="UUID of the device")
-    parser.add_argument("--pid", type=int, help="process to attribute memory to")
-    parser.add_argument("--period", type=float, default=PERIOD, help="seconds between samples")
-    parser.add_argument("--until", type=int, help="file descriptor; a byte from it is the end")
-    arguments = parser.parse_args()
-    if arguments.self_check:
-        from bench.nvml_check import self_check
-
-        checked = self_check()
-        print(json.dumps(checked))
-        return 0 if checked["ok"] else 1
-    if arguments.uuid is None or arguments.pid is None:
-        parser.error("--uuid and --pid are required, or --self-check")
-    stop, marked = threading.Event(), threading.Event()
-
-    def wait_for_end_of_input() -> None:
-        # Unbuffered: a thread blocked inside a buffered reader breaks the interpreter's exit.
-        while os.read(0, 4096):
-            pass
-        stop.set()
-
-    def wait_for_mark() -> None:
-        if os.read(arguments.until, 1):
-            marked.set()
-            stop.set()
-
-    threading.Thread(target=wait_for_end_of_input, daemon=True).start()
-    if arguments.until is not None:
-        threading.Thread(target=wait_for_mark, daemon=True).start()
-    found = _sample(arguments.uuid, arguments.pid, arguments.period, stop, marked)
-    print(json.dumps(found), flush=True)
-    return 0
+    parser.add_argument("--self-check", action="store_true", required=True)
+    parser.parse_args()
+    checked = self_check()
+    print(json.dumps(checked))
+    return 0 if checked["ok"] else 1
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A child process creates a CUDA context, then allocates one block of 256 MiB and 
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -59,44 +60,31 @@ def self_check(child: Sequence[str] | None = None, *, timeout: float = 60.0) -> 
 
 def _seen(command: list[str], timeout: float) -> tuple[int | None, str | None]:
     """The sampler's delta over the allocation of `command`, or None and why."""
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
     ) as process:
         # Its pipes close when it is killed, which ends every wait below.
         watchdog = threading.Timer(timeout, process.kill)
         watchdog.start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stderr is not None
-            uuid = process.stdout.readline().strip()
-            if not uuid:
-                return None, _last_words(process, timeout)
-            sampler = Sampler.start(uuid, process.pid)
-            try:
-                process.stdin.write("allocate\n")
-                process.stdin.flush()
-                held = process.stdout.readline().strip() == "held"
-            except BrokenPipeError:
-                held = False
-            finally:
-                found = sampler.stop()
+            held, figures = False, {}
+            if uuid := process.stdout.readline().strip():
+                sampler = Sampler(uuid, process.pid)
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write("allocate\n")
+                    process.stdin.flush()
+                    held = process.stdout.readline().strip() == "held"
+                figures = sampler.stop()
             if not held:
-                return None, _last_words(process, timeout)
+                lines = process.stderr.read().strip().splitlines()
+                said = lines[-1] if lines else f"nothing within {timeout:g} s"
+                return None, f"the allocating process ended: {said}"
         finally:
             watchdog.cancel()
             process.kill()
-    delta = found["nvml_device_delta_bytes"]
-    return delta, found["nvml_source"] if delta is None else None
-
-
-def _last_words(process: subprocess.Popen[str], timeout: float) -> str:
-    assert process.stderr is not None
-    lines = process.stderr.read().strip().splitlines()
-    said = lines[-1] if lines else f"nothing within {timeout:g} s"
-    return f"the allocating process ended: {said}"
+    delta = figures["nvml_device_delta_bytes"]
+    return delta, figures["nvml_source"] if delta is None else None

@@ -4,7 +4,10 @@ installed package in folders of the user's. Nothing is ever written beside an in
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench import environment
@@ -58,3 +61,25 @@ def table() -> dict[str, Path]:
         "baseline": data("baseline.json"),
         "report template": _PACKAGE / "report",
     }
+
+
+@contextlib.contextmanager
+def claim(out: Path, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
+    """Hold the folder for this process alone, or with the other parts of one run; released by the
+    system however the process ends.
+    """
+    whole = part == (1, 1)
+    names = [".lock"] if whole else [".lock", f".lock-{part[0]}-of-{part[1]}"]
+    kinds = [fcntl.LOCK_EX if whole else fcntl.LOCK_SH, fcntl.LOCK_EX]
+    with contextlib.ExitStack() as held:
+        try:
+            (out / "records").mkdir(exist_ok=True, parents=True)
+            locks = [held.enter_context(open(out / name, "w")) for name in names]
+        except OSError as error:
+            raise ValueError(f"`out` {out} cannot be written: {error.strerror}") from error
+        for lock, kind in zip(locks, kinds, strict=False):
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(f"`out` {out} is in use by another sweep") from error
+        yield

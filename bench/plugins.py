@@ -17,7 +17,9 @@ import types
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from bench.failures import words_of
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,9 @@ class Plugin:
         return {"name": self.name, "source": self.source, "sha256": self.sha256}
 
 
-class _Loaded(NamedTuple):
-    module: types.ModuleType
-    sha256: str | None
-
-
-#: modules that were loaded from a file, by the file's absolute path; a file is run once a process
-_FILES: dict[Path, _Loaded] = {}
+#: modules that were loaded from a file and the file's hash, by its absolute path; a file is run
+#: once a process
+_FILES: dict[Path, tuple[types.ModuleType, str | None]] = {}
 
 
 def is_specification(name: str) -> bool:
@@ -86,14 +84,10 @@ def load(field: str, name: str) -> Plugin:
     where loading it fails.
     """
     place, _, attribute = name.rpartition(":")
-    if _is_file(place):
-        loaded = _load_file(field, place)
-        source = f"file {Path(place).name}"
-    else:
-        loaded = _load_module(field, place)
-        source = f"module {place}"
-    value = _attribute(field, loaded.module, place, attribute)
-    return Plugin(shown(name), source, loaded.sha256, value)
+    file = _is_file(place)
+    module, sha256 = (_load_file if file else _load_module)(field, place)
+    source = f"file {Path(place).name}" if file else f"module {place}"
+    return Plugin(shown(name), source, sha256, _attribute(field, module, place, attribute))
 
 
 def entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
@@ -103,14 +97,14 @@ def entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 def load_entry_point(field: str, point: importlib.metadata.EntryPoint) -> Plugin:
     """The object of an entry point; ValueError, in one line, where it cannot be loaded."""
-    loaded = _load_module(field, point.module)
-    value: Any = loaded.module
+    module, sha256 = _load_module(field, point.module)
+    value: Any = module
     for part in point.attr.split(".") if point.attr else ():
         value = _attribute(field, value, point.module, part)
     source = f"entry point {point.value}"
     if point.dist is not None:
         source += f" of {point.dist.name} {point.dist.version}"
-    return Plugin(point.name, source, loaded.sha256, value)
+    return Plugin(point.name, source, sha256, value)
 
 
 def close_matches(name: str, allowed: Sequence[str]) -> str:
@@ -123,7 +117,7 @@ def _is_file(place: str) -> bool:
     return place.endswith(".py") or "/" in place
 
 
-def _load_file(field: str, place: str) -> _Loaded:
+def _load_file(field: str, place: str) -> tuple[types.ModuleType, str | None]:
     path = Path(place).expanduser().resolve()
     if path in _FILES:
         return _FILES[path]
@@ -143,20 +137,20 @@ def _load_file(field: str, place: str) -> _Loaded:
         exec(compile(content, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        raise ValueError(f"`{field}` {place} cannot be loaded: {_words(error)}") from error
-    _FILES[path] = _Loaded(module, sha256)
+        raise ValueError(f"`{field}` {place} cannot be loaded: {words_of(error)}") from error
+    _FILES[path] = module, sha256
     return _FILES[path]
 
 
-def _load_module(field: str, name: str) -> _Loaded:
+def _load_module(field: str, name: str) -> tuple[types.ModuleType, str | None]:
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"`{field}` {name} cannot be imported: {_words(error)}") from error
+        raise ValueError(f"`{field}` {name} cannot be imported: {words_of(error)}") from error
     path = getattr(module, "__file__", None)
     if path is None or not path.endswith(".py"):
-        return _Loaded(module, None)
-    return _Loaded(module, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+        return module, None
+    return module, hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _attribute(field: str, owner: Any, place: str, name: str) -> Any:
@@ -167,8 +161,3 @@ def _attribute(field: str, owner: Any, place: str, name: str) -> Any:
         raise ValueError(
             f"`{field}` {place} has no {name!r}{close_matches(name, public)}"
         ) from None
-
-
-def _words(error: BaseException) -> str:
-    """The kind of `error` and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"

@@ -5,20 +5,31 @@ peak live and its saved bytes are exact functions of batch size B, time steps T 
 affine in each: a + bB + ... + hBTK, eight coefficients, as long as the same moment of the step is
 the peak. Measuring at two values of each gives them; a ninth measurement checks them. Where the
 iteration is checkpointed, the number of its segments stands in the place of K.
+
+Exact counts do not depend on the device: `fill_predictions` puts the model's bytes, fitted on the
+CPU once for all sizes and iterations of a kind of case, into the records that a GPU has measured.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from baselines import UnrolledCheckpoint
+from bench.build import Unsupported
 from bench.case import Case
+from bench.identity import stem
 from bench.measure import Step, measure_memory
+from bench.records import CorruptRecord, entries, fill_part, finite, write_json
 from bench.registry import method
 
 #: small values the coefficients are fitted at, large enough for the peak to be where it is later
@@ -65,7 +76,8 @@ class MemoryModel:
             if (slope := at_one - at_zero) >= 4 * batch_size * n_steps:
                 kept = min(kept, (memory - at_zero) / slope)
         # As many segments as each has iterations.
-        return kept**2 if _checkpointed(self.case) else kept
+        checkpointed = isinstance(method(self.case.gradient).estimator, UnrolledCheckpoint)
+        return kept**2 if checkpointed else kept
 
 
 def fit(case: Case) -> MemoryModel:
@@ -107,10 +119,6 @@ def _bounds(quantity: str) -> tuple[str, ...]:
     return QUANTITIES if quantity == QUANTITIES[0] else (quantity,)
 
 
-def _checkpointed(case: Case) -> bool:
-    return isinstance(method(case.gradient).estimator, UnrolledCheckpoint)
-
-
 def _kept(case: Case, iterations: int) -> int:
     """What memory is affine in: the iterations, or the segments they are checkpointed in."""
     estimator = method(case.gradient).estimator
@@ -127,3 +135,56 @@ def _features(batch_size: int, n_steps: int, kept: int) -> np.ndarray:
 def _bytes(case: Case, batch_size: int, n_steps: int, iterations: int) -> dict[str, int]:
     small = replace(case, batch_size=batch_size, n_steps=n_steps, max_iterations=iterations)
     return measure_memory(Step(small))
+
+
+def fill_predictions(directory: Path, fit: Callable[[Case], MemoryModel] = fit) -> dict[str, int]:
+    """Fill `predicted` in the records under `directory`: how many are {"filled", "left"}.
+
+    Left alone are those that the model does not serve: of the CPU, direct, to a tolerance,
+    compiled, or of a case that cannot be built. A second time changes nothing. `fit` makes the
+    model of a kind of case. Raises ValueError where there are no records.
+    """
+    from tqdm import tqdm
+
+    there = list(entries(directory)) if directory.is_dir() else []
+    if not there:
+        raise ValueError(f"`fill` {directory} holds no records")
+    models: dict[Case, MemoryModel | None] = {}
+    counts = {"filled": 0, "left": 0}
+    for entry in tqdm(there, unit="record"):
+        try:
+            record = entry.read()
+            case = Case.from_dict(record["case"])
+        except (ValueError, TypeError) as error:
+            warnings.warn(str(error), CorruptRecord, stacklevel=2)
+            continue
+        kind, model = _kind(case), None
+        if kind is not None:
+            if kind not in models:
+                models[kind] = None
+                with contextlib.suppress(Unsupported):
+                    models[kind] = fit(kind)
+            model = models[kind]
+        counts["left" if model is None else "filled"] += 1
+        if model is not None:
+            _fill(directory, record, finite(predicted_by(model, case)))
+    return counts
+
+
+def _kind(case: Case) -> Case | None:
+    """What cases that differ only in what the model is a function of have in common; None for a
+    case that no model serves."""
+    exact = case.device == "cuda" and case.inner_problem and case.tolerance is None
+    if not exact or case.compile:
+        return None
+    return replace(
+        case, device="cpu", batch_size=1, n_steps=1, max_iterations=1, timed=False, train_steps=0,
+        recipe=None, train_seconds=None, learning_rate=None,
+    )  # fmt: skip
+
+
+def _fill(directory: Path, record: dict[str, Any], predicted: dict[str, Any]) -> None:
+    before = json.dumps(record)
+    fill_part(record, "predicted", predicted, "the model gives no finite figure")
+    if json.dumps(record) != before:
+        write_json(directory / "records" / f"{stem(record)}.json", record)

@@ -147,11 +147,7 @@ def _node(field: Field) -> dict[str, Any]:
         node["unit"] = field.unit
     if field.choices:
         node["enum"] = [*field.choices, *([None] if field.nullable else [])]
-    bounds = {
-        "minimum": field.minimum,
-        "exclusiveMinimum": field.above,
-        "maximum": field.maximum,
-    }
+    bounds = {"minimum": field.minimum, "exclusiveMinimum": field.above, "maximum": field.maximum}
     node |= {name: bound for name, bound in bounds.items() if bound is not None}
     if field.type == "object" and parts(field.path):
         node["properties"] = {part.name: _node(part) for part in parts(field.path)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import functools
 import json
 import os
@@ -20,13 +19,12 @@ from typing import IO, Any, NamedTuple
 from bench import csv_cells
 from bench.case import Case
 from bench.identity import stem
+from bench.places import claim
 from bench.record import SCHEMA_VERSION, Field, parts
 from bench.record_schema import faults
 
 #: the file of lines
 PACKED = "records.jsonl"
-#: what is known of a case that did not fit, see `bench.predict`
-PREDICTED_FIELDS = tuple(field.name for field in parts("predicted"))
 #: parts of a record that are objects from the start; the others are null until they are measured
 _OBJECTS = (
     *("cuda", "predicted", "pretraining_seconds", "final", "evaluation", "machine"),
@@ -73,6 +71,20 @@ def _unknown(field: Field) -> dict[str, None] | None:
     return {part.name: None for part in inner} if field.path in _OBJECTS else None
 
 
+def fill_part(
+    record: dict[str, Any], part: str, values: dict[str, Any], reason: str | None = None
+) -> None:
+    """Put `values` into a part of the record: no reason is left for what is known now, and, if one
+    is given, `reason` is why the others are null."""
+    record[part] = (record.get(part) or {}) | values
+    reasons = record.setdefault("null_reasons", {})
+    for name, value in record[part].items():
+        if value is not None:
+            reasons.pop(f"{part}.{name}", None)
+        elif reason is not None:
+            reasons[f"{part}.{name}"] = reason
+
+
 def explain_nulls(record: dict[str, Any], default: str) -> None:
     """Give every null a reason in `null_reasons`: `default` where none is there yet."""
     reasons = record["null_reasons"]
@@ -97,26 +109,27 @@ def write_json(path: Path, value: Any) -> None:
 
     Non-finite numbers become null, which JSON has no other word for.
     """
-    with _whole(path) as file:
+    with whole(path) as file:
         json.dump(finite(value), file, indent=1, allow_nan=False)
         file.write("\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table with its heading, atomically as `write_json` does."""
-    with _whole(path) as file:
+    with whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(map(csv_cells.cell, row) for row in rows)
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[IO[str]]:
+def whole(path: Path, mode: str = "w") -> Iterator[IO]:
     """A file that takes the place of `path` once it is complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8", newline="") as file:
+        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with open(partial, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -271,30 +284,8 @@ def pack(directory: Path) -> int:
             text = json.dumps(finite(record), separators=(",", ":"), allow_nan=False)
             lines.append((record["case"]["id"], record["case"]["seed"], text))
             packed += [entry.path] if entry.line is None else []
-        with _whole(directory / PACKED) as file:
+        with whole(directory / PACKED) as file:
             file.writelines(f"{text}\n" for *_, text in sorted(lines))
         for path in packed:
             path.unlink()
     return len(lines)
-
-
-@contextlib.contextmanager
-def claim(out: Path, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
-    """Hold the folder for this process alone, or with the other parts of one run; released by the
-    system however the process ends.
-    """
-    whole = part == (1, 1)
-    names = [".lock"] if whole else [".lock", f".lock-{part[0]}-of-{part[1]}"]
-    kinds = [fcntl.LOCK_EX if whole else fcntl.LOCK_SH, fcntl.LOCK_EX]
-    with contextlib.ExitStack() as held:
-        try:
-            (out / "records").mkdir(exist_ok=True, parents=True)
-            locks = [held.enter_context(open(out / name, "w")) for name in names]
-        except OSError as error:
-            raise ValueError(f"`out` {out} cannot be written: {error.strerror}") from error
-        for lock, kind in zip(locks, kinds, strict=False):
-            try:
-                fcntl.flock(lock, kind | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(f"`out` {out} is in use by another sweep") from error
-        yield

@@ -18,49 +18,44 @@ if TYPE_CHECKING:
 TIMEOUT = 900.0
 
 
+#: options by name, and what argparse is told of them
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "timeout": {
+        "type": number, "metavar": "S",
+        "help": "seconds per job, those in which it waits for a processor not counted; one that "
+        "took longer is tried once more",
+    },
+    "time-limit": {
+        "type": number, "metavar": "S",
+        "help": "start no job after S seconds, end 10 s later at most; see --resume (local only)",
+    },
+    "resume": {"action": "store_true", "help": "measure only what is missing"},
+    "part": {
+        "default": "1/1", "metavar": "I/N",
+        "help": "measure the I-th of N shares of the jobs; N processes with the same --out share "
+        "them (local only)",
+    },
+    "threads": {"type": integer, "metavar": "N", "help": "default: OMP_NUM_THREADS, else 1"},
+    "memory-limit": {
+        "type": number, "metavar": "GIB", "help": "address space of a job, in GiB",
+    },
+    "jobs": {
+        "default": "local",
+        "help": "where jobs run: local, or slurm (one cluster job each, see --slurm)",
+    },
+    "slurm": {
+        "action": "append", "default": [], "metavar": "KEY=VALUE",
+        "help": "of a job on Slurm: partition, account, qos, memory, constraint, gres, exclusive "
+        "(yes or no; default: where timed), throttle, setup (a shell command before Python)",
+    },
+}  # fmt: skip
+
+
 def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
     """Add them; `out` says in words where the records go unless told otherwise."""
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: {out}")
-    parser.add_argument(
-        "--timeout",
-        type=number,
-        metavar="S",
-        help="seconds per job, those in which it waits for a processor not counted; one that took "
-        "longer is tried once more",
-    )
-    parser.add_argument(
-        "--time-limit",
-        type=number,
-        metavar="S",
-        help="start no job after S seconds, end 10 s later at most; see --resume (local only)",
-    )
-    parser.add_argument("--resume", action="store_true", help="measure only what is missing")
-    parser.add_argument(
-        "--part",
-        default="1/1",
-        metavar="I/N",
-        help="measure the I-th of N shares of the jobs; N processes with the same --out share them "
-        "(local only)",
-    )
-    parser.add_argument(
-        "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, else 1"
-    )
-    parser.add_argument(
-        "--memory-limit", type=number, metavar="GIB", help="address space of a job, in GiB"
-    )
-    parser.add_argument(
-        "--jobs",
-        default="local",
-        help="where jobs run: local, or slurm (one cluster job each, see --slurm)",
-    )
-    parser.add_argument(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of a job on Slurm: partition, account, qos, memory, constraint, gres, exclusive "
-        "(yes or no; default: where timed), throttle, setup (a shell command before Python)",
-    )
+    for name, keywords in _OPTIONS.items():
+        parser.add_argument(f"--{name}", **keywords)
 
 
 def run_settings(
@@ -83,26 +78,24 @@ def run_settings(
         limit = int(at_most("memory-limit", limit, _largest_space(), "GiB") * 2**30)
     if args.time_limit is not None:
         _validate.non_negative("time_limit", args.time_limit)
-        if args.jobs != "local":
-            raise ValueError(
-                f"`time-limit` is for a local run, got {args.time_limit:g} with jobs {args.jobs}"
-            )
-    part = _part(args.part)
-    if part != (1, 1) and args.jobs != "local":
-        raise ValueError(
-            f"`part` is for a local run, got {args.part} with jobs {args.jobs}, whose jobs run "
-            "side by side as they are"
-        )
-    if args.slurm and args.jobs == "local":
+    if args.threads is not None:
+        _validate.positive_int("threads", args.threads)
+    index, _, count = args.part.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"`part` must be I/N with 1 <= I <= N, got {args.part!r}")
+    part = int(index), int(count)
+    if args.jobs == "local" and args.slurm:
         raise ValueError(f"`slurm` {args.slurm[0]} needs jobs slurm, got jobs {args.jobs}")
+    for name, value, usual in (("time-limit", args.time_limit, None), ("part", part, (1, 1))):
+        if args.jobs != "local" and value != usual:
+            shown = args.part if name == "part" else f"{value:g}"
+            raise ValueError(f"`{name}` is for a local run, got {shown} with jobs {args.jobs}")
     found: dict[str, Any] = {
         "out": (args.out or places.runs(preset)).resolve(),
         "preset": preset,
         "timeout": at_most("timeout", _validate.positive("timeout", seconds), LONGEST, "s"),
         "resume": args.resume,
-        "threads": None
-        if args.threads is None
-        else _validate.positive_int("threads", args.threads),
+        "threads": args.threads,
         "memory_limit": limit,
         "jobs": args.jobs,
         "time_limit": args.time_limit,
@@ -110,13 +103,6 @@ def run_settings(
         "slurm": SlurmOptions.parse(args.slurm),
     }
     return RunSettings(**(found | others))
-
-
-def _part(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise ValueError(f"`part` must be I/N with 1 <= I <= N, got {text!r}")
-    return int(index), int(count)
 
 
 def _largest_space() -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
 import sys
 import time
@@ -28,15 +27,7 @@ from bench.failures import fate, oom_kill_count
 from bench.jobs import STEP, Job, Order, RunSettings
 from bench.nvml_check import self_check
 from bench.probes.prediction import Prediction
-from bench.records import (
-    PREDICTED_FIELDS,
-    Entry,
-    claim,
-    explain_nulls,
-    is_there,
-    read_object,
-    write_json,
-)
+from bench.records import Entry, claim, explain_nulls, fill_part, is_there, read_object, write_json
 from bench.workers import OUT_OF_TIME, Pool, Worker
 
 #: spare workers of a sweep with CUDA cases
@@ -140,7 +131,7 @@ def _outcomes(
     if settings.time_limit is not None:
         limit = settings.time_limit
     on_cuda = any(order.case.device == "cuda" for order in todo)
-    timed = [order.job.probe.timed(order.case) for order in todo]
+    timed = [order.timed for order in todo]
     spare = _SPARE if settings.spare is None and on_cuda else settings.spare
     logs = _logs(settings)
     with contextlib.closing(Pool(logs, todo[0].threads, spare=spare, timed=timed)) as pool:
@@ -209,12 +200,7 @@ def _run_one(order: Order, pool: Pool | None = None, deadline: float = math.inf)
     if job.probe == STEP:
         _predict(record, order, log_path, deadline)
     if ended.sampled is not None and "cuda" in record:
-        record["cuda"] |= ended.sampled
-        record["null_reasons"] = {
-            key: reason
-            for key, reason in record["null_reasons"].items()
-            if key not in {f"cuda.{name}" for name, v in ended.sampled.items() if v is not None}
-        }
+        fill_part(record, "cuda", ended.sampled)
     write_json(path, record)
     found_path.unlink(missing_ok=True)
     return record
@@ -226,7 +212,7 @@ def _predict(record: dict[str, Any], order: Order, log_path: Path, deadline: flo
     In a worker of its own: the model measures small versions of the case, on the CPU. Time on a
     GPU is not spent on that.
     """
-    case = record["case"]
+    case, predicted = record["case"], {}
     if record["status"] not in ("out_of_memory", "timeout"):
         reason = "predicted only where memory or time ran out"
     elif case["max_iterations"] is None or case["tolerance"] is not None:
@@ -241,18 +227,11 @@ def _predict(record: dict[str, Any], order: Order, log_path: Path, deadline: flo
             ended = worker.run(message, log, order.settings.timeout, deadline=deadline)
         reason = f"no prediction: {ended.outcome}, exit code {ended.code}"
         if found.exists():
-            predicted = json.loads(found.read_text(encoding="utf-8"))
-            record["predicted"] = predicted["predicted"]
-            reason = predicted["reason"] or "not measured"
+            own = Entry(found).content()
+            predicted, reason = own["predicted"], own["reason"] or "not measured"
             found.unlink()
             log.unlink()
-    names = [f"predicted.{name}" for name in PREDICTED_FIELDS]
-    reasons = {key: why for key, why in record["null_reasons"].items() if key not in names}
-    record["null_reasons"] = reasons | {
-        name: reason
-        for name, key in zip(names, PREDICTED_FIELDS, strict=True)
-        if record["predicted"][key] is None
-    }
+    fill_part(record, "predicted", predicted, reason)
 
 
 @functools.cache

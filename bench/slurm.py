@@ -22,14 +22,8 @@ ALIVE = (
 )
 #: why a task that waits will never start, whatever becomes free
 NEVER = (
-    *(
-        "BadConstraints",
-        "DependencyNeverSatisfied",
-        "InvalidAccount",
-        "InvalidQOS",
-        "AccountNotAllowed",
-    ),
-    *("PartitionNodeLimit", "PartitionTimeLimit", "QOSNotAllowed"),
+    *("BadConstraints", "DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS"),
+    *("AccountNotAllowed", "PartitionNodeLimit", "PartitionTimeLimit", "QOSNotAllowed"),
 )
 #: the number under which `states` has the tasks of an array that it does not tell apart
 REST = -1
@@ -66,19 +60,23 @@ class SlurmOptions:
     def parse(cls, texts: Iterable[str]) -> SlurmOptions:
         """From KEY=VALUE, `setup` as often as wanted; ValueError naming what is not allowed."""
         names = [field.name for field in fields(cls)]
-        values: dict[str, Any] = {}
-        setup = []
+        values: dict[str, Any] = {"setup": ()}
         for text in texts:
             key, equals, value = text.partition("=")
             if key not in names or not equals or not value:
                 raise ValueError(
                     f"`slurm` takes KEY=VALUE with KEY one of {', '.join(names)}, got {text!r}"
                 )
+            if key == "throttle" and not (value.isdigit() and int(value) >= 1):
+                raise ValueError(f"`slurm` throttle must be a number of tasks >= 1, got {value!r}")
+            if key == "exclusive" and value not in ("yes", "no"):
+                raise ValueError(f"`slurm` exclusive must be yes or no, got {value!r}")
             if key == "setup":
-                setup.append(value)
+                values[key] += (value,)
             else:
-                values[key] = _value(key, value)
-        return cls(**values, setup=tuple(setup))
+                own = {"throttle": value.isdigit() and int(value), "exclusive": value == "yes"}
+                values[key] = own.get(key, value)
+        return cls(**values)
 
     def flags(self, *, timed: bool, cuda: bool) -> list[str]:
         """The options of sbatch."""
@@ -90,18 +88,6 @@ class SlurmOptions:
         found = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
         alone = timed if self.exclusive is None else self.exclusive
         return [*found, "--exclusive"] if alone else found
-
-
-def _value(key: str, value: str) -> object:
-    if key == "throttle":
-        if not value.isdigit() or int(value) < 1:
-            raise ValueError(f"`slurm` throttle must be a number of tasks >= 1, got {value!r}")
-        return int(value)
-    if key == "exclusive":
-        if value not in ("yes", "no"):
-            raise ValueError(f"`slurm` exclusive must be yes or no, got {value!r}")
-        return value == "yes"
-    return value
 
 
 class State(NamedTuple):

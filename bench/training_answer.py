@@ -1,9 +1,12 @@
-"""What `bench train` says at the end: a few lines to read, and one JSON object."""
+"""What `bench train` says at the end: a few lines to read, and one JSON object; and at Ctrl-C."""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,11 @@ from jfbcore.policy import Policy
 def answer(policy: Policy, result: TrainingResult, gap: Gaps, seed: int) -> dict[str, Any]:
     """The JSON object: first and final costs, steps, times, memory, status, interventions."""
 
+    costs = ("loss", "running_cost", "terminal_cost", "evaluation_cost")
+
     def describe(point: Evaluation) -> dict[str, float | None]:
-        return {
-            "loss": point.loss,
-            "running_cost": point.running_cost,
-            "terminal_cost": point.terminal_cost,
-            "evaluation_cost": point.evaluation_cost,
-            "optimality_gap": gap.of(point.costs),
-        }
+        own = {name: getattr(point, name) for name in costs}
+        return own | {"optimality_gap": gap.of(point.costs)}
 
     return {
         "final": describe(result.curve[-1]),
@@ -79,3 +79,40 @@ def summary(
         words = shlex.join([str(checkpoint), *(part for o in outside for part in ("--plugin", o))])
         lines.append(f"saved in {checkpoint}; look at it: python -m bench plot {words}")
     return lines
+
+
+@contextlib.contextmanager
+def interruptible(
+    checkpoint: Path | None, arguments: Sequence[str]
+) -> Iterator[Callable[[Any], None] | None]:
+    """With a checkpoint, Ctrl-C ends the run between training steps, saved; a second one at once.
+
+    Yields what to call after every training step.
+    """
+    if checkpoint is None:
+        yield None
+        return
+    asked: list[int] = []
+
+    def note(signum: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(signum)
+
+    def stop(training: Any) -> None:
+        if not asked:
+            return
+        training.save(checkpoint)
+        again = [word for word in arguments if word != "--resume"]
+        print(
+            f"\nsaved at step {training.step}; continue with: python -m bench "
+            f"{shlex.join([*again, '--resume'])}",
+            file=sys.stderr,
+        )
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -7,15 +7,14 @@ whatever happens in the job; what it cannot write (killed, hung) the runner writ
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import pickle
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
-from bench import device, probes
+from bench import device
 from bench.case import Case
 from bench.environment import fingerprint, keep_freed_memory, machine, variables, versions
 from bench.failures import ran_out, words_of
@@ -40,29 +39,27 @@ def main() -> None:
     line = sys.stdin.readline()
     if not line:
         return  # not needed
-    order = json.loads(line)
+    order = pickle.loads(bytes.fromhex(line))
+    job: Job = order["job"]
     torch.set_num_threads(order["threads"])
     sys.path += [place for place in order["modules"] if place not in sys.path]
+    _limit_memory(order["memory_limit"])
     try:
-        case, seed = Case.from_dict(order["case"]), order["case"]["seed"]
+        record = job.new_record()
     except ValueError as error:
         # The last line of the log goes into the record, where no path of this machine belongs.
-        raise SystemExit(without_folders(str(error), order["case"].values())) from None
-    settings = dict(order["probe"])
-    probe = probes.load(settings.pop("name"), settings)
-    _limit_memory(order["memory_limit"])
-    record = Job(case=case, probe=probe, seed=seed).new_record()
+        raise SystemExit(without_folders(str(error), vars(job.case).values())) from None
     record["threads"] = torch.get_num_threads()
-    record["machine"] = machine(case.device)
+    record["machine"] = machine(job.case.device)
     record["versions"], record["git"] = versions(), order["git"]
     record["fingerprint"], record["variables"] = fingerprint(), variables()
     hooks = Hooks(
         measured=lambda: _mark(order["mark"]),
         context=lambda: device.context_bytes(order["uuid"], order["idle_bytes"]),
     )
-    fill(record, case, seed, hooks, probe)
+    fill(record, job.case, job.seed, hooks, job.probe)
     if order["path"] is not None:
-        write_json(Path(order["path"]), record)
+        write_json(order["path"], record)
     elif record["status"] not in ("ok", "unsupported"):
         raise SystemExit(record["reason"])
 

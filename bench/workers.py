@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,8 @@ class Worker:
         os.fchmod(descriptor, 0o644)
         self.log = Path(name)
         # With a byte in this pipe the worker tells the sampler that the step has been measured.
-        self._heard, self._mark = os.pipe()
+        self._heard, mark = multiprocessing.Pipe(duplex=False)
+        self._mark = mark.fileno()
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "bench.worker", str(os.getpid())],
@@ -65,16 +67,16 @@ class Worker:
                 pass_fds=(self._mark,),
             )
         except BaseException:
-            os.close(self._heard)
+            self._heard.close()
             self.log.unlink()
             raise
         finally:
             os.close(descriptor)
-            os.close(self._mark)
+            mark.close()
 
     def send(self, order: Mapping[str, Any]) -> None:
         """Hand the order over and return at once."""
-        _send(self.process, json.dumps(order) + "\n")
+        _send(self.process, _text(order))
 
     def run(
         self,
@@ -89,14 +91,14 @@ class Worker:
         `uuid`: the device whose memory is sampled meanwhile, from an idle baseline on.
         """
         self.log = self.log.replace(log)
-        sampler = Sampler.start(uuid, self.process.pid, until=self._heard) if uuid else None
+        sampler = Sampler(uuid, self.process.pid, until=self._heard) if uuid else None
         order = dict(order) | {
             "mark": self._mark if sampler else None,
             "uuid": uuid,
             "idle_bytes": sampler.baseline if sampler else None,
         }
         try:
-            outcome = wait(self.process, json.dumps(order) + "\n", timeout, deadline)
+            outcome = wait(self.process, _text(order), timeout, deadline)
         except BaseException:
             if sampler:
                 sampler.stop()
@@ -110,9 +112,7 @@ class Worker:
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
-        if self._heard >= 0:
-            os.close(self._heard)
-            self._heard = -1
+        self._heard.close()
         if self.log.name.startswith(_WAITING):
             self.log.unlink(missing_ok=True)
 
@@ -209,6 +209,11 @@ def kill(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
     process.wait()
+
+
+def _text(order: Mapping[str, Any]) -> str:
+    """The order as the line that a worker reads."""
+    return pickle.dumps(dict(order)).hex() + "\n"
 
 
 def _send(process: subprocess.Popen, order: str) -> None:

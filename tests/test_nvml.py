@@ -1,13 +1,14 @@
 """The NVML sampler against a driver that the test steers, and against a real one where there is.
 
-The fake `pynvml` is a module on the sampler process's PYTHONPATH. Its device memory and process
-lists are files that the test rewrites; it counts its own readings, so that the tests wait for
-readings and not for times.
+The fake `pynvml` is a module on the path that the sampler process takes over. Its device memory and
+process lists are files that the test rewrites; it counts its own readings, so that the tests wait
+for readings and not for times.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -146,7 +147,7 @@ class Driver:
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     return Driver(tmp_path)
 
 
@@ -161,7 +162,7 @@ def sleeper() -> Iterator[subprocess.Popen]:
 
 
 def test_peak_over_the_baseline(driver):
-    sampler = Sampler.start(FIRST, os.getpid())
+    sampler = Sampler(FIRST, os.getpid())
     for used in (1500, 9000, 2000):
         driver.use(used)
         driver.let_it_read()
@@ -173,47 +174,41 @@ def test_peak_over_the_baseline(driver):
 
 
 def test_what_follows_the_mark_does_not_count(driver):
-    read, write = os.pipe()
-    try:
-        sampler = Sampler.start(FIRST, os.getpid(), until=read)
+    read, write = multiprocessing.Pipe(duplex=False)
+    with read, write:
+        sampler = Sampler(FIRST, os.getpid(), until=read)
         driver.use(4000)
         driver.let_it_read()
-        worker._mark(write)
-        until(lambda: sampler._process.poll() is not None)
+        worker._mark(write.fileno())
+        until(lambda: not sampler._process.is_alive())
         driver.use(9000)
         found = sampler.stop()
-    finally:
-        os.close(read)
-        os.close(write)
     assert found["nvml_device_delta_bytes"] == 3000
     assert "up to the end of the step" in found["nvml_source"]
 
 
 def test_a_process_that_never_marks_is_sampled_to_its_end(driver, sleeper):
-    read, write = os.pipe()
-    try:
-        sampler = Sampler.start(FIRST, sleeper.pid, until=read)
+    read, write = multiprocessing.Pipe(duplex=False)
+    with read, write:
+        sampler = Sampler(FIRST, sleeper.pid, until=read)
         driver.use(4000)
         driver.let_it_read()
         sleeper.kill()
         sleeper.wait()
         found = sampler.stop()
-    finally:
-        os.close(read)
-        os.close(write)
     assert found["nvml_device_delta_bytes"] == 3000
     assert "ended before" in found["nvml_source"]
 
 
 def test_the_baseline_is_taken_before_start_returns(driver):
-    sampler = Sampler.start(FIRST, os.getpid())
+    sampler = Sampler(FIRST, os.getpid())
     driver.use(5000)
     assert sampler.stop()["nvml_device_delta_bytes"] == 4000  # one reading at the stop at least
 
 
 def test_process_bytes(driver):
     pid = os.getpid()
-    sampler = Sampler.start(FIRST, pid)
+    sampler = Sampler(FIRST, pid)
     for mine in (300, 700, 100):
         driver.set(processes=[(pid + 1, 10**6), (pid, mine)])
         driver.let_it_read()
@@ -233,7 +228,7 @@ def test_process_bytes(driver):
 )
 def test_process_bytes_unknown(driver, processes, reason):
     driver.set(processes=processes)
-    sampler = Sampler.start(FIRST, os.getpid())
+    sampler = Sampler(FIRST, os.getpid())
     driver.use(1250)
     found = sampler.stop()
     assert found["nvml_process_bytes"] is None
@@ -243,7 +238,7 @@ def test_process_bytes_unknown(driver, processes, reason):
 
 def test_a_device_in_use_at_the_baseline_is_said_to_be(driver):
     driver.set(processes=[(os.getpid(), 10), (os.getpid() + 1, 20), (os.getpid() + 2, 30)])
-    source = Sampler.start(FIRST, os.getpid()).stop()["nvml_source"]
+    source = Sampler(FIRST, os.getpid()).stop()["nvml_source"]
     assert "on the device before the baseline" in source
     assert "2 other processes" in source
 
@@ -251,7 +246,7 @@ def test_a_device_in_use_at_the_baseline_is_said_to_be(driver):
 @pytest.mark.parametrize("uuid", [SECOND, SECOND.removeprefix("GPU-")])
 def test_the_device_is_found_by_uuid(driver, uuid, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # NVML ignores it, and so does the sampler
-    sampler = Sampler.start(uuid, os.getpid())
+    sampler = Sampler(uuid, os.getpid())
     driver.use(10**6, FIRST)
     driver.use(80, SECOND)
     found = sampler.stop()
@@ -271,14 +266,14 @@ def assert_unknown(found: dict, reason: str) -> None:
 
 
 def test_unknown_uuid(driver):
-    found = Sampler.start("GPU-33333333", os.getpid()).stop()
+    found = Sampler("GPU-33333333", os.getpid()).stop()
     assert f"knows no device GPU-33333333; it has {FIRST}, {SECOND}" in found["nvml_source"]
     assert_unknown(found, "unknown device")
 
 
 def test_old_driver_without_version_2(driver):
     driver.set(old_driver=True)
-    sampler = Sampler.start(FIRST, os.getpid())
+    sampler = Sampler(FIRST, os.getpid())
     driver.use(1100)
     found = sampler.stop()
     assert found["nvml_device_delta_bytes"] == 100
@@ -286,29 +281,29 @@ def test_old_driver_without_version_2(driver):
 
 
 def test_no_device():
-    found = Sampler.start(None, os.getpid()).stop()
+    found = Sampler(None, os.getpid()).stop()
     assert "no CUDA device" in found["nvml_source"]
     assert_unknown(found, "no device")
 
 
 def test_no_driver(driver):
     driver.set(init_error="Driver Not Loaded")
-    found = Sampler.start(FIRST, os.getpid()).stop()
+    found = Sampler(FIRST, os.getpid()).stop()
     assert "cannot be initialised: Driver Not Loaded" in found["nvml_source"]
     assert_unknown(found, "no driver")
 
 
 def test_no_pynvml(tmp_path, monkeypatch):
     (tmp_path / "pynvml.py").write_text("raise ImportError('no such thing here')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = Sampler.start(FIRST, os.getpid()).stop()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Sampler(FIRST, os.getpid()).stop()
     assert "pynvml" in found["nvml_source"]
     assert "no such thing here" in found["nvml_source"]
     assert_unknown(found, "no pynvml")
 
 
 def test_driver_fails_on_the_way(driver):
-    sampler = Sampler.start(FIRST, os.getpid())
+    sampler = Sampler(FIRST, os.getpid())
     driver.use(5000)
     driver.let_it_read()
     driver.set(device_error="GPU is lost")
@@ -318,7 +313,7 @@ def test_driver_fails_on_the_way(driver):
 
 
 def test_the_sampled_process_dies(driver, sleeper):
-    sampler = Sampler.start(FIRST, sleeper.pid)
+    sampler = Sampler(FIRST, sleeper.pid)
     driver.use(4000)
     driver.let_it_read()
     sleeper.kill()  # a zombie from here on, as its parent has not waited for it
@@ -332,13 +327,13 @@ def test_the_sampled_process_dies(driver, sleeper):
 def test_the_sampled_process_is_gone_already(driver, sleeper):
     sleeper.kill()
     sleeper.wait()
-    found = Sampler.start(FIRST, sleeper.pid).stop()
+    found = Sampler(FIRST, sleeper.pid).stop()
     assert found["nvml_device_delta_bytes"] == 0
     assert found["samples"] == 1
 
 
 def test_the_sampler_is_killed(driver):
-    sampler = Sampler.start(FIRST, os.getpid())
+    sampler = Sampler(FIRST, os.getpid())
     psutil.Process(sampler.pid).kill()
     found = sampler.stop()
     assert "ended with code -9 before it answered" in found["nvml_source"]
@@ -347,22 +342,22 @@ def test_the_sampler_is_killed(driver):
 
 def test_the_sampler_crashes_at_the_start(driver):
     driver.set(crash=True)
-    found = Sampler.start(FIRST, os.getpid()).stop()
+    found = Sampler(FIRST, os.getpid()).stop()
     assert "ended with code 7" in found["nvml_source"]
     assert_unknown(found, "crashed")
 
 
 def test_a_traceback_becomes_the_reason(tmp_path, monkeypatch):
     (tmp_path / "pynvml.py").write_text("1 / 0")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = Sampler.start(FIRST, os.getpid()).stop()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Sampler(FIRST, os.getpid()).stop()
     assert "ZeroDivisionError" in found["nvml_source"]
     assert_unknown(found, "crashed")
 
 
 def test_the_driver_hangs_at_the_start(driver):
     driver.set(hang=True)
-    sampler = Sampler.start(FIRST, os.getpid(), timeout=0.5)
+    sampler = Sampler(FIRST, os.getpid(), timeout=0.5)
     found = sampler.stop()
     assert "took no baseline within 0.5 s" in found["nvml_source"]
     assert not psutil.pid_exists(sampler.pid)
@@ -370,7 +365,7 @@ def test_the_driver_hangs_at_the_start(driver):
 
 
 def test_the_driver_hangs_on_the_way(driver):
-    sampler = Sampler.start(FIRST, os.getpid())
+    sampler = Sampler(FIRST, os.getpid())
     driver.set(hang=True)
     found = sampler.stop(timeout=0.2)
     assert "did not answer within 0.2 s" in found["nvml_source"]
@@ -379,7 +374,7 @@ def test_the_driver_hangs_on_the_way(driver):
 
 
 def test_stop_twice_and_nothing_left_behind(driver):
-    sampler = Sampler.start(FIRST, os.getpid())
+    sampler = Sampler(FIRST, os.getpid())
     first = sampler.stop()
     assert sampler.stop() == first
     assert not psutil.pid_exists(sampler.pid)
@@ -388,7 +383,7 @@ def test_stop_twice_and_nothing_left_behind(driver):
 def test_does_not_outlive_its_parent(driver, tmp_path):
     code = (
         "import os; from bench.nvml import Sampler;"
-        f"s = Sampler.start({FIRST!r}, {os.getpid()}); print(s.pid, flush=True); os._exit(1)"
+        f"s = Sampler({FIRST!r}, {os.getpid()}); print(s.pid, flush=True); os._exit(1)"
     )
     root = Path(__file__).resolve().parents[1]
     orphan = subprocess.run(
@@ -409,7 +404,7 @@ def test_samples_every_period(driver):
     make it take more."""
     assert nvml.PERIOD == 0.01
     begun = time.monotonic()
-    sampler = Sampler.start(FIRST, os.getpid(), period=0.05)
+    sampler = Sampler(FIRST, os.getpid(), period=0.05)
     until(lambda: driver.readings() >= 5)
     samples = sampler.stop()["samples"]
     # One at the start and one at the stop beside those that are due.
@@ -436,7 +431,7 @@ def test_starts_from_any_directory(driver, tmp_path, monkeypatch):
     (elsewhere / "bench").mkdir(parents=True)
     (elsewhere / "bench" / "nvml.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(elsewhere)
-    assert Sampler.start(FIRST, os.getpid()).stop()["samples"] >= 1
+    assert Sampler(FIRST, os.getpid()).stop()["samples"] >= 1
 
 
 #: stands for the process that allocates: it moves the fake driver's figure by so many bytes
@@ -537,10 +532,10 @@ def test_self_check_on_a_real_driver():
 
 def test_the_baseline_is_known_once_sampling_has_begun(driver):
     driver.use(12345)
-    sampler = Sampler.start(FIRST, os.getpid())
+    sampler = Sampler(FIRST, os.getpid())
     assert sampler.baseline == 12345
     sampler.stop()
-    assert Sampler.start(None, os.getpid()).baseline is None
+    assert Sampler(None, os.getpid()).baseline is None
 
 
 WORKER = """
@@ -561,7 +556,7 @@ def test_real_driver():
     with subprocess.Popen(
         [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as worker:
-        sampler = Sampler.start(uuid, worker.pid)
+        sampler = Sampler(uuid, worker.pid)
         try:
             worker.stdin.write("go\n")
             worker.stdin.flush()

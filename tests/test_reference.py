@@ -22,10 +22,8 @@ from bench.reference.cache import (
     reference_path,
     save_reference,
 )
-from bench.reference.lbfgs import CONVERGED, BatchedLBFGS
-from bench.reference.parametrisation import parametrisation_of
 from bench.reference.solution import Solution, in_double, open_loop_cost
-from bench.reference.transcription import Transcription
+from bench.reference.transcription import Transcription, decisions_of, flown
 from jfbcore.held_out import held_out_states
 from jfbcore.problems import PROBLEMS, Bicycle, Consumption, Quadrotor
 
@@ -101,7 +99,7 @@ def test_transcription_comes_back_to_a_coupled_optimum():
     disturbed = open_loop_cost(problem, states, nearby)
     optima = torch.tensor([found.cost for found in exact], dtype=torch.float64)
     assert (disturbed > 1.01 * optima).all()
-    found = Transcription().solve(problem, states, initial_controls=nearby)
+    found = Transcription().solve(problem, states, controls=nearby)
     assert [x.cost for x in found] == pytest.approx(optima.tolist(), rel=1e-3)
 
 
@@ -130,11 +128,10 @@ def test_controls_are_admissible():
     problem = Consumption(2, n_steps=30)
     states = held_out_states(in_double(problem), 1)
     (found,) = solve_ipopt(problem, 1)
-    variables = parametrisation_of(problem)
-    decisions = variables.decisions(problem, states, found.controls[None])
+    decisions = decisions_of(problem, states, found.controls[None])
     assert torch.isfinite(decisions).all()
     # the inverse of the parametrisation gives the controls back
-    again = variables.controls(problem, states, decisions)
+    again = flown(problem, states, decisions)[0]
     torch.testing.assert_close(again[0], found.controls, rtol=1e-9, atol=1e-12)
 
 
@@ -152,22 +149,6 @@ def test_failure_is_a_status():
     cached = make_reference(Quadrotor(n_steps=20), "ipopt", [found])
     assert cached.costs == (None,)
     assert cached.statuses == ("Maximum_Iterations_Exceeded",)
-
-
-def test_lbfgs_rows_are_independent():
-    scale = torch.tensor([[1.0, 10.0, 100.0], [3.0, 1.0, 0.1]], dtype=torch.float64)
-    centre = torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.0, -1.0]], dtype=torch.float64)
-
-    def objective(x, rows=slice(None)):
-        miss = x - centre[rows]
-        return 1.0 + (scale[rows] * miss**2).sum(1), 2 * scale[rows] * miss
-
-    optimiser = BatchedLBFGS(tolerance=1e-12)
-    both = optimiser.minimise(objective, torch.zeros(2, 3, dtype=torch.float64))
-    torch.testing.assert_close(both.points, centre, rtol=0, atol=1e-5)
-    assert both.statuses == [CONVERGED, CONVERGED]
-    alone = optimiser.minimise(lambda x: objective(x, slice(1)), both.points.new_zeros(1, 3))
-    torch.testing.assert_close(alone.points[0], both.points[0], rtol=0, atol=1e-12)
 
 
 def changed(value):
@@ -321,7 +302,7 @@ def test_a_transcription_without_a_cost_is_null_in_the_json_line(tmp_path, capsy
     transcription = pytest.importorskip("bench.reference.transcription")
     pytest.importorskip("casadi")
     found = [solution(math.nan)]
-    monkeypatch.setattr(transcription.Transcription, "solve", lambda *arguments, **options: found)
+    monkeypatch.setattr(transcription.Transcription, "solve_each", lambda *arguments: iter(found))
     arguments = ("--problem", "consumption", "--agents", "2", "--out", str(tmp_path))
     assert run_command(*arguments, "--states", "1", "--method", "both") == 0
     line = capsys.readouterr().out.splitlines()[-1]
@@ -398,7 +379,7 @@ def test_a_time_limit_that_is_too_short_is_named_as_the_reason(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("module", "name", "bad"),
     [
-        ("transcription", "Transcription", {"chunk": 0}),
+        ("transcription", "Transcription", {"max_iterations": 0}),
         ("transcription", "Transcription", {"perturbation": -0.1}),
         ("ipopt", "Ipopt", {"starts": 0}),
         ("ipopt", "Ipopt", {"time_limit": -1.0}),

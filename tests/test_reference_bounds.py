@@ -12,7 +12,6 @@ import torch
 
 from bench.case import Case
 from bench.commands import reference as command
-from bench.gap import Gaps
 from bench.jobs import Job
 from bench.records import empty_record, write_json
 from bench.reference.cache import load_reference, make_reference, save_reference
@@ -105,16 +104,6 @@ def test_a_file_of_before_is_read(tmp_path):
     reference = load_reference(problem, tmp_path)
     assert reference is not None
     assert (reference.costs, reference.starts) == ((2.0,), ())
-
-
-def test_a_gap_has_two_ends():
-    problem = in_double(Consumption(2))
-    found = [solution(2.0, lower_bound=1.5), solution(4.0), solution(-4.0, lower_bound=-5.0)]
-    known = Gaps(make_reference(problem, "ipopt", found), None)
-    # (3 - 2)/2 and (-3 + 4)/4; (3 - 1.5)/2 and (-3 + 5)/4. The second state has no bound.
-    assert known.ends_of([3.0, 100.0, -3.0]) == (0.375, 0.625)
-    assert known.ends_of([]) is None
-    assert Gaps(None, "none on file").ends_of([3.0]) is None
 
 
 def test_the_audit_says_who_converged(tmp_path, capsys):

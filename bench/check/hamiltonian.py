@@ -1,63 +1,26 @@
-"""What a Hamiltonian must satisfy at a point, whatever the problem describes.
-
-Everything is compared with the definition H = -<p, f> - L differentiated by autograd.
-"""
+"""What a Hamiltonian must satisfy at a point beside what `jfbcore.checks` asks of every problem."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from bench.check.points import Point, by_definition, generator, gradient_by_definition
-from bench.check.requirement import require, require_close, require_finite
+from bench.check.points import Point, generator
+from bench.check.requirement import declared, require, require_close, require_finite, requirement
 
 
-def value_is_the_definition(point: Point) -> None:
-    """H(u) is -<p, f> - L."""
-    expected = by_definition(point, point.z, point.p, point.u)
-    require_close(point.hamiltonian().value(point.u), expected, "H")
-
-
-def gradient_is_the_derivative(point: Point) -> None:
-    """grad is the derivative of H in u."""
-    point.require_grad()
-    require_close(point.hamiltonian().grad(point.u), gradient_by_definition(point), "grad H")
-
-
-def hvp_is_the_derivative(point: Point) -> None:
-    """hvp is the derivative of grad in u, along a direction."""
-    point.require_grad()
-    v = _noise(point.u, 1)
-    (expected,) = torch.autograd.grad(gradient_by_definition(point), point.u, v)
-    require_close(point.hamiltonian().hvp(point.u, v), expected, "hvp")
-
-
+@requirement("the Hessian is symmetric", "correct `hvp`, or leave `hamiltonian` out")
 def hessian_is_symmetric(point: Point) -> None:
-    """<w, hvp(v)> = <v, hvp(w)>."""
     h, v, w = point.hamiltonian(), _noise(point.u, 1), _noise(point.u, 2)
     left, right = (w * h.hvp(point.u, v)).sum(1), (v * h.hvp(point.u, w)).sum(1)
     require_close(left, right, "the difference between the Hessian and its transpose")
 
 
-def mixed_derivatives_are_there(point: Point) -> None:
-    """grad has the right derivatives in u, z and p: every gradient estimator is made of them."""
-    point.require_grad()
-    w = _noise(point.u, 1)
-    inputs = {"u": point.u, "z": point.z, "p": point.p}
-
-    def derivatives(of: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(
-            of, tuple(inputs.values()), w, allow_unused=True, materialize_grads=True
-        )
-
-    expected = derivatives(gradient_by_definition(point))
-    gradients = derivatives(point.hamiltonian().grad(point.u))
-    for name, a, b in zip(inputs, gradients, expected, strict=True):
-        require_close(a, b, f"the derivative of grad H in {name}")
-
-
+@requirement(
+    "the curvature scaling is positive at costates of every size",
+    "bound the scaling away from zero and infinity, and detach it",
+)
 def curvature_scaling_is_positive(point: Point) -> None:
-    """The scaling is positive and finite and has no graph, at costates of every size."""
     for scale in (0.0, 1e-8, 1.0, 1e3, 1e6):
         p = (scale * point.p).requires_grad_()
         h = point.problem.hamiltonian(point.t, point.z, p)
@@ -73,8 +36,11 @@ def curvature_scaling_is_positive(point: Point) -> None:
         require((scaling > 0).all(), f"{where} is not positive: {scaling.min().item():.2g}")
 
 
+@requirement(
+    "the Newton direction ascends and holds the Hessian fixed",
+    "take the absolute value of negative curvature, and detach the Hessian",
+)
 def newton_direction_ascends(point: Point) -> None:
-    """(-Hessian)^-1 r is linear in r, points upwards and holds the Hessian fixed."""
     point.require_grad()
     h = point.hamiltonian()
     r, s = _noise(point.u, 1).requires_grad_(), _noise(point.u, 2)
@@ -90,8 +56,11 @@ def newton_direction_ascends(point: Point) -> None:
     require(others == [None, None, None], "it has a derivative in u, z or p: detach the Hessian")
 
 
+@requirement(
+    "the projection on admissible controls is one",
+    "let `project` leave admissible controls alone and `interior` be True exactly there",
+)
 def projection_is_one(point: Point) -> None:
-    """Once projected, a control stays; `interior` says where `project` leaves a control alone."""
     h = point.hamiltonian()
     if not h.constrained:
         require(h.interior(point.u) is None, "`constrained` is False and `interior` is not None")
@@ -110,3 +79,6 @@ def projection_is_one(point: Point) -> None:
 
 def _noise(like: Tensor, seed: int) -> Tensor:
     return torch.randn(like.shape, generator=generator(seed), dtype=like.dtype)
+
+
+HAMILTONIAN_REQUIREMENTS = declared(globals())

@@ -11,11 +11,12 @@ from torch import Tensor
 from baselines import DenseLU, Implicit, Method
 from bench.check.points import BATCH, generator
 from bench.check.requirement import (
-    Requirement,
     Unmet,
+    declared,
     require,
     require_finite,
     require_tensor,
+    requirement,
 )
 from bench.memory import SavedTensorCounter
 from jfbcore.maps import ScaledMap
@@ -94,31 +95,33 @@ class MethodSubject:
         return not self.method.inner_problem or self.method.supports_solver(solver) is None
 
 
+@requirement(
+    "says with a reason what it cannot serve",
+    "let supports(problem) and supports_solver(solver) return None or a sentence; give "
+    "--problem if it serves none of the suite's own",
+    essential=True,
+)
 def gives_reasons(subject: MethodSubject) -> str:
-    """`supports` and `supports_solver` return None or a sentence; something is served."""
     served = []
     for make in subject.problems:
         problem = make(n_agents=1)
         reason = subject.method.supports(problem)
-        require(
-            reason is None or (isinstance(reason, str) and reason),
-            f"supports({problem.name}) returned {reason!r}",
-        )
+        _require_reason(reason, f"supports({problem.name})")
         served += [problem.name] if reason is None else []
     for name, solver in SOLVERS.items():
-        reason = subject.method.supports_solver(solver())
-        require(
-            reason is None or (isinstance(reason, str) and reason),
-            f"supports_solver({name}) returned {reason!r}",
-        )
+        _require_reason(subject.method.supports_solver(solver()), f"supports_solver({name})")
     problem = subject.problem()
     if subject.method.inner_problem:
         subject.solver(problem)
     return f"serves {', '.join(served)}"
 
 
+@requirement(
+    "builds a policy whose parameters its generator decides",
+    "return a jfbcore.policy.Policy with `problem` set; draw parameters with the generator",
+    essential=True,
+)
 def builds_a_policy(subject: MethodSubject) -> str:
-    """A policy on the problem, with parameters that its generator decides."""
     problem = subject.problem()
     one, two = subject.policy(problem), subject.policy(problem)
     require(isinstance(one, Policy), f"build returned {type(one).__name__}, which is no Policy")
@@ -129,8 +132,12 @@ def builds_a_policy(subject: MethodSubject) -> str:
     return f"{sum(p.numel() for p in one.parameters()):,} parameters at width 8"
 
 
+@requirement(
+    "decides a finite control with a graph",
+    "return Decision(control), control of shape (batch, m), from forward(t, z, warm_start)",
+    essential=True,
+)
 def decides(subject: MethodSubject) -> None:
-    """A control (batch, m), finite, attached to the parameters."""
     policy, z, decision = subject.decision()
     require(
         isinstance(decision, Decision),
@@ -143,8 +150,11 @@ def decides(subject: MethodSubject) -> None:
     require(decision.control.requires_grad, "the control has no graph to the parameters")
 
 
+@requirement(
+    "decides the same without grad mode, and detached",
+    "return the solver's own solution where torch.is_grad_enabled() is False",
+)
 def without_grad_mode(subject: MethodSubject) -> None:
-    """Without grad mode the same control comes without a graph."""
     policy, z, decision = subject.decision()
     with torch.no_grad():
         control = policy(0.0, z).control
@@ -156,8 +166,12 @@ def without_grad_mode(subject: MethodSubject) -> None:
     )
 
 
+@requirement(
+    "finds the maximiser of H, where it has an inner problem",
+    "start from solver.solve(fixed_point_map, initial) and leave the control where it is; set "
+    "inner_problem = False where no Hamiltonian is maximised",
+)
 def maximises_the_hamiltonian(subject: MethodSubject) -> str | None:
-    """With an inner problem: the control is Newton's, or the closed form's."""
     if not subject.method.inner_problem:
         return "no inner problem"
     _, _, decision = subject.decision()
@@ -178,8 +192,12 @@ def maximises_the_hamiltonian(subject: MethodSubject) -> str | None:
     return f"{error:.1e} from {name}"
 
 
+@requirement(
+    "has a finite gradient that is not zero",
+    "re-attach the control to the Hamiltonian's z and p, by fixed_point_map(control) or a "
+    "backward of your own",
+)
 def has_a_gradient(subject: MethodSubject) -> str | None:
-    """Three time steps: a finite gradient that is not zero; how far it is from the exact one."""
     problem = subject.problem()
     policy = subject.generic_policy(problem)
     x = problem.sample_initial_states(BATCH, generator(1))
@@ -193,8 +211,11 @@ def has_a_gradient(subject: MethodSubject) -> str | None:
     return f"cosine with the implicit gradient {cosine:.6f}"
 
 
+@requirement(
+    "saves for backward (a figure to know)",
+    "build the policy with Picard(tolerance=None), or refuse that solver with a reason",
+)
 def memory_in_iterations(subject: MethodSubject) -> str:
-    """Bytes saved for backward at exactly K inner iterations: a figure, not a requirement."""
     problem = subject.problem()
     found = []
     for count in COUNTS:
@@ -211,6 +232,11 @@ def memory_in_iterations(subject: MethodSubject) -> str:
     return f"{few:,} bytes saved at K = {COUNTS[0]}, {growth} at K = {COUNTS[1]}"
 
 
+def _require_reason(reason: object, call: str) -> None:
+    sentence = reason is None or (isinstance(reason, str) and reason)
+    require(sentence, f"{call} returned {reason!r}")
+
+
 def _gradient(policy: Policy, x: Tensor) -> Tensor:
     parameters = list(policy.parameters())
     cost = rollout(policy, x).cost.mean()
@@ -218,46 +244,4 @@ def _gradient(policy: Policy, x: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-METHOD_REQUIREMENTS = (
-    Requirement(
-        "says with a reason what it cannot serve",
-        "let supports(problem) and supports_solver(solver) return None or a sentence; give "
-        "--problem if it serves none of the suite's own",
-        gives_reasons,
-        essential=True,
-    ),
-    Requirement(
-        "builds a policy whose parameters its generator decides",
-        "return a jfbcore.policy.Policy with `problem` set; draw parameters with the generator",
-        builds_a_policy,
-        essential=True,
-    ),
-    Requirement(
-        "decides a finite control with a graph",
-        "return Decision(control), control of shape (batch, m), from forward(t, z, warm_start)",
-        decides,
-        essential=True,
-    ),
-    Requirement(
-        "decides the same without grad mode, and detached",
-        "return the solver's own solution where torch.is_grad_enabled() is False",
-        without_grad_mode,
-    ),
-    Requirement(
-        "finds the maximiser of H, where it has an inner problem",
-        "start from solver.solve(fixed_point_map, initial) and leave the control where it is; set "
-        "inner_problem = False where no Hamiltonian is maximised",
-        maximises_the_hamiltonian,
-    ),
-    Requirement(
-        "has a finite gradient that is not zero",
-        "re-attach the control to the Hamiltonian's z and p, by fixed_point_map(control) or a "
-        "backward of your own",
-        has_a_gradient,
-    ),
-    Requirement(
-        "saves for backward (a figure to know)",
-        "build the policy with Picard(tolerance=None), or refuse that solver with a reason",
-        memory_in_iterations,
-    ),
-)
+METHOD_REQUIREMENTS = declared(globals())

@@ -59,15 +59,3 @@ def draw_point(
     u = problem.initial_control(t, z)
     u = problem.hamiltonian(t, z, p).project(u + 0.3 * noise(u))
     return Point(problem, t, z.detach(), p, u.detach())
-
-
-def by_definition(point: Point, z: Tensor, p: Tensor, u: Tensor) -> Tensor:
-    """H = -<p, f> - L, (batch,)."""
-    problem, t = point.problem, point.t
-    return -(p * problem.dynamics(t, z, u)).sum(1) - problem.running_cost(t, z, u)
-
-
-def gradient_by_definition(point: Point) -> Tensor:
-    """The gradient of H in u, with a graph, by autograd through f and L."""
-    value = by_definition(point, point.z, point.p, point.u)
-    return torch.autograd.grad(value.sum(), point.u, create_graph=True)[0]

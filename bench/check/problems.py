@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from baselines import build_policy
-from bench.check import hamiltonian
-from bench.check.points import BATCH, Point, draw_point, generator
-from bench.check.requirement import Requirement, require, require_finite, require_tensor
+from bench.check.hamiltonian import HAMILTONIAN_REQUIREMENTS
+from bench.check.points import BATCH, draw_point, generator
+from bench.check.requirement import (
+    Requirement,
+    declared,
+    require,
+    require_finite,
+    require_tensor,
+    requirement,
+)
+from jfbcore.checks import check_problem
 from jfbcore.jfb import JFB
 from jfbcore.problems import Problem
 from jfbcore.rollout import rollout
@@ -32,8 +40,13 @@ class ProblemSubject:
                 yield self.make(n_agents=n_agents, dtype=dtype)
 
 
+@requirement(
+    "is built from n_agents, n_steps, dtype and device, and says its sizes",
+    "let __init__ take n_agents first and the keywords n_steps, dtype and device, hand them to "
+    "super().__init__, set n_agents, state_dim and control_dim, and give the class a `name`",
+    essential=True,
+)
 def is_built(subject: ProblemSubject) -> None:
-    """It is built from the number of agents and says its sizes."""
     for n_agents in subject.agents:
         for dtype in DTYPES:
             problem = subject.make(n_agents=n_agents, n_steps=7, dtype=dtype, device="cpu")
@@ -51,8 +64,12 @@ def is_built(subject: ProblemSubject) -> None:
             require(isinstance(word, str) and word, f"`name` is {word!r}, expected a word")
 
 
+@requirement(
+    "initial states follow their generator, and are the same in either precision",
+    "draw with self._normal or self._uniform and the generator that is given, nothing else",
+    essential=True,
+)
 def sampler_follows_its_generator(subject: ProblemSubject) -> None:
-    """The same generator gives the same states, in either precision; the global seed has no say."""
     for problem in subject.problems():
         random = generator(5)
         first, second = (problem.sample_initial_states(8, random) for _ in range(2))
@@ -73,54 +90,21 @@ def sampler_follows_its_generator(subject: ProblemSubject) -> None:
         )
 
 
-def formulas_have_their_shapes(subject: ProblemSubject) -> None:
-    """Dynamics are (batch, n), costs (batch,), controls (batch, m), in the problem's precision."""
+@requirement(
+    "formulas have their shapes and dtypes, are finite, do not mix samples, and H is made of them",
+    "correct the formula that is named; leave `hamiltonian` out and have it derived",
+    essential=True,
+)
+def formulas_fit(subject: ProblemSubject) -> None:
     for problem in subject.problems():
-        n, m, dtype = problem.state_dim, problem.control_dim, problem.dtype
-        z = problem.sample_initial_states(BATCH, generator())
-        u = problem.initial_control(0.0, z.clone().requires_grad_())
-        require(not u.requires_grad, "initial_control carries a graph")
-        h = problem.hamiltonian(0.0, z, problem.initial_costate().expand_as(z))
-        for what, tensor, shape in (
-            ("initial_control", u, (BATCH, m)),
-            ("initial_costate", problem.initial_costate(), (n,)),
-            ("dynamics", problem.dynamics(0.0, z, u), (BATCH, n)),
-            ("running_cost", problem.running_cost(0.0, z, u), (BATCH,)),
-            ("terminal_cost", problem.terminal_cost(z), (BATCH,)),
-            ("H", h.value(u), (BATCH,)),
-            ("grad H", h.grad(u), (BATCH, m)),
-            ("hvp", h.hvp(u, u), (BATCH, m)),
-            ("newton_direction", h.newton_direction(u, u), (BATCH, m)),
-            ("project", h.project(u), (BATCH, m)),
-        ):
-            require_tensor(tensor, shape, dtype, what)
+        check_problem(problem)
 
 
-def formulas_are_finite(subject: ProblemSubject) -> None:
-    """Dynamics and costs are finite at states a short way into a simulation."""
-    for point in _points(subject):
-        problem, t, z, u = point.problem, point.t, point.z, point.u
-        require_finite(problem.dynamics(t, z, u), "dynamics")
-        require_finite(problem.running_cost(t, z, u), "running_cost")
-        require_finite(problem.terminal_cost(z), "terminal_cost")
-
-
-def samples_are_independent(subject: ProblemSubject) -> None:
-    """A sample's dynamics and costs do not depend on the rest of the batch."""
-    for point in _points(subject):
-        problem, t, z, u = point.problem, point.t, point.z, point.u
-        for what, whole, alone in (
-            ("dynamics", problem.dynamics(t, z, u), problem.dynamics(t, z[:1], u[:1])),
-            ("running_cost", problem.running_cost(t, z, u), problem.running_cost(t, z[:1], u[:1])),
-            ("terminal_cost", problem.terminal_cost(z), problem.terminal_cost(z[:1])),
-        ):
-            error = (whole[:1] - alone).abs().max().item()
-            size = max(1.0, alone.abs().max().item())
-            require(error <= 1e-10 * size, f"{what} of a sample changes by {error:.2g}")
-
-
+@requirement(
+    "three time steps and their backward pass are finite",
+    "see what failed above; else try a smaller t_final or a smaller initial spread",
+)
 def a_rollout_has_a_gradient(subject: ProblemSubject) -> str:
-    """Three time steps with JFB: a finite cost and a finite gradient that is not zero."""
     costs = []
     for problem in subject.problems():
         short = subject.make(n_agents=problem.n_agents, n_steps=3, dtype=problem.dtype)
@@ -136,81 +120,15 @@ def a_rollout_has_a_gradient(subject: ProblemSubject) -> str:
     return f"mean cost {', '.join(f'{cost:.4g}' for cost in costs[::2])}"
 
 
-def _points(subject: ProblemSubject) -> Iterator[Point]:
-    for n_agents in subject.agents:
-        yield draw_point(subject.make, n_agents)
+def _at_points(requirement: Requirement) -> Requirement:
+    """A requirement on a point, of the points of a problem."""
+
+    def holds(subject: ProblemSubject) -> None:
+        for n_agents in subject.agents:
+            requirement.holds(draw_point(subject.make, n_agents))
+
+    return replace(requirement, holds=holds)
 
 
-def _at_points(holds: Callable[[Point], None]) -> Callable[[ProblemSubject], None]:
-    def at_points(subject: ProblemSubject) -> None:
-        for point in _points(subject):
-            holds(point)
-
-    return at_points
-
-
-_H = "correct `hamiltonian`, or leave it out and have it derived"
-
-PROBLEM_REQUIREMENTS = (
-    Requirement(
-        "is built from n_agents, n_steps, dtype and device, and says its sizes",
-        "let __init__ take n_agents first and the keywords n_steps, dtype and device, hand them to "
-        "super().__init__, set n_agents, state_dim and control_dim, and give the class a `name`",
-        is_built,
-        essential=True,
-    ),
-    Requirement(
-        "initial states follow their generator, and are the same in either precision",
-        "draw with self._normal or self._uniform and the generator that is given, nothing else",
-        sampler_follows_its_generator,
-        essential=True,
-    ),
-    Requirement(
-        "formulas have the right shapes and dtypes",
-        "return (batch, n) from dynamics and (batch,) from costs: sum over dimension 1 and make "
-        "constants of the dtype of z",
-        formulas_have_their_shapes,
-        essential=True,
-    ),
-    Requirement(
-        "dynamics and costs are finite",
-        "look for divisions by zero, roots and logarithms of negative numbers, large exponents",
-        formulas_are_finite,
-    ),
-    Requirement(
-        "samples of a batch do not depend on one another",
-        "sum and average over dimension 1 only, never over the batch",
-        samples_are_independent,
-    ),
-    Requirement("H is -<p, f> - L", _H, _at_points(hamiltonian.value_is_the_definition)),
-    Requirement(
-        "grad is the derivative of H", _H, _at_points(hamiltonian.gradient_is_the_derivative)
-    ),
-    Requirement("hvp is the derivative of grad", _H, _at_points(hamiltonian.hvp_is_the_derivative)),
-    Requirement("the Hessian is symmetric", _H, _at_points(hamiltonian.hessian_is_symmetric)),
-    Requirement(
-        "grad has its derivatives in u, z and p",
-        "detach nothing in grad: gradients flow through z and p",
-        _at_points(hamiltonian.mixed_derivatives_are_there),
-    ),
-    Requirement(
-        "the curvature scaling is positive at costates of every size",
-        "bound the scaling away from zero and infinity, and detach it",
-        _at_points(hamiltonian.curvature_scaling_is_positive),
-    ),
-    Requirement(
-        "the Newton direction ascends and holds the Hessian fixed",
-        "take the absolute value of negative curvature, and detach the Hessian",
-        _at_points(hamiltonian.newton_direction_ascends),
-    ),
-    Requirement(
-        "the projection on admissible controls is one",
-        "let `project` leave admissible controls alone and `interior` be True exactly there",
-        _at_points(hamiltonian.projection_is_one),
-    ),
-    Requirement(
-        "three time steps and their backward pass are finite",
-        "see what failed above; else try a smaller t_final or a smaller initial spread",
-        a_rollout_has_a_gradient,
-    ),
-)
+*_BEFORE, _LAST = declared(globals())
+PROBLEM_REQUIREMENTS = (*_BEFORE, *map(_at_points, HAMILTONIAN_REQUIREMENTS), _LAST)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from bench.failures import words_of
 
 
 class Unmet(AssertionError):  # noqa: N818 - a result, not an error
@@ -27,6 +29,21 @@ class Requirement:
     holds: Callable[[Any], str | None]
     essential: bool = False
 
+    def __call__(self, subject: Any) -> str | None:
+        return self.holds(subject)
+
+
+def requirement(
+    what: str, remedy: str, *, essential: bool = False
+) -> Callable[[Callable[[Any], str | None]], Requirement]:
+    """Makes a requirement of the function that is decorated."""
+    return lambda holds: Requirement(what, remedy, holds, essential)
+
+
+def declared(names: Mapping[str, object]) -> tuple[Requirement, ...]:
+    """The requirements of a module, given its names, in the order in which it declares them."""
+    return tuple(value for value in names.values() if isinstance(value, Requirement))
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -45,8 +62,7 @@ def judge(requirements: Sequence[Requirement], subject: object) -> Iterator[Outc
         except Unmet as error:
             yield Outcome(requirement, False, str(error))
         except Exception as error:  # whatever the code under test raises
-            lines = str(error).splitlines() or ["no message"]
-            yield Outcome(requirement, False, f"{type(error).__name__}: {lines[0]}")
+            yield Outcome(requirement, False, words_of(error))
         else:
             yield Outcome(requirement, True, remark)
             continue
@@ -84,8 +100,5 @@ def require_tensor(value: object, shape: tuple[int, ...], dtype: torch.dtype, wh
     """Raise Unmet unless `value` is a tensor of this shape and dtype."""
     if not isinstance(value, Tensor):
         raise Unmet(f"{what} is {type(value).__name__}, expected a tensor")
-    require(
-        tuple(value.shape) == shape,
-        f"{what} has shape {tuple(value.shape)}, expected {shape}",
-    )
+    require(tuple(value.shape) == shape, f"{what} has shape {tuple(value.shape)}, expected {shape}")
     require(value.dtype == dtype, f"{what} is {value.dtype}, expected {dtype}")

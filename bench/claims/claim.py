@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.trace import MISSED
+from bench.diagnostics import MISSED
 
 REPRODUCED, PARTLY, NOT = "reproduced", "partly", "not"
 NOT_MEASURED = "not measured"

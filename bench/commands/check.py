@@ -30,14 +30,9 @@ def run(args: argparse.Namespace) -> int:
     shown = plugins.shown(args.name)
     if kind is PROBLEMS and args.problem is not None:
         raise ValueError(f"`problem` is for checking a method, and {shown} is a problem")
-    from bench.check import (
-        METHOD_REQUIREMENTS,
-        PROBLEM_REQUIREMENTS,
-        MethodSubject,
-        ProblemSubject,
-        Requirement,
-        judge,
-    )
+    from bench.check.methods import METHOD_REQUIREMENTS, MethodSubject
+    from bench.check.problems import PROBLEM_REQUIREMENTS, ProblemSubject
+    from bench.check.requirement import Requirement, judge
 
     if kind is METHODS:
         method = METHODS.resolve(args.name)

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("preset", "filter", "device"):
         if getattr(args, name):
             raise ValueError(f"`{name}` is for listing cases, got it with {args.what}")
-    lines = _presets() if args.what == "presets" else _names(args.what)
+    lines = _names(args.what)
     if args.all:
         from baselines.unsupported import UNSUPPORTED
 
@@ -62,12 +62,6 @@ def run(args: argparse.Namespace) -> int:
 #: how long a preset takes, in words, where its own description does not say so
 _DURATIONS = {"quick": "minutes on two cores", "gate": "minutes on two cores"}
 _SAID = ("minutes", "night")
-
-
-def _presets() -> dict[str, str]:
-    from bench.presets import PRESETS
-
-    return {name: _described_preset(name, make) for name, make in PRESETS.items()}
 
 
 def _described_preset(name: str, make: Callable[[], Iterable[Case]]) -> str:
@@ -85,8 +79,11 @@ def _described_preset(name: str, make: Callable[[], Iterable[Case]]) -> str:
 
 def _names(plural: str) -> dict[str, str]:
     from bench import plugins
+    from bench.presets import PRESETS
     from bench.registry import KINDS
 
+    if plural == "presets":
+        return {name: _described_preset(name, make) for name, make in PRESETS.items()}
     kind = next(kind for kind in KINDS if kind.plural == plural)
     lines = {name: _described(value) for name, value in kind.built_in().items()}
     for name in plugins.entry_points(kind.group):

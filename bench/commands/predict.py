@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.fill is not None:
-        from bench.fill_predictions import fill_predictions
+        from bench.predict import fill_predictions
 
         counts = fill_predictions(args.fill)
         print(f"{counts['filled']} records filled, {counts['left']} left; in {args.fill}")

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.case import PROBLEM_NAMES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.reference.solution import Solution, Solver
+    from jfbcore.problems import Problem
 
 HELP = "solve for the optimal cost on the held-out initial states and cache it"
 
@@ -24,71 +32,59 @@ _DISTURBANCE = 0.1
 _AGENT_STARTS = 2
 
 
+_OPTIONS: dict[str, dict[str, Any]] = {
+    # Checked in `run`, so that a bad value gives one line and not a usage page.
+    "problem": {"help": ", ".join(PROBLEM_NAMES)},
+    "agents": {"type": int, "default": 1, "help": "agents, or goods (default 1)"},
+    "states": {
+        "type": int, "default": _HELD_OUT,
+        "help": f"the first so many held-out states, 1 to {_HELD_OUT} (default {_HELD_OUT})",
+    },
+    "method": {
+        "help": "closed-form (default where the problem knows its optimum), ipopt (default "
+        "elsewhere), transcription, both to compare them (the transcription then starts from "
+        "ipopt's controls, disturbed, and ipopt's are kept), or best-response: ipopt on one "
+        "bicycle at a time, for more of them than it can take at once",
+    },
+    "starts": {
+        "type": int,
+        "help": "starting points per state (default: as many as the method needs; ipopt: 6 for "
+        "single quadrotors and up to 6 bicycles)",
+    },
+    "time-limit": {
+        "type": float, "default": _TIME_LIMIT, "metavar": "S",
+        "help": f"processor seconds ipopt may take per starting point (default {_TIME_LIMIT:g})",
+    },
+    "first": {
+        "type": int, "default": 0, "metavar": "STATE",
+        "help": "go on from this state on, counted from 0; those before stay as they are on file",
+    },
+    "bounds": {
+        "action": "store_true",
+        "help": "also a lower bound beside each state, where agents can be decoupled",
+    },
+    "audit": {
+        "action": "store_true",
+        "help": "only list what the files in --out are worth; 1 unless every state converged",
+    },
+    "improve": {
+        "type": Path, "metavar": "DIR",
+        "help": "only replace references that a policy beats: by the costs of single states in "
+        "the training records under DIR, and by IPOPT from the flights of the checkpoints there",
+    },
+    "out": {"type": Path, "help": "where the cache lives (default: see `bench where`)"},
+    "write": {
+        "action": argparse.BooleanOptionalAction, "default": True,
+        "help": "write the cache, by ipopt state by state; the better of what is on file and "
+        "what is found stays (default)",
+    },
+}  # fmt: skip
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
-    # Checked in `run`, so that a bad value gives one line and not a usage page.
-    parser.add_argument("--problem", help=", ".join(PROBLEM_NAMES))
-    parser.add_argument("--agents", type=int, default=1, help="agents, or goods (default 1)")
-    parser.add_argument(
-        "--states",
-        type=int,
-        default=_HELD_OUT,
-        help=f"the first so many held-out states, 1 to {_HELD_OUT} (default {_HELD_OUT})",
-    )
-    parser.add_argument(
-        "--method",
-        help="closed-form (default where the problem knows its optimum), ipopt (default "
-        "elsewhere), transcription, both to compare them (the transcription then "
-        "starts from ipopt's controls, disturbed, and ipopt's are kept), or best-response: ipopt "
-        "on one bicycle at a time, for more of them than it can take at once",
-    )
-    parser.add_argument(
-        "--starts",
-        type=int,
-        help="starting points per state (default: as many as the method needs; ipopt: 6 for single "
-        "quadrotors and up to 6 bicycles)",
-    )
-    parser.add_argument(
-        "--time-limit",
-        type=float,
-        default=_TIME_LIMIT,
-        metavar="S",
-        help=f"processor seconds ipopt may take per starting point (default {_TIME_LIMIT:g})",
-    )
-    parser.add_argument(
-        "--first",
-        type=int,
-        default=0,
-        metavar="STATE",
-        help="go on from this state on, counted from 0; those before stay as they are on file",
-    )
-    parser.add_argument(
-        "--bounds",
-        action="store_true",
-        help="also a lower bound beside each state, where agents can be decoupled",
-    )
-    parser.add_argument(
-        "--audit",
-        action="store_true",
-        help="only list what the files in --out are worth; 1 unless every state converged",
-    )
-    parser.add_argument(
-        "--improve",
-        type=Path,
-        metavar="DIR",
-        help="only replace references that a policy beats: by the costs of single states in the "
-        "training records under DIR, and by IPOPT from the flights of the checkpoints there",
-    )
-    parser.add_argument(
-        "--out", type=Path, help="where the cache lives (default: see `bench where`)"
-    )
-    parser.add_argument(
-        "--write",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="write the cache, by ipopt state by state; the better of what is on file and what is "
-        "found stays (default)",
-    )
+    for name, keywords in _OPTIONS.items():
+        parser.add_argument(f"--{name}", **keywords)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,18 +108,18 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bench.records import finite
-    from bench.reference import closed_form
     from bench.reference.cache import make_reference
-    from bench.reference.solution import Solution
+    from bench.reference.closed_form import knows_optimum
     from jfbcore.held_out import held_out_states
     from jfbcore.problems import PROBLEMS
 
     problem = PROBLEMS[args.problem](n_agents=args.agents, dtype=torch.float64)
     if args.method is None:
-        args.method = "closed-form" if closed_form.knows_optimum(problem) else "ipopt"
-    if args.method == "best-response":
-        responses = _best_response(args.time_limit)
-        if (reason := responses.supports(problem)) is not None:
+        args.method = "closed-form" if knows_optimum(problem) else "ipopt"
+    names = ("ipopt", "transcription") if args.method == "both" else (args.method,)
+    solvers = {name: _solver(name, args) for name in names}
+    for solver in solvers.values():
+        if (reason := solver.supports(problem)) is not None:
             raise ValueError(f"`--method` {reason}")
     if args.write:
         # First of all: hours of solving should not end at a folder that cannot be written.
@@ -131,50 +127,45 @@ def run(args: argparse.Namespace) -> int:
         with tempfile.TemporaryFile(dir=args.out):
             pass
     states = held_out_states(problem, args.states)[args.first :]
-    names = ("ipopt", "transcription") if args.method == "both" else (args.method,)
-    references, begin = {}, time.perf_counter()
+    references, begin, start = {}, time.perf_counter(), None
     solutions: list[Solution] = []
-    for name in names:
+    for name, solver in solvers.items():
+        if name == "transcription":
+            start = _start(problem, states, solutions, args.starts)
+        solutions = []
         with tqdm(total=len(states), desc=name, unit="state", file=sys.stderr) as bar:
-            if name == "ipopt":
-                solver = _ipopt(args.starts, args.time_limit)
-                for solution in solver.solve_each(problem, states):
-                    if args.bounds:
-                        solution = _bounded(problem, states[len(solutions)], solution, solver)
-                    solutions.append(solution)
-                    if args.write and len(names) == 1 and any(s.solved for s in solutions):
-                        # State by state: a run that is cut off has lost one.
-                        _keep(problem, make_reference(problem, name, solutions, args.first), args)
-                    bar.update(1)
-            elif name == "best-response":
-                solutions = responses.solve(problem, states, progress=bar.update)
-            elif name == "closed-form":
-                solutions = closed_form.solve(problem, states)
-                bar.update(len(solutions))
-            else:
-                solutions = _transcribe(problem, states, solutions, args.starts, bar.update)
-        references[name] = make_reference(problem, name, solutions, args.first)
+            for solution in solver.solve_each(problem, states, start):
+                if args.bounds:  # which only IPOPT has
+                    from bench.reference.bound import lower_bound
+
+                    state, controls = states[len(solutions)], solution.controls
+                    bound = lower_bound(problem, state, controls, cast(Any, solver))
+                    solution = replace(solution, lower_bound=bound)
+                solutions.append(solution)
+                references[name] = make_reference(problem, name, solutions, args.first)
+                if args.write and len(names) == 1 and references[name].solved:
+                    # State by state: a run that is cut off has lost one.
+                    kept_in = _keep(problem, references[name], args)
+                bar.update(1)
     seconds = time.perf_counter() - begin
 
     kept = references[names[0]]
     costs = kept.solved
-    mean = sum(costs) / len(costs) if costs else None
-    low, high = min(costs, default=None), max(costs, default=None)
     for name, reference in references.items():
         _print_figures(name, reference)
     difference = _difference(references) if args.method == "both" else None
     if difference is not None:
         print(f"mean of (transcription - ipopt) / |ipopt|: {difference:+.2e}")
     if args.write and costs:
-        print(_keep(problem, kept, args))
+        print(kept_in if len(names) == 1 else _keep(problem, kept, args))
     line = {
         "problem": args.problem,
         "n_agents": args.agents,
         "states": args.states,
         "method": args.method,
-        "mean": mean,
-        "min": low,
-        "max": high,
+        "mean": sum(costs) / len(costs) if costs else None,
+        "min": min(costs, default=None),
+        "max": max(costs, default=None),
         "seconds": round(seconds, 3),
         "difference": difference,
     }
@@ -185,20 +176,23 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.problem is None:
         raise ValueError("`--problem` is required, unless --audit or --improve is asked for")
-    for name, allowed in (("problem", PROBLEM_NAMES), ("method", _METHODS)):
+    for name, names in (("problem", PROBLEM_NAMES), ("method", (*_METHODS, None))):
         value = getattr(args, name)
-        if value not in allowed and not (name == "method" and value is None):
-            raise ValueError(f"`--{name}` must be one of {', '.join(allowed)}, got {value!r}")
-    if args.agents < 1:
-        raise ValueError(f"`--agents` must be >= 1, got {args.agents}")
-    if not 1 <= args.states <= _HELD_OUT:
-        raise ValueError(f"`--states` must be between 1 and {_HELD_OUT}, got {args.states}")
-    if not 0 <= args.first < args.states:
-        raise ValueError(f"`--first` must be between 0 and {args.states - 1}, got {args.first}")
+        if value not in names:
+            listed = ", ".join(filter(None, names))
+            raise ValueError(f"`--{name}` must be one of {listed}, got {value!r}")
+    ranges = (
+        ("agents", 1, None), ("states", 1, _HELD_OUT), ("first", 0, args.states - 1),
+        ("starts", 1, None),
+    )  # fmt: skip
+    for name, least, most in ranges:
+        value = getattr(args, name)
+        if value is None or (value >= least and (most is None or value <= most)):
+            continue
+        allowed = f">= {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"`--{name}` must be {allowed}, got {value}")
     if (args.first or args.bounds) and args.method != "ipopt":
         raise ValueError(f"`--first` and `--bounds` are for ipopt, got `--method` {args.method}")
-    if args.starts is not None and args.starts < 1:
-        raise ValueError(f"`--starts` must be >= 1, got {args.starts}")
     if args.starts is not None and args.method == "best-response":
         raise ValueError(
             f"`--starts` is for ipopt and transcription, got {args.starts} with best-response, "
@@ -208,23 +202,19 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"`--time-limit` must be a number of seconds > 0, got {args.time_limit}")
 
 
-def _ipopt(starts: int | None, time_limit: float = _TIME_LIMIT):
-    with _casadi_wanted():
-        from bench.reference.ipopt import Ipopt
-    return Ipopt(starts=starts, time_limit=time_limit)
+def _solver(name: str, args: argparse.Namespace) -> Solver:
+    """The solver of a method; ValueError that says what to install where CasADi is wanted."""
+    if name == "closed-form":
+        from bench.reference.closed_form import ClosedForm
 
+        return ClosedForm()
+    if name == "transcription":
+        from bench.reference.transcription import Transcription
 
-def _best_response(time_limit: float):
-    with _casadi_wanted():
-        from bench.reference.best_response import BestResponse
-    return BestResponse(ipopt=_ipopt(None, time_limit))
-
-
-@contextlib.contextmanager
-def _casadi_wanted():
-    """ValueError that says what to install in place of the import error."""
+        return Transcription(starts=args.starts or 1)
     try:
-        yield
+        from bench.reference.best_response import BestResponse
+        from bench.reference.ipopt import Ipopt
     except ModuleNotFoundError as error:
         if error.name != "casadi":
             raise
@@ -232,28 +222,27 @@ def _casadi_wanted():
             "`--method ipopt` and `best-response` need casadi, which is not installed; install "
             "the `reference` extra or use `--method transcription`"
         ) from error
+    ipopt = Ipopt(starts=args.starts, time_limit=args.time_limit)
+    return BestResponse(ipopt=ipopt) if name == "best-response" else ipopt
 
 
-def _transcribe(problem, states, known: list, starts: int | None, progress) -> list:
-    """Direct transcription: from IPOPT's solutions, disturbed, where they are `known`; for a
-    swarm of quadrotors from the join of its agents' own optima; else from starts of its own."""
+def _start(
+    problem: Problem, states: Tensor, known: Sequence[Solution], starts: int | None
+) -> Tensor | None:
+    """Controls that the transcription starts from: IPOPT's, disturbed, where they are `known`; of
+    a swarm of quadrotors the join of its agents' own optima; else None, starts of its own."""
     import torch
 
-    from bench.reference.transcription import Transcription
-
-    initial = None
     if known:
-        exact = torch.stack([solution.controls for solution in known])
-        noise = torch.randn(
-            exact.shape, generator=torch.Generator().manual_seed(0), dtype=exact.dtype
-        )
+        exact, random = torch.stack([s.controls for s in known]), torch.Generator().manual_seed(0)
+        noise = torch.randn(exact.shape, generator=random, dtype=exact.dtype)
         # Far enough to have to find the way back, near enough to find this optimum and no other.
-        initial = exact + _DISTURBANCE * exact.abs().mean((1, 2), keepdim=True) * noise
-    elif problem.name == "quadrotor" and problem.n_agents > 1:
-        initial = _ipopt(_AGENT_STARTS if starts is None else starts).agents_alone(problem, states)
-    return Transcription(starts=starts or 1).solve(
-        problem, states, initial_controls=initial, progress=progress
-    )
+        return exact + _DISTURBANCE * exact.abs().mean((1, 2), keepdim=True) * noise
+    if problem.name != "quadrotor" or problem.n_agents == 1:
+        return None
+    from bench.reference.ipopt import Ipopt
+
+    return Ipopt(starts=starts or _AGENT_STARTS).agents_alone(problem, states)
 
 
 def _print_figures(name: str, reference) -> None:
@@ -276,15 +265,6 @@ def _difference(references: dict) -> float | None:
     if not references["ipopt"].solved:
         return None
     return optimality_gap([float("nan") if c is None else c for c in ours], references["ipopt"])
-
-
-def _bounded(problem, state, solution, solver):
-    """`solution` with a lower bound of the cost from `state`, where there is one."""
-    from dataclasses import replace
-
-    from bench.reference.bound import lower_bound
-
-    return replace(solution, lower_bound=lower_bound(problem, state, solution.controls, solver))
 
 
 def _keep(problem, reference, args: argparse.Namespace) -> str:

@@ -43,14 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.grid import NAME
     from bench.presets import TIMEOUTS
     from bench.runner import run_cases
-    from bench.selection import USUAL, cases_of
+    from bench.selection import ADHOC, USUAL, cases_of
     from jfbcore import _validate
 
     cases = cases_of(args)
-    preset = NAME if args.problem is not None else args.preset or USUAL
+    preset = ADHOC if args.problem is not None else args.preset or USUAL
     _validate.positive_int("seeds", args.seeds)
     for name in ("spare", "build_ahead"):
         if (count := getattr(args, name)) is not None:

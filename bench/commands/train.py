@@ -15,55 +15,50 @@ HELP = "one training run"
 _BAR = "{l_bar}{bar}| {elapsed} {postfix}"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+#: options by name: type, metavar, what argparse is told besides
+_OPTIONS: dict[str, tuple[Any, str | None, dict[str, Any]]] = {
     # Required, but checked in `run`: the number of agents belongs into the same line.
-    parser.add_argument("--problem", help="a name of `bench list problems`, or one from outside")
-    parser.add_argument(
-        "--agents", type=integer, default=1, metavar="N", help="agents or goods (default: 1)"
-    )
-    parser.add_argument("--gradient", help="a name of `bench list gradients`, or one from outside")
-    parser.add_argument(
-        "--recipe",
-        default="recommended",
-        help="recommended or released: decides whatever is not given (default: recommended)",
-    )
-    parser.add_argument("--map", help="plain, scaled, newton, … (default: scaled, or the recipe's)")
-    parser.add_argument("--step-size", type=number, metavar="A", help="of the plain map")
-    parser.add_argument(
-        "--solver", help="picard, anderson, newton, closed-form (default: picard, or the recipe's)"
-    )
-    parser.add_argument("--network", help="dense, shared or indexed (default: the recipe's)")
-    parser.add_argument(
-        "--iterations",
-        type=integer,
-        metavar="K",
-        help="exactly K inner iterations (default: to --tolerance)",
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=number,
-        help="inner residual, in units of the problem's gradient scale (default: 1e-4, released "
-        "recipe: 0.1 absolute)",
-    )
-    parser.add_argument("--batch", type=integer, metavar="B", help="default: the recipe's")
-    parser.add_argument(
-        "--horizon-steps", type=integer, metavar="T", help="default: the problem's own"
-    )
-    parser.add_argument("--variant", default="default", help="default, concave or released")
-    parser.add_argument("--dtype", default="float32", help="float32 or float64")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    "problem": (str, None, {"help": "a name of `bench list problems`, or one from outside"}),
+    "agents": (integer, "N", {"default": 1, "help": "agents or goods (default: 1)"}),
+    "gradient": (str, None, {"help": "a name of `bench list gradients`, or one from outside"}),
+    "recipe": (str, None, {
+        "default": "recommended",
+        "help": "recommended or released: decides whatever is not given (default: recommended)",
+    }),
+    "map": (str, None, {"help": "plain, scaled, newton, … (default: scaled, or the recipe's)"}),
+    "step-size": (number, "A", {"help": "of the plain map"}),
+    "solver": (str, None, {
+        "help": "picard, anderson, newton, closed-form (default: picard, or the recipe's)",
+    }),
+    "network": (str, None, {"help": "dense, shared or indexed (default: the recipe's)"}),
+    "iterations": (integer, "K", {
+        "help": "exactly K inner iterations (default: to --tolerance)",
+    }),
+    "tolerance": (number, None, {
+        "help": "inner residual, in units of the problem's gradient scale (default: 1e-4, "
+        "released recipe: 0.1 absolute)",
+    }),
+    "batch": (integer, "B", {"help": "default: the recipe's"}),
+    "horizon-steps": (integer, "T", {"help": "default: the problem's own"}),
+    "variant": (str, None, {"default": "default", "help": "default, concave or released"}),
+    "dtype": (str, None, {"default": "float32", "help": "float32 or float64"}),
+    "device": (str, None, {"default": "cpu", "help": "cpu or cuda"}),
+    "learning-rate": (number, "RATE", {}),
+    "schedule": (str, None, {"help": "cosine, plateau or constant"}),
+    "seed": (integer, None, {"default": 0}),
+    "threads": (integer, "N", {"help": "default: OMP_NUM_THREADS, else 1"}),
+    "checkpoint": (Path, "FILE", {"help": "save to FILE as it goes"}),
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    for name, (kind, metavar, others) in _OPTIONS.items():
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, **others)
     how, told = argparse.BooleanOptionalAction, "compile the rollout (default: in long runs)"
     parser.add_argument("--compile", action=how, help=told)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=integer, metavar="S", help="optimiser steps (default: 100)")
     length.add_argument("--time-limit", type=number, metavar="SECONDS", help="training seconds")
-    parser.add_argument("--learning-rate", type=number, metavar="RATE")
-    parser.add_argument("--schedule", help="cosine, plateau or constant")
-    parser.add_argument("--seed", type=integer, default=0)
-    parser.add_argument(
-        "--threads", type=integer, metavar="N", help="default: OMP_NUM_THREADS, else 1"
-    )
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to FILE as it goes")
     parser.add_argument(
         "--resume", action="store_true", help="continue from --checkpoint, to --steps if given"
     )
@@ -77,16 +72,14 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--problem and --gradient are required, and --agents for more than one")
     PROBLEMS.check(args.problem)
     METHODS.check(args.gradient)
-    _validate.positive_int("agents", args.agents)
-    if args.iterations is not None:
-        _validate.positive_int("iterations", args.iterations)
-        if args.tolerance is not None:
-            raise ValueError(
-                f"`tolerance` {args.tolerance:g} does not go with `iterations` {args.iterations}, "
-                "which are run exactly; leave one of them out"
-            )
-    if args.batch is not None:
-        _validate.positive_int("batch", args.batch)
+    for name in ("agents", "iterations", "batch", "horizon-steps"):
+        if (value := getattr(args, name.replace("-", "_"))) is not None:
+            _validate.positive_int(name, value)
+    if args.iterations is not None and args.tolerance is not None:
+        raise ValueError(
+            f"`tolerance` {args.tolerance:g} does not go with `iterations` {args.iterations}, "
+            "which are run exactly; leave one of them out"
+        )
     if args.seed < 0:
         raise ValueError(f"`seed` must be >= 0, got {args.seed}")
     if args.resume and args.checkpoint is None:
@@ -96,8 +89,6 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"`checkpoint` must be a file, got the folder {args.checkpoint}")
         if not args.checkpoint.resolve().parent.is_dir():
             raise ValueError(f"`checkpoint` {args.checkpoint} is in a folder that does not exist")
-    if args.horizon_steps is not None:
-        _validate.positive_int("horizon-steps", args.horizon_steps)
     _refuse_what_is_ignored(args)
     return _train(args, _case(args))
 
@@ -135,13 +126,10 @@ def _case(args: argparse.Namespace) -> Any:
         compile=bool(args.compile),
         **(settings | {name: value for name, value in asked.items() if value is not None}),
     )
-    if args.iterations is not None:
-        return replace(case, tolerance=None)
-    if args.tolerance is not None:
-        return replace(case, tolerance=args.tolerance)
-    if args.recipe == "released":
-        return replace(case, tolerance=released_tolerance(case))
-    return case
+    if args.iterations is None and args.tolerance is None and args.recipe != "released":
+        return case
+    exact = args.iterations is not None or args.tolerance is not None
+    return replace(case, tolerance=args.tolerance if exact else released_tolerance(case))
 
 
 def _refuse_what_is_ignored(args: argparse.Namespace) -> None:
@@ -175,35 +163,28 @@ def _config(args: argparse.Namespace, case: Any) -> Any:
             saved = saved_run(args.checkpoint)
         except ValueError as error:
             raise ValueError(f"{error}; it is left as it is, give another file") from error
+
+    def recipe(steps: int | None, time_limit: float | None) -> Any:
+        return training_config(
+            case, steps=steps, time_limit=time_limit, seed=args.seed, recipe=args.recipe,
+            learning_rate=args.learning_rate, schedule=args.schedule,
+        )  # fmt: skip
+
+    asked = (args.steps, args.time_limit)
     if saved is None or not args.resume:
-        steps = 100 if args.steps is None and args.time_limit is None else args.steps
-        return _recipe(training_config, args, case, steps, args.time_limit)
-    length = (args.steps, args.time_limit)
-    if length == (None, None):
-        length = (saved.config.steps, saved.config.time_limit)
-    for name, asked, own, done in (
-        ("steps", length[0], saved.config.steps, saved.step),
-        ("time-limit", length[1], saved.config.time_limit, saved.seconds),
+        return recipe(*((100, None) if asked == (None, None) else asked))
+    own = (saved.config.steps, saved.config.time_limit)
+    steps, limit = own if asked == (None, None) else asked
+    for name, value, kept, done in (
+        ("steps", steps, own[0], saved.step),
+        ("time-limit", limit, own[1], saved.seconds),
     ):
-        if asked is not None and asked != own and asked < done:
+        if value is not None and value != kept and value < done:
             raise ValueError(
                 f"`{name}` must be at least the {done:g} that {args.checkpoint} has done, "
-                f"got {asked:g}"
+                f"got {value:g}"
             )
-    kept = _recipe(training_config, args, case, saved.config.steps, saved.config.time_limit)
-    return replace(kept, steps=length[0], time_limit=length[1])
-
-
-def _recipe(make: Any, args: argparse.Namespace, case: Any, steps: Any, limit: Any) -> Any:
-    return make(
-        case,
-        steps=steps,
-        time_limit=limit,
-        seed=args.seed,
-        learning_rate=args.learning_rate,
-        schedule=args.schedule,
-        recipe=args.recipe,
-    )
+    return replace(recipe(*own), steps=steps, time_limit=limit)
 
 
 def _train(args: argparse.Namespace, case: Any) -> int:
@@ -232,11 +213,10 @@ def _train_here(args: argparse.Namespace, case: Any) -> int:
     from bench.build import Unsupported, compiling_pays
     from bench.environment import default_threads, keep_freed_memory
     from bench.gap import gaps
-    from bench.interruption import interruptible
     from bench.plugins import shown
     from bench.pretraining import Pretraining
     from bench.records import finite
-    from bench.training_answer import answer, summary
+    from bench.training_answer import answer, interruptible, summary
     from jfbcore import _validate
 
     keep_freed_memory()

@@ -156,7 +156,7 @@ def optimal_flight(problem: Problem, state: Tensor, solution: Solution) -> Fligh
 def gaps_of(problem: Problem, solutions: Sequence[Solution] | None, own_states: bool) -> Gaps:
     """What costs are compared with: `solutions`, or the references on file of held-out states."""
     if solutions is not None:
-        from bench.reference import Reference, discretisation_hash
+        from bench.reference.cache import Reference, discretisation_hash
 
         costs = tuple(each.cost if each.solved else None for each in solutions)
         found = Reference(

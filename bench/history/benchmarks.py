@@ -1,16 +1,17 @@
 """One training step of each quick case: asv's view of `bench.measure`.
 
 Times are sampled by asv itself, so that `asv continuous` has a spread to judge by. Every other
-quantity is exact: it is measured once per commit, case after case, by `setup_cache` and read from
-there. Cases that a gradient cannot serve are n/a.
+quantity is exact: once per commit `setup_cache` has each case measured as `bench run` does, by the
+runner in a process of its own, and reads its record. Cases that a gradient cannot serve are n/a.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import time
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 # At the top: asv forks the process of a benchmark from one that has imported this module
@@ -20,10 +21,10 @@ import torch
 from bench.build import Unsupported
 from bench.case import Case
 from bench.environment import default_threads
+from bench.jobs import Job, RunSettings
 from bench.measure import Step
 from bench.presets import quick
-from bench.records import empty_record
-from bench.worker import fill
+from bench.runner import run_jobs
 
 #: what is tracked: every combination of these that is a quick case; the others are n/a. asv takes
 #: the lists from the working tree and runs their entries on every commit, so they are literal.
@@ -68,33 +69,9 @@ def _known(case: tuple[Any, ...]) -> None:
         raise NotImplementedError(f"this commit has no case {case}")
 
 
-class _BackwardClock:
-    """A clock that runs only while a backward pass does.
-
-    asv times whole calls; a backward pass needs the forward pass before it in the same call.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def read(self) -> float:
-        return self.seconds
-
-    def run(self, step: Step) -> None:
-        step.clear()
-        cost = step.forward()
-        step.synchronise()
-        began = time.perf_counter()
-        cost.backward()
-        step.synchronise()
-        self.seconds += time.perf_counter() - began
-
-
-_BACKWARD_CLOCK = _BackwardClock()
-
-
-class Times:
-    """Seconds of a whole step and of its backward pass; the rest is the forward pass."""
+class _Timed:
+    """How asv samples a time: 3 to 10 times a round, in no more than half a second where they
+    suffice. With `number` 1 it calls `setup` before every sample."""
 
     params = tuple(map(list, PARAMETERS.values()))
     param_names = tuple(PARAMETERS)
@@ -103,7 +80,6 @@ class Times:
     warmup_time = 0.1
     number = 1
     rounds = 2
-    #: at least 3, at most 10 samples a round, in no more than half a second where they suffice
     repeat = (3, 10, 0.5)
 
     def setup(self, *case: Any) -> None:
@@ -111,13 +87,25 @@ class Times:
         # Here and not in the timed call: dropping the last graph takes time too.
         self.step.clear()
 
+
+class Times(_Timed):
+    """Seconds of a whole training step."""
+
     def time_step(self, *case: Any) -> None:
         self.step()
 
-    def time_backward(self, *case: Any) -> None:
-        _BACKWARD_CLOCK.run(self.step)
 
-    time_backward.timer = _BACKWARD_CLOCK.read  # type: ignore[attr-defined]
+class BackwardTimes(_Timed):
+    """Seconds of its backward pass; the rest is the forward pass."""
+
+    def setup(self, *case: Any) -> None:
+        super().setup(*case)
+        self.cost = self.step.forward()
+        self.step.synchronise()
+
+    def time_backward(self, *case: Any) -> None:
+        self.cost.backward()
+        self.step.synchronise()
 
 
 class Quantities:
@@ -129,13 +117,13 @@ class Quantities:
     version = "3"
 
     def setup_cache(self) -> dict[Key, dict]:
-        found = {}
-        for name, case in CASES.items():
-            found[name] = empty_record(case, 0)
-            fill(found[name], replace(case, timed=False), 0)
-        return found
+        jobs = {name: Job(case=replace(case, timed=False)) for name, case in CASES.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            settings = RunSettings(out=Path(folder), preset="quick", timeout=_TIMEOUT)
+            run_jobs(list(jobs.values()), settings)
+            return {name: job.finished(settings.out) or {} for name, job in jobs.items()}
 
-    setup_cache.timeout = _TIMEOUT  # type: ignore[attr-defined]
+    setup_cache.timeout = 6 * _TIMEOUT  # type: ignore[attr-defined]
 
     def setup(self, records: dict[Key, dict], *case: Any) -> None:
         _known(case)
@@ -169,7 +157,7 @@ class Quantities:
 #: headings of the pages, and units. Not "bytes", which asv rounds to three digits: B is exact.
 _SHOWN = {
     Times.time_step: ("A training step", "seconds"),
-    Times.time_backward: ("Its backward pass", "seconds"),
+    BackwardTimes.time_backward: ("Its backward pass", "seconds"),
     Quantities.track_peak_live_bytes: ("Peak of live tensors", "B"),
     Quantities.track_saved_bytes: ("Saved for the backward pass", "B"),
     Quantities.track_iterations: ("Inner iterations", "iterations"),

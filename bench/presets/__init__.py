@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from bench.case import Case
-from bench.filters import narrowed
 from bench.presets.field import field
 from bench.presets.gpu_headline import gpu_headline
 from bench.presets.names import MAIN_GRADIENTS
@@ -17,6 +16,7 @@ from bench.presets.sweep import cpu, gpu
 from bench.presets.targets import targets
 from bench.presets.tracked import gate, quick
 from bench.release.sweep import sweep
+from bench.selection import narrowed
 
 __all__ = ["MAIN_GRADIENTS", "PRESETS", "TIMEOUTS", "quick", "select", "smoke"]
 
@@ -53,7 +53,7 @@ TIMEOUTS = {
 def select(preset: str, filters: list[str], device: str | None = None) -> list[Case]:
     """The cases of `preset` that match every KEY=VALUE filter, on `device` if one is given.
 
-    ValueError for an unknown preset, and as `bench.filters.narrowed` says.
+    ValueError for an unknown preset, and as `bench.selection.narrowed` says.
     """
     if preset not in PRESETS:
         raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}")

@@ -20,6 +20,3 @@ class Build(Probe):
 
         with contextlib.suppress(Unsupported):
             measure.Step(case, seed)()
-
-
-PROBE = Build

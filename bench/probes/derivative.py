@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +15,8 @@ from baselines import DenseLU, Implicit, Unrolled
 from bench import training
 from bench.build import build
 from bench.case import Case
-from bench.diagnostics import policy_gradient
-from bench.probes.probe import Hooks, Probe, explain_column
+from bench.diagnostics import difference, policy_gradient
+from bench.probes.probe import Hooks, Probe, Row, explain_column
 from jfbcore.held_out import held_out_states
 from jfbcore.jfb import JFB, GradientEstimator
 from jfbcore.maps import MAPS
@@ -44,37 +47,59 @@ class Derivative(Probe):
         case = replace(case, map="scaled")
         policy = build(case, seed)
         assert isinstance(policy, HamiltonianPolicy)
-        problem = policy.problem
-        x = held_out_states(problem, self.states)
-        newton = Newton(tolerance=_TIGHT * problem.gradient_scale, max_iterations=200)
+        x = held_out_states(policy.problem, self.states)
         record["rows"] = []
         for at in ("initial", "trained"):
             if at == "trained":
                 config = training.config(case, seed, "recommended", evaluations=1, held_out=1)
                 training.prepare(case, seed, config, policy=policy).run()
-            true = _gradient(policy, x, newton, Implicit(DenseLU()), "scaled")
-            for name in self.maps:
-                for count in self.counts:
-                    exactly = Picard(tolerance=None, max_iterations=count)
-                    found = {
-                        "unrolled": _gradient(policy, x, exactly, Unrolled(), name),
-                        "jfb": _gradient(policy, x, newton, JFB(count), name),
-                    }
-                    for gradient, value in found.items():
-                        error = ((value - true).norm() / true.norm()).item()
-                        record["rows"].append({"policy": at, "map": name, "gradient": gradient,
-                                               "count": count, "error": error})  # fmt: skip
+            for row in derivative_rows(
+                policy, x, self.maps, unrolled=self.counts, tracked=self.counts
+            ):
+                kept = {name: row[name] for name in ("map", "gradient", "count")}
+                record["rows"].append({"policy": at, **kept, "error": row["gradient_bias"]})
         explain_column(record, "error", "the gradient is not finite")
 
 
-def _gradient(
-    policy: HamiltonianPolicy, x: Tensor, solver: Solver, estimator: GradientEstimator, name: str
-) -> Tensor:
-    measured = policy.with_gradient(estimator, fixed_point_map=MAPS[name], solver=solver)
-    try:
-        return policy_gradient(measured, x)
-    except torch.linalg.LinAlgError:  # the rollout left the finite numbers
-        return torch.full_like(x[0, :1], torch.nan)
+def derivative_rows(
+    policy: HamiltonianPolicy,
+    states: Tensor,
+    maps: Iterable[str],
+    *,
+    unrolled: Sequence[int] = (),
+    tracked: Sequence[int] = (),
+    starts: Sequence[str] = ("cold",),
+) -> Iterator[Row]:
+    """How far policy gradients are from the exact one, `gradient_bias` and `gradient_cosine`.
+
+    Of exactly K iterations that are unrolled, from the problem's initial control (cold) or the
+    control of the time step before (warm); and of JFB with k tracked applications from Newton's
+    control. The truth is implicit differentiation, dense, at Newton's control.
+    """
+    newton = Newton(tolerance=_TIGHT * policy.problem.gradient_scale, max_iterations=200)
+
+    def gradient(name: str, estimator: GradientEstimator, solver: Solver, warm: bool) -> Tensor:
+        """One NaN where the rollout leaves the finite numbers."""
+        measured = policy.with_gradient(estimator, fixed_point_map=MAPS[name], solver=solver)
+        try:
+            return policy_gradient(measured, states, warm_start=warm)
+        except torch.linalg.LinAlgError:  # a decomposition of what is not finite
+            return torch.full_like(states[0, :1], torch.nan)
+
+    true = gradient("scaled", Implicit(DenseLU()), newton, False)
+    for name in maps:
+        for start, count in itertools.product(starts, unrolled):
+            exactly = Picard(tolerance=None, max_iterations=count)
+            found = gradient(name, Unrolled(), exactly, start == "warm")
+            head = {"map": name, "gradient": "unrolled", "start": start, "count": count}
+            yield head | compared(found, true)
+        for count in tracked:
+            found = gradient(name, JFB(count), newton, False)
+            yield {"map": name, "gradient": "jfb", "count": count} | compared(found, true)
 
 
-PROBE = Derivative
+def compared(gradient: Tensor, true: Tensor) -> Row:
+    """`gradient_bias`, the norm of the difference over that of the truth, and `gradient_cosine`."""
+    found = difference(gradient.expand_as(true), true) or {}
+    names = {"gradient_bias": "relative", "gradient_cosine": "cosine"}
+    return {column: found.get(name, math.nan) for column, name in names.items()}

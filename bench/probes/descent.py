@@ -66,6 +66,3 @@ def _move(policy: HamiltonianPolicy, gradient: Tensor, step: float) -> None:
     parts = gradient.split([p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.sub_(step * part.view_as(parameter).to(parameter.dtype))
-
-
-PROBE = Descent

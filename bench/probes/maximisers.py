@@ -11,8 +11,8 @@ from torch import Tensor
 from bench import training
 from bench.build import build
 from bench.case import Case
+from bench.diagnostics import MISSED, watching
 from bench.probes.probe import Hooks, Probe, Row
-from bench.trace import MISSED, watching
 from jfbcore.held_out import held_out_states
 from jfbcore.maps import BoundMap
 from jfbcore.policy import Decision, HamiltonianPolicy
@@ -130,6 +130,3 @@ def _along_rollout(policy: HamiltonianPolicy, x: Tensor, *, warm: bool) -> tuple
     with watching(policy, look):
         cost = rollout(policy, x, warm_start=warm).cost.double().mean().item()
     return rows, cost
-
-
-PROBE = Maximisers

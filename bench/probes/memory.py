@@ -44,6 +44,3 @@ class Memory(Probe):
             step = Step(case, seed)
             step.policy.load_state_dict(trained.policy.state_dict())
             take(step)
-
-
-PROBE = Memory

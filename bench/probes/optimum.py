@@ -28,6 +28,3 @@ class Optimum(Probe):
             "cost": statistics.fmean(costs), "standard_error": error,
         }]  # fmt: skip
         explain_column(record, "standard_error", "one state alone")
-
-
-PROBE = Optimum

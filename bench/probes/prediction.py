@@ -37,6 +37,3 @@ class Prediction(Probe):
             for memory, count in zip(self.memory, crossovers, strict=True)
         ]
         explain_column(record, "crossover", "it fits at any number of iterations")
-
-
-PROBE = Prediction

@@ -25,6 +25,3 @@ class Roofline(Probe):
         from bench.roofline.case import profile_case
 
         record["profile"] = profile_case(case, repeats=self.repeats, seed=seed)
-
-
-PROBE = Roofline

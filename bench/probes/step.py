@@ -64,7 +64,11 @@ class Step(Probe):
         elif case.train_steps or case.recipe is not None:
             _train(record, case, seed, step)
         else:
-            reasons |= dict.fromkeys(_training_fields(record), "a case without training")
+            parts = [
+                (p, n) for p in ("final", "evaluation", "pretraining_seconds") for n in record[p]
+            ]
+            names = ("curve", "interventions", "bias", "cpu_share.training", *map(".".join, parts))
+            reasons |= dict.fromkeys(names, "a case without training")
 
 
 def _time(record: dict[str, Any], case: Case, step: Body) -> None:
@@ -97,7 +101,8 @@ def _count(record: dict[str, Any], case: Case, step: Body) -> bool:
 
     reasons = record["null_reasons"]
     uncounted = device.uncounted_reason(case)
-    found = measure.measure_memory(step) if uncounted is None else device.inner_statistics(step)
+    found = measure.measure_memory(step) if uncounted is None else measure.outcome(step)
+    step.clear()
     finite = found.pop("finite")
     record |= found
     record["tolerance_reached"] = measure.tolerance_reached(step.policy, record["residual"])
@@ -141,12 +146,3 @@ def _train(record: dict[str, Any], case: Case, seed: int, step: Body) -> None:
     built: dict[str, Any] = {"policy": step.policy, "rollout": step.rollout} if case.capture else {}
     run = training.prepare(case, seed, training.config(case, seed), **built)
     training.train(record, case, run, step.states)
-
-
-def _training_fields(record: dict[str, Any]) -> list[str]:
-    objects = ("final", "evaluation", "pretraining_seconds")
-    parts = [f"{part}.{name}" for part in objects for name in record[part]]
-    return ["curve", "interventions", "bias", "cpu_share.training", *parts]
-
-
-PROBE = Step

@@ -35,6 +35,3 @@ class Train(Probe):
         )
         median = training.train(record, case, training.prepare(case, seed, config))
         record["step_seconds"] = {"median": median}
-
-
-PROBE = Train

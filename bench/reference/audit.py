@@ -11,20 +11,14 @@ from typing import Any
 from bench.reference.cache import Reference, StaleReference, load_reference
 from jfbcore.problems import PROBLEMS
 
-#: heading of the printed table -> key of a row
-_COLUMNS = {
-    "problem": "problem",
-    "agents": "n_agents",
-    "method": "method",
-    "states": "states",
-    "converged": "converged",
-    "starts": "starts",
-    "KKT residual": "kkt_residual",
-    "mean cost": "mean",
-    "lower bound": "lower_bound",
-    "at most": "widest",
-    "seconds": "seconds",
-}
+#: heading of the printed table, key of a row, format
+_COLUMNS = (
+    ("problem", "problem", ""), ("agents", "n_agents", ""), ("method", "method", ""),
+    ("states", "states", ""), ("converged", "converged", ".1%"), ("starts", "starts", ""),
+    ("KKT residual", "kkt_residual", ".0e"), ("mean cost", "mean", ".6g"),
+    ("lower bound", "lower_bound", ".6g"), ("at most", "widest", ".1%"),
+    ("seconds", "seconds", ".6g"),
+)  # fmt: skip
 
 
 def audit(directory: Path) -> list[dict[str, Any]]:
@@ -39,29 +33,23 @@ def audit(directory: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text, one line a file."""
-    lines = [list(_COLUMNS)]
-    for row in rows:
-        if "reason" in row:
-            lines.append([row["file"], row["reason"]])
-        else:
-            lines.append([_shown(key, row[key]) for key in _COLUMNS.values()])
-    full = [line for line in lines if len(line) == len(_COLUMNS)]
-    widths = [max(len(line[i]) for line in full) for i in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
-        for line in lines
-    )
+    """The rows as text, one line a file; those without figures last."""
+    import pandas as pd
+
+    shown = [
+        {heading: _shown(row[key], form) for heading, key, form in _COLUMNS}
+        for row in rows
+        if "reason" not in row
+    ]
+    lines = [pd.DataFrame(shown).to_string(index=False)] if shown else []
+    return "\n".join([*lines, *(f"{r['file']}  {r['reason']}" for r in rows if "reason" in r)])
 
 
-def _shown(key: str, value: Any) -> str:
+def _shown(value: Any, form: str) -> str:
     if value is None:
         return "unknown"
-    if key in ("converged", "widest"):
-        return f"{round(value, 6) + 0.0:.1%}"  # no minus sign for a rounding
-    if key == "kkt_residual":
-        return f"{value:.0e}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    # No minus sign for a rounding.
+    return format(round(value, 6) + 0.0 if form == ".1%" else value, form)
 
 
 def _references(directory: Path) -> Iterator[tuple[str, Reference | str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +21,8 @@ from bench.reference.agent import one_agent
 from bench.reference.ipopt import Ipopt
 from bench.reference.nlp import crowd_interaction
 from bench.reference.program import Point, Program, Result
-from bench.reference.solution import Solution, in_double, open_loop_cost
-from bench.reference.starts import Guess
+from bench.reference.solution import Solution, Solver, open_loop_cost
+from bench.reference.starts import arcs
 from jfbcore import _validate
 from jfbcore.problems import Bicycle, Problem
 
@@ -36,7 +36,7 @@ ROUND_LIMIT = "round limit"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestResponse:
+class BestResponse(Solver):
     """Agents are placed one after the other, each on the best of several excursions given those
     before it; then all answer in turn until a whole round gains less than `tolerance`, relative,
     or `max_rounds` have been played.
@@ -50,54 +50,32 @@ class BestResponse:
         _validate.positive("tolerance", self.tolerance)
         _validate.positive_int("max_rounds", self.max_rounds)
 
-    @staticmethod
-    def supports(problem: Problem) -> str | None:
+    def supports(self, problem: Problem) -> str | None:
         """None, or why the problem's agents cannot answer one at a time."""
-        if not isinstance(problem, Bicycle) or problem.n_agents == 1:
-            agents = "agent" if problem.n_agents == 1 else "agents"
-            return (
-                f"best-response is for several bicycles, got {problem.name} with "
-                f"{problem.n_agents} {agents}; use ipopt"
-            )
-        return None
+        if isinstance(problem, Bicycle) and problem.n_agents > 1:
+            return None
+        agents = "agent" if problem.n_agents == 1 else "agents"
+        return (
+            f"best-response is for several bicycles, got {problem.name} with "
+            f"{problem.n_agents} {agents}; use ipopt"
+        )
 
-    def solve(
-        self,
-        problem: Problem,
-        states: Tensor,
-        *,
-        progress: Callable[[int], object] | None = None,
-    ) -> list[Solution]:
-        """The best control found from each of `states`, (batch, n).
-
-        `progress` is called with 1 after each state. A state with an agent for which IPOPT found
-        no path at all comes back with IPOPT's status and `solved=False`. Raises ValueError with
-        the reason for a problem of any other kind.
-        """
-        problem = in_double(problem)
-        if (reason := self.supports(problem)) is not None or not isinstance(problem, Bicycle):
-            raise ValueError(reason)
+    def _solve_each(
+        self, problem: Problem, states: Tensor, controls: Tensor | None
+    ) -> Iterator[Solution]:
+        assert isinstance(problem, Bicycle)
         program = Program.build(one_agent(problem), self.ipopt, crowd_interaction(problem))
-        solutions = []
-        for state in states.detach().double().cpu():
-            solutions.append(self._solve(problem, program, state))
-            if progress is not None:
-                progress(1)
-        return solutions
+        for state in states:
+            yield self._solve(problem, program, state)
 
     def _solve(self, problem: Bicycle, program: Program, state: Tensor) -> Solution:
         begin = time.perf_counter()
         crowd = _Crowd(program, state.numpy().reshape(-1, 4))
         for agent in range(problem.n_agents):
             if (failure := crowd.place(agent, problem)) is not None:
-                return Solution(
-                    cost=math.nan,
-                    objective=math.nan,
-                    controls=torch.zeros(problem.n_steps, problem.control_dim).double(),
-                    status=failure,
-                    solved=False,
-                    seconds=time.perf_counter() - begin,
-                )
+                # IPOPT found no path at all for this agent.
+                seconds = time.perf_counter() - begin
+                return Solution(status=failure, solved=False, seconds=seconds)
         best, status = crowd.controls(), ROUND_LIMIT
         cost = open_loop_cost(problem, state[None], best[None]).item()
         for _ in range(self.max_rounds):
@@ -134,15 +112,15 @@ class _Crowd:
 
     def place(self, agent: int, problem: Bicycle) -> str | None:
         """Put `agent` on the best of several excursions; IPOPT's status if none is solved."""
-        guesses = [_excursion(problem, self.starts[agent], 0.0, 0.0)]
-        for k in range(_DIRECTIONS):
-            angle = 2 * math.pi * k / _DIRECTIONS
-            guesses.append(_excursion(problem, self.starts[agent], angle, _REACH))
+        angles = 2 * math.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
+        outs = _REACH * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        start = self.starts[agent : agent + 1]
+        guesses = [arcs(problem, start, out[None]) for out in (np.zeros(2), *outs)]
         found = [self._solve(agent, self.program.point(guess)) for guess in guesses]
-        solved = [result for result in found if result.solved]
+        solved = [result for result in found if result.solution.solved]
         if not solved:
-            return found[0].status
-        self._keep(agent, min(solved, key=lambda result: result.objective))
+            return found[0].solution.status
+        self._keep(agent, min(solved, key=lambda result: result.solution.objective))
         return None
 
     def answer(self, agent: int) -> None:
@@ -150,12 +128,12 @@ class _Crowd:
         old = self.results[agent]
         assert old is not None
         new = self._solve(agent, old.point)
-        if new.solved:
+        if new.solution.solved:
             self._keep(agent, new)
 
     def controls(self) -> Tensor:
         """(n_steps, m)."""
-        return torch.cat([result.controls for result in self.results if result is not None], 1)
+        return torch.cat([r.solution.controls for r in self.results if r is not None], 1)
 
     def _solve(self, agent: int, point: Point) -> Result:
         others = np.delete(self.paths, agent, axis=1).reshape(len(self.paths), -1)
@@ -165,17 +143,3 @@ class _Crowd:
         states = self.program.guess(result.point).states
         self.results[agent] = result
         self.paths[:, agent] = np.vstack([self.starts[agent], states[:-1]])[:, :2]
-
-
-def _excursion(problem: Bicycle, start: np.ndarray, angle: float, reach: float) -> Guess:
-    """A path that swings out by `reach` [m] towards `angle` [rad] on its way to the target."""
-    steps = problem.n_steps
-    tau = np.linspace(0, 1, steps + 1)[1:, None]
-    way = np.array(problem.target_position) - start[:2]
-    out = reach * np.array([math.cos(angle), math.sin(angle)])
-    path = start[:2] + tau * way + np.sin(math.pi * tau) * out
-    tangent = way + math.pi * np.cos(math.pi * tau) * out
-    heading = np.unwrap(np.concatenate([start[2:3], np.arctan2(tangent[:, 1], tangent[:, 0])]))[1:]
-    speed = np.linalg.norm(tangent, axis=1) / problem.t_final
-    states = np.column_stack([path, heading, speed])
-    return Guess(states=states, decisions=np.zeros((steps, 2)))

@@ -35,7 +35,7 @@ from bench.reference.agent import agent_states, one_agent
 from bench.reference.ipopt import Ipopt
 from bench.reference.nlp import Stage, stage_of
 from bench.reference.program import Point, Program
-from bench.reference.solution import in_double
+from bench.reference.solution import fly, in_double
 from bench.reference.starts import starting_guesses
 from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
 from jfbcore.problems.interaction import interaction_cost
@@ -135,11 +135,11 @@ def _each_agent(program: Program, states: Tensor, table: np.ndarray | None) -> l
         points = [program.point(guess) for guess in guesses]
         points += [] if previous is None else [previous]
         results = [program.solve(state.numpy(), point, table) for point in points]
-        solved = [result for result in results if result.solved]
+        solved = [result for result in results if result.solution.solved]
         if not solved:
             return None
-        best = min(solved, key=lambda result: result.objective)
-        costs.append(best.objective)
+        best = min(solved, key=lambda result: result.solution.objective)
+        costs.append(best.solution.objective)
         previous = best.point
     return costs
 
@@ -156,12 +156,8 @@ def _positions(
     problem: Problem, state: Tensor, controls: Tensor, width: int, dimension: int
 ) -> Tensor:
     """Positions (n_steps, N, dimension) at the times the running cost sees."""
-    z, seen = state[None], []
-    for i in range(problem.n_steps):
-        seen.append(z.view(-1, width)[:, :dimension])
-        t = i * problem.time_step
-        z = z + problem.time_step * problem.dynamics(t, z, controls[None, i])
-    return torch.stack(seen)
+    states = fly(problem, state[None], lambda i, z: controls[None, i])[0][0, :-1]
+    return states.unflatten(1, (-1, width))[..., :dimension]
 
 
 def _known_interaction(problem: Quadrotor | Bicycle, positions: Tensor) -> float:

@@ -10,17 +10,16 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bench import places
+from bench.records import RecordError, read_object, write_json
 from bench.reference.agent import parameters
 from bench.reference.solution import Solution
 from jfbcore import held_out
@@ -79,14 +78,13 @@ class Reference:
         A lower cost is better, and at equal cost the one that converged and whose KKT residual is
         known. Lower bounds hold whatever they were found with, and the greater one counts.
         """
-        count = max(len(self.costs), len(other.costs))
-        rows: list[list] = []
+        rows: list[tuple] = []
         methods: list[str] = []
-        for index in range(count):
-            ours, theirs = self._row(index), other._row(index)
+        nothing = (None,) * len(_ROWS)
+        for ours, theirs in zip_longest(self._rows(), other._rows(), fillvalue=nothing):
             own = _rank(ours) <= _rank(theirs)
-            rows.append(list(ours if own else theirs))
-            rows[-1][-1] = max((b for b in (ours[-1], theirs[-1]) if b is not None), default=None)
+            bounds = [bound for bound in (ours[-1], theirs[-1]) if bound is not None]
+            rows.append((*(ours if own else theirs)[:-1], max(bounds, default=None)))
             methods += (self if own else other).method.split("+")
         while rows and rows[-1][0] is None:
             rows.pop()  # nothing is known of it, and nobody looks for it
@@ -100,17 +98,13 @@ class Reference:
         }
         return replace(self, **chosen)
 
-    def _row(self, index: int) -> tuple:
-        """One state's entries in the order of `_ROWS`; None where there are none."""
-        return tuple(_at(getattr(self, name), index) for name in _ROWS)
+    def _rows(self) -> zip_longest[tuple]:
+        """Of each state the entries in the order of `_ROWS`; None where there are none."""
+        return zip_longest(*(getattr(self, name) for name in _ROWS))
 
 
 #: fields of a reference that have one entry a state
 _ROWS = ("costs", "statuses", "seconds", "starts", "kkt_residuals", "lower_bounds")
-
-
-def _at(entries: tuple, index: int):
-    return entries[index] if index < len(entries) else None
 
 
 def _rank(row: tuple) -> tuple:
@@ -159,10 +153,7 @@ def make_reference(
 
     Nothing is known of the states before.
     """
-    unknown = Solution(
-        cost=math.nan, objective=math.nan, controls=torch.empty(0), status="unknown", solved=False,
-        seconds=0.0,
-    )  # fmt: skip
+    unknown = Solution(status="unknown", solved=False)
     solutions = [unknown] * first + list(solutions)
     packages = ("torch",) if method in ("transcription", "closed-form") else ("torch", "casadi")
     return Reference(
@@ -184,17 +175,7 @@ def make_reference(
 def save_reference(reference: Reference, problem: Problem, directory: Path | str) -> Path:
     """Write the file whole or not at all, and return its path."""
     path = reference_path(problem, directory)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"schema_version": SCHEMA_VERSION} | asdict(reference)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        temporary = Path(file.name)
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
-    # Temporary files are private; a committed file should not be.
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
+    write_json(path, {"schema_version": SCHEMA_VERSION} | asdict(reference))
     return path
 
 
@@ -205,14 +186,14 @@ def load_reference(problem: Problem, directory: Path | str | None = None) -> Ref
     when it is damaged.
     """
     path = reference_path(problem, directory)
-    if not path.exists():
-        return None
     try:
-        content = dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
+        content = read_object(path)
+    except RecordError as error:
         raise ValueError(
-            f"{path} is not a reference: {error}; delete it or make it anew"
+            f"{path} is not a reference: {error.faults[0]}; delete it or make it anew"
         ) from error
+    if content is None:
+        return None
     checks = (
         ("schema version", content.pop("schema_version", None), SCHEMA_VERSION),
         ("discretisation hash", content.get("discretisation"), discretisation_hash(problem)),

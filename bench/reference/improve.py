@@ -15,15 +15,11 @@ from torch import Tensor
 
 from bench.identity import stem
 from bench.records import read_records
-from bench.reference.cache import (
-    StaleReference,
-    load_reference,
-    make_reference,
-    save_reference,
-)
+from bench.reference.cache import StaleReference, load_reference, make_reference, save_reference
 from bench.reference.solution import Solution, in_double
 from jfbcore.held_out import held_out_states
 from jfbcore.problems import PROBLEMS, Problem
+from jfbcore.rollout import rollout
 
 #: relative gain below which a policy has not beaten a reference: rounding of float32 costs
 _LEAST_GAIN = 1e-5
@@ -97,41 +93,28 @@ def _flown(path: Path) -> Flights:
 
     policy = jfbcore.load(path).double()
     policy.problem = problem = in_double(policy.problem)
-    states = held_out_states(problem)
-    z, cost, controls = states, torch.zeros(len(states), dtype=torch.float64), []
     with torch.no_grad():
-        for i in range(problem.n_steps):
-            t = i * problem.time_step
-            u = policy(t, z).control
-            cost = cost + problem.time_step * problem.running_cost(t, z, u)
-            z = z + problem.time_step * problem.dynamics(t, z, u)
-            controls.append(u)
-        cost = cost + problem.terminal_cost(z)
+        flown = rollout(policy, held_out_states(problem), record=True)
+    assert flown.controls is not None
     return Flights(
-        problem=problem, source=path.name, costs=cost.tolist(), controls=torch.stack(controls, 1)
+        problem=problem,
+        source=path.name,
+        costs=flown.cost.tolist(),
+        controls=flown.controls.transpose(0, 1),
     )
 
 
 def _from_flight(flights: Flights, index: int) -> Solution:
     """IPOPT's optimum near the flight from one state, or the flight itself."""
     problem = in_double(flights.problem)
-    own = Solution(
-        cost=flights.costs[index],
-        objective=flights.costs[index],
-        controls=torch.empty(0),
-        status=f"flown by {flights.source}",
-        solved=True,
-        seconds=0.0,
-    )
+    cost, status = flights.costs[index], f"flown by {flights.source}"
+    own = Solution(cost=cost, objective=cost, status=status, solved=True)
     if flights.controls is None:
         return own
     from bench.reference.ipopt import Ipopt
-    from bench.reference.program import Program
 
     state, controls = held_out_states(problem)[index], flights.controls[index]
-    program = Program.build(problem, Ipopt())
-    result = program.solve(state.numpy(), program.point(program.flight(state, controls)))
-    optimum = result.solution(problem, state, 0.0)
+    (optimum,) = Ipopt().solve(problem, state[None], controls[None])
     return optimum if optimum.solved and optimum.cost <= own.cost else own
 
 

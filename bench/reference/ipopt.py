@@ -7,18 +7,17 @@ any policy can reach from that state, as far as IPOPT's local optimum is the glo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.reference.agent import agent_states, one_agent
-from bench.reference.fan import fanned_guesses
 from bench.reference.program import Point, Program
-from bench.reference.solution import Solution, in_double
-from bench.reference.starts import Guess, starting_guesses
+from bench.reference.solution import Solution, Solver, in_double
+from bench.reference.starts import SPREADS, Guess, fanned, starting_guesses
 from jfbcore import _validate
 from jfbcore.problems import Bicycle, Consumption, Liquidation, Problem, Quadrotor
 
@@ -29,7 +28,7 @@ _FEWEST_STARTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ipopt:
+class Ipopt(Solver):
     """IPOPT with MUMPS on the multiple-shooting problem.
 
     `starts` is the number of `starting_guesses` per state; None takes 6 for single quadrotors and
@@ -62,51 +61,54 @@ class Ipopt:
         guesses = [_agents_guess(problem, alone, state, self.starts) for state in states]
         return torch.stack([torch.from_numpy(guess.decisions) for guess in guesses])
 
-    def solve(
-        self,
-        problem: Problem,
-        states: Tensor,
-        *,
-        progress: Callable[[int], object] | None = None,
-    ) -> list[Solution]:
-        """`solve_each` as a list; `progress` is called with 1 after each state."""
-        solutions = []
-        for solution in self.solve_each(problem, states):
-            solutions.append(solution)
-            if progress is not None:
-                progress(1)
-        return solutions
-
-    def solve_each(self, problem: Problem, states: Tensor) -> Iterator[Solution]:
-        """The best local optimum found from each of `states`, (batch, n), one by one.
-
-        A state IPOPT could not solve comes back with IPOPT's own return status and `solved=False`.
-        """
-        problem, states = in_double(problem), states.detach().double().cpu()
+    def _solve_each(
+        self, problem: Problem, states: Tensor, controls: Tensor | None
+    ) -> Iterator[Solution]:
         program = Program.build(problem, self)
         alone = None
-        if problem.n_agents > 1 and not isinstance(problem, (Consumption, Liquidation)):
+        coupled = not isinstance(problem, (Consumption, Liquidation))
+        if controls is None and problem.n_agents > 1 and coupled:
             # Agents are coupled through their interaction or their common control cost.
             alone = Program.build(one_agent(problem), self)
         previous: Point | None = None
         for index, state in enumerate(states):
             begin = time.perf_counter()
-            points = [] if previous is None else [previous]
-            if isinstance(problem, Bicycle) and alone is not None:
-                points += [program.point(fan) for fan in fanned_guesses(problem, state)]
-            elif alone is not None:
-                points.append(program.point(_agents_guess(problem, alone, state, self.starts)))
-            count = self.starts
-            if count is None and not _has_many_optima(problem):
-                count = max(0, _FEWEST_STARTS - len(points))
-            if count != 0:
-                guesses = starting_guesses(problem, state, count, seed=index)
-                points += [program.point(guess) for guess in guesses]
+            if controls is None:
+                points = self._starts(problem, program, alone, state, previous, index)
+            else:
+                points = [program.point(program.flight(state, controls[index].double()))]
             best = program.solve_best(state, points)
-            if best.solved:
+            if best.solution.solved:
                 previous = best.point
             seconds = time.perf_counter() - begin
-            yield best.solution(problem, state, seconds, len(points))
+            yield replace(best.solution, seconds=seconds, starts=len(points))
+
+    def _starts(
+        self,
+        problem: Problem,
+        program: Program,
+        alone: Program | None,
+        state: Tensor,
+        previous: Point | None,
+        seed: int,
+    ) -> list[Point]:
+        points = [] if previous is None else [previous]
+        guesses = []
+        if isinstance(problem, Bicycle) and alone is not None:
+            for spread in SPREADS:
+                reached, fan, _ = fanned(problem, state[None], spread)
+                guesses.append(Guess(states=reached[0, 1:].numpy(), decisions=fan[0].numpy()))
+        elif alone is not None:
+            guesses.append(_agents_guess(problem, alone, state, self.starts))
+        count = self.starts
+        # These are solved from every listed start, because their optima differ.
+        limit = _MANY_STARTS_LIMIT if isinstance(problem, Bicycle) else 1
+        many = isinstance(problem, (Bicycle, Quadrotor)) and problem.n_agents <= limit
+        if count is None and not many:
+            count = max(0, _FEWEST_STARTS - len(points) - len(guesses))
+        if count != 0:
+            guesses += starting_guesses(problem, state, count, seed=seed)
+        return points + [program.point(guess) for guess in guesses]
 
 
 def _agents_guess(problem: Problem, alone: Program, state: Tensor, starts: int | None) -> Guess:
@@ -119,15 +121,8 @@ def _agents_guess(problem: Problem, alone: Program, state: Tensor, starts: int |
         result = alone.solve_best(agent_state, points)
         guesses.append(alone.guess(result.point))
         # An agent that failed gives its last iterate as a start, and nothing to the next agent.
-        previous = result.point if result.solved else previous
+        previous = result.point if result.solution.solved else previous
     return Guess(
         states=np.concatenate([guess.states for guess in guesses], axis=1),
         decisions=np.concatenate([guess.decisions for guess in guesses], axis=1),
     )
-
-
-def _has_many_optima(problem: Problem) -> bool:
-    """Whether a state is solved from every listed start, because its optima differ."""
-    if isinstance(problem, Bicycle):
-        return problem.n_agents <= _MANY_STARTS_LIMIT
-    return isinstance(problem, Quadrotor) and problem.n_agents == 1

@@ -10,18 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import casadi as ca
 import numpy as np
 
-from jfbcore.problems import (
-    Bicycle,
-    Consumption,
-    Liquidation,
-    Problem,
-    Quadrotor,
-    RotorQuadrotor,
-)
+from jfbcore.problems import Bicycle, Consumption, Liquidation, Problem, Quadrotor, RotorQuadrotor
 
 #: above this many agents the second derivatives of a weak interaction cost are left out
 _DENSE_INTERACTION_LIMIT = 6
@@ -36,26 +30,61 @@ class Stage:
     would make the Hessian dense into one variable per step.
     """
 
-    #: (z, decision) -> u
-    control: ca.Function
     #: (t, z, u) -> dz/dt
     dynamics: ca.Function
     #: (t, z, u, lifted) -> L without the interaction
     running_cost: ca.Function
-    #: (u) -> lifted, a scalar; None where nothing is lifted
-    lifted: ca.Function | None
-    #: (z) -> weighted interaction cost; None where there is none
-    interaction: ca.Function | None
-    #: whether the solver sees the second derivatives of the interaction
-    interaction_hessian: bool
     #: (z) -> G
     terminal_cost: ca.Function
+    #: (z, decision) -> u
+    control: ca.Function
+    #: (u) -> lifted, a scalar; None where nothing is lifted
+    lifted: ca.Function | None = None
+    #: (z) -> weighted interaction cost; None where there is none
+    interaction: ca.Function | None = None
+    #: whether the solver sees the second derivatives of the interaction
+    interaction_hessian: bool = True
     #: bounds of one step's decision, (m,)
     decision_lower: list[float]
     decision_upper: list[float]
     #: lower bounds of a state inside the horizon and of the last one, (n,)
     state_lower: list[float]
     final_state_lower: list[float]
+
+
+class _Formulas:
+    """The symbols of a problem's formulas, and the stage that these make."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.t, self.lifted = ca.SX.sym("t"), ca.SX.sym("lifted")
+        self.z = ca.SX.sym("z", problem.state_dim)
+        self.u = ca.SX.sym("u", problem.control_dim)
+
+    def agents(self, width: int, controls: int) -> list[tuple[ca.SX, ca.SX]]:
+        """States and controls of each agent."""
+        states, decisions = ca.vertsplit(self.z, width), ca.vertsplit(self.u, controls)
+        return list(zip(states, decisions, strict=True))
+
+    def stage(
+        self, dynamics: list[ca.SX], running_cost: ca.SX, terminal_cost: ca.SX, **others: Any
+    ) -> Stage:
+        """`others` in place of controls and states without bounds, and nothing lifted."""
+        t, z, u = self.t, self.z, self.u
+        free = [math.inf] * max(z.numel(), u.numel())
+        lowest = [-bound for bound in free]
+        usual: dict[str, Any] = {
+            "control": ca.Function("control", [z, u], [u]),
+            "decision_lower": lowest[: u.numel()],
+            "decision_upper": free[: u.numel()],
+            "state_lower": lowest[: z.numel()],
+            "final_state_lower": lowest[: z.numel()],
+        }
+        return Stage(
+            dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(*dynamics)]),
+            running_cost=ca.Function("running", [t, z, u, self.lifted], [running_cost]),
+            terminal_cost=ca.Function("end", [z], [terminal_cost]),
+            **(usual | others),
+        )
 
 
 def stage_of(problem: Problem) -> Stage:
@@ -70,22 +99,10 @@ def stage_of(problem: Problem) -> Stage:
     )
 
 
-def _symbols(problem: Problem) -> tuple[ca.SX, ca.SX, ca.SX, ca.SX]:
-    return (
-        ca.SX.sym("t"),
-        ca.SX.sym("z", problem.state_dim),
-        ca.SX.sym("u", problem.control_dim),
-        ca.SX.sym("lifted"),
-    )
-
-
 def _quadrotor(problem: Quadrotor) -> Stage:
-    t, z, u, lifted = _symbols(problem)
-    n_agents = problem.n_agents
-    rates = []
-    for agent in range(n_agents):
-        state = z[12 * agent : 12 * agent + 12]
-        thrust = u[4 * agent] / problem.mass
+    f, n_agents, rates = _Formulas(problem), problem.n_agents, []
+    for state, control in f.agents(12, 4):
+        thrust = control[0] / problem.mass
         yaw, pitch, roll = state[3], state[4], state[5]
         lean = ca.sin(pitch) * ca.cos(roll)
         rates += [
@@ -93,34 +110,25 @@ def _quadrotor(problem: Quadrotor) -> Stage:
             thrust * (ca.sin(yaw) * ca.sin(roll) + ca.cos(yaw) * lean),
             thrust * (ca.sin(yaw) * lean - ca.cos(yaw) * ca.sin(roll)),
             thrust * ca.cos(pitch) * ca.cos(roll) - problem.g,
-            u[4 * agent + 1 : 4 * agent + 4],
+            control[1:4],
         ]
     target = ca.DM([*problem.target_position, *[0.0] * 9] * n_agents)
-    miss = ca.sumsqr(z - target)
-    free = [-math.inf] * problem.state_dim
-    return Stage(
-        control=_identity(z, u),
-        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(*rates)]),
-        running_cost=ca.Function("running", [t, z, u, lifted], [ca.exp(lifted)]),
+    return f.stage(
+        rates,
+        ca.exp(f.lifted),
+        problem.terminal_weight / (4 * n_agents) * ca.sumsqr(f.z - target),
         # |u|^2 couples all agents' controls; one variable keeps that out of the Hessian.
-        lifted=ca.Function("lifted", [u], [ca.sumsqr(u) / (2 * n_agents)]),
-        interaction=_interaction(z, n_agents, 12, 3, problem.interaction_weight),
+        lifted=ca.Function("lifted", [f.u], [ca.sumsqr(f.u) / (2 * n_agents)]),
+        interaction=_interaction(f.z, n_agents, 12, 3, problem.interaction_weight),
         interaction_hessian=n_agents <= _DENSE_INTERACTION_LIMIT,
-        terminal_cost=ca.Function("end", [z], [problem.terminal_weight / (4 * n_agents) * miss]),
-        decision_lower=[-math.inf] * problem.control_dim,
-        decision_upper=[math.inf] * problem.control_dim,
-        state_lower=free,
-        final_state_lower=free,
     )
 
 
 def _rotor_quadrotor(problem: RotorQuadrotor) -> Stage:
-    t, z, u, lifted = _symbols(problem)
-    n_agents, g = problem.n_agents, problem.g
+    f, n_agents, g = _Formulas(problem), problem.n_agents, problem.g
     precession = problem.inertia[1] / problem.inertia[0] - 1
     rates, cost = [], ca.SX(0)
-    for agent in range(n_agents):
-        state, command = z[12 * agent : 12 * agent + 12], u[4 * agent : 4 * agent + 4]
+    for state, command in f.agents(12, 4):
         yaw, pitch, roll = state[3], state[4], state[5]
         velocity, turning = state[6:9], state[9:12]
         lean = ca.sin(pitch) * ca.cos(roll)
@@ -143,78 +151,54 @@ def _rotor_quadrotor(problem: RotorQuadrotor) -> Stage:
         cost += problem.effort_weight * ca.sumsqr(command)
         cost += problem.supply_weight * ca.sum1(command) ** 2
     target = ca.DM([*problem.target_position, *[0.0] * 9] * n_agents)
-    miss = ca.sumsqr(ca.DM([*[1.0] * 6, *[problem.settling_time] * 6] * n_agents) * (z - target))
-    free = [-math.inf] * problem.state_dim
-    return Stage(
-        control=_identity(z, u),
-        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(*rates)]),
-        running_cost=ca.Function("running", [t, z, u, lifted], [cost / (2 * n_agents)]),
-        lifted=None,
-        interaction=_interaction(z, n_agents, 12, 3, problem.interaction_weight),
+    weights = ca.DM([*[1.0] * 6, *[problem.settling_time] * 6] * n_agents)
+    return f.stage(
+        rates,
+        cost / (2 * n_agents),
+        problem.terminal_weight / (4 * n_agents) * ca.sumsqr(weights * (f.z - target)),
+        interaction=_interaction(f.z, n_agents, 12, 3, problem.interaction_weight),
         interaction_hessian=n_agents <= _DENSE_INTERACTION_LIMIT,
-        terminal_cost=ca.Function("end", [z], [problem.terminal_weight / (4 * n_agents) * miss]),
-        decision_lower=[-math.inf] * problem.control_dim,
-        decision_upper=[math.inf] * problem.control_dim,
-        state_lower=free,
-        final_state_lower=free,
     )
 
 
 def _bicycle(problem: Bicycle) -> Stage:
-    t, z, u, lifted = _symbols(problem)
-    n_agents = problem.n_agents
+    f, n_agents = _Formulas(problem), problem.n_agents
     rates, miss = [], ca.SX(0)
-    for agent in range(n_agents):
-        x, y, heading, speed = ca.vertsplit(z[4 * agent : 4 * agent + 4])
-        steering, acceleration = u[2 * agent], u[2 * agent + 1]
+    for state, control in f.agents(4, 2):
+        x, y, heading, speed = ca.vertsplit(state)
         rates += [
             speed * ca.cos(heading),
             speed * ca.sin(heading),
-            speed * ca.tan(steering) / problem.wheelbase,
-            acceleration,
+            speed * ca.tan(control[0]) / problem.wheelbase,
+            control[1],
         ]
         miss += (x - problem.target_position[0]) ** 2 + (y - problem.target_position[1]) ** 2
-    free = [-math.inf] * problem.state_dim
-    return Stage(
-        control=_identity(z, u),
-        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(*rates)]),
-        running_cost=ca.Function("running", [t, z, u, lifted], [ca.sumsqr(u) / 2]),
-        lifted=None,
-        interaction=_interaction(z, n_agents, 4, 2, problem.interaction_weight),
+    return f.stage(
+        rates,
+        ca.sumsqr(f.u) / 2,
+        problem.terminal_weight * miss,
         # Strong enough to push the agents apart: without its curvature Newton steps go astray.
-        interaction_hessian=True,
-        terminal_cost=ca.Function("end", [z], [problem.terminal_weight * miss]),
+        interaction=_interaction(f.z, n_agents, 4, 2, problem.interaction_weight),
         decision_lower=[-problem.max_steering, -math.inf] * n_agents,
         decision_upper=[problem.max_steering, math.inf] * n_agents,
-        state_lower=free,
-        final_state_lower=free,
     )
 
 
 def _consumption(problem: Consumption) -> Stage:
-    t, z, u, lifted = _symbols(problem)
-    goods, gamma = problem.n_goods, problem.gamma
-    wealth, habits = z[0], z[1:]
-    excess = ca.SX.sym("excess", goods)
-    utility = ca.sum1((u - habits) ** (1 - gamma)) / (1 - gamma)
-    bequest = problem.epsilon * wealth ** (1 - gamma) / (1 - gamma)
-    growth = problem.r * wealth - ca.sum1(u)
-    formed, worn = u**problem.eta, habits**problem.theta
+    f, goods, gamma = _Formulas(problem), problem.n_goods, problem.gamma
+    wealth, habits, excess = f.z[0], f.z[1:], ca.SX.sym("excess", goods)
+    utility = ca.sum1((f.u - habits) ** (1 - gamma)) / (1 - gamma)
+    formed, worn = f.u**problem.eta, habits**problem.theta
     if problem.A is not None:
         formed = ca.mtimes(ca.DM(np.asarray(problem.A)), formed)
     if problem.B is not None:
         worn = ca.mtimes(ca.DM(np.asarray(problem.B)), worn)
-    return Stage(
+    return f.stage(
+        [problem.r * wealth - ca.sum1(f.u), formed - worn],
+        -ca.exp(-problem.delta * f.t) * utility,
+        -problem.epsilon * wealth ** (1 - gamma) / (1 - gamma),
         # The admissible controls are a box around the habit; in the excess the box is fixed.
-        control=ca.Function("control", [z, excess], [habits + excess]),
-        dynamics=ca.Function("dynamics", [t, z, u], [ca.vertcat(growth, formed - worn)]),
-        running_cost=ca.Function(
-            "running", [t, z, u, lifted], [-ca.exp(-problem.delta * t) * utility]
-        ),
-        lifted=None,
-        interaction=None,
-        interaction_hessian=False,
-        terminal_cost=ca.Function("end", [z], [-bequest]),
+        control=ca.Function("control", [f.z, excess], [habits + excess]),
         decision_lower=[problem.min_excess] * goods,
         decision_upper=[problem.max_excess] * goods,
         # Consumption is positive, so wealth that ends above the floor was positive throughout.
@@ -225,7 +209,7 @@ def _consumption(problem: Consumption) -> Stage:
 
 
 def _liquidation(problem: Liquidation) -> Stage:
-    t, z, u, lifted = _symbols(problem)
+    f = _Formulas(problem)
     own = (1 - problem.cross_impact) * problem.impact
     shared = problem.cross_impact * problem.impact
 
@@ -233,26 +217,12 @@ def _liquidation(problem: Liquidation) -> Stage:
         return own * ca.sumsqr(x) + shared * ca.sum1(x) ** 2
 
     spread = problem.volatility**2 * (
-        (1 - problem.correlation) * ca.sumsqr(z) + problem.correlation * ca.sum1(z) ** 2
+        (1 - problem.correlation) * ca.sumsqr(f.z) + problem.correlation * ca.sum1(f.z) ** 2
     )
     if problem.covariance is not None:
-        spread = ca.mtimes([z.T, ca.DM(np.asarray(problem.covariance)), z])
-    free = [-math.inf] * problem.n_assets
-    return Stage(
-        control=_identity(z, u),
-        dynamics=ca.Function("dynamics", [t, z, u], [-u]),
-        running_cost=ca.Function(
-            "running", [t, z, u, lifted], [impact(u) + problem.risk_aversion * spread]
-        ),
-        lifted=None,
-        interaction=None,
-        interaction_hessian=False,
-        terminal_cost=ca.Function("end", [z], [problem.final_rate * impact(z)]),
-        decision_lower=free,
-        decision_upper=[math.inf] * problem.n_assets,
-        state_lower=free,
-        final_state_lower=free,
-    )
+        spread = ca.mtimes([f.z.T, ca.DM(np.asarray(problem.covariance)), f.z])
+    cost = impact(f.u) + problem.risk_aversion * spread
+    return f.stage([-f.u], cost, problem.final_rate * impact(f.z))
 
 
 _BUILDERS: dict[type[Problem], Callable[..., Stage]] = {
@@ -262,10 +232,6 @@ _BUILDERS: dict[type[Problem], Callable[..., Stage]] = {
     RotorQuadrotor: _rotor_quadrotor,
     Liquidation: _liquidation,
 }
-
-
-def _identity(z: ca.SX, u: ca.SX) -> ca.Function:
-    return ca.Function("control", [z, u], [u])
 
 
 def _interaction(

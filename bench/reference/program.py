@@ -9,8 +9,9 @@ solver sees the smooth kernel everywhere; the reported cost has the cutoff.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import casadi as ca
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.reference.nlp import Stage, stage_of
-from bench.reference.solution import Solution, open_loop_cost
+from bench.reference.solution import Solution, fly, open_loop_cost
 from bench.reference.starts import Guess
 from jfbcore.problems import Consumption, Problem
 
@@ -34,37 +35,17 @@ class Point:
     dual: np.ndarray | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
+    """Where IPOPT ended, and what that is worth."""
+
     point: Point
-    objective: float
-    controls: Tensor  # (n_steps, m)
-    status: str
-    solved: bool
-    kkt_residual: float
+    solution: Solution
 
-    def cost(self, problem: Problem, state: Tensor) -> float:
-        return open_loop_cost(problem, state[None], self.controls[None]).item()
-
-    def rank(self, problem: Problem, state: Tensor) -> tuple[bool, float]:
+    @property
+    def rank(self) -> tuple[bool, float]:
         """Solved before unsolved, then by cost; a cost that is not finite comes last."""
-        cost = self.cost(problem, state)
-        return (not self.solved, cost) if np.isfinite(cost) else (True, np.inf)
-
-    def solution(
-        self, problem: Problem, state: Tensor, seconds: float, starts: int = 1
-    ) -> Solution:
-        cost = self.cost(problem, state)
-        return Solution(
-            cost=cost,
-            objective=self.objective,
-            controls=self.controls,
-            status=self.status,
-            solved=self.solved and bool(np.isfinite(cost)),
-            seconds=seconds,
-            starts=starts,
-            kkt_residual=self.kkt_residual,
-        )
+        cost = self.solution.cost
+        return (not self.solution.solved, cost) if np.isfinite(cost) else (True, np.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,15 +130,9 @@ class Program:
 
     def flight(self, state: Tensor, controls: Tensor) -> Guess:
         """Where `controls` (n_steps, m) lead from `state` (n,), as a starting point."""
-        problem, z, before = self.problem, state[None], []
-        for i in range(problem.n_steps):
-            before.append(z)
-            z = z + problem.time_step * problem.dynamics(
-                i * problem.time_step, z, controls[None, i]
-            )
-        states = torch.cat([*before, z]).numpy()
+        states = fly(self.problem, state[None], lambda i, z: controls[None, i])[0][0].numpy()
         decisions = controls.numpy().copy()
-        if isinstance(problem, Consumption):
+        if isinstance(self.problem, Consumption):
             decisions -= states[:-1, 1:]  # the decision is the excess over the habit
         return Guess(states=states[1:], decisions=decisions)
 
@@ -172,7 +147,7 @@ class Program:
     def solve_best(self, state: Tensor, points: list[Point]) -> Result:
         """The best result over starting points, of which there must be at least one."""
         results = [self.solve(state.numpy(), point) for point in points]
-        return min(results, key=lambda result: result.rank(self.problem, state))
+        return min(results, key=lambda result: result.rank)
 
     def solve(self, state: np.ndarray, point: Point, data: np.ndarray | None = None) -> Result:
         """From `state` (n,) and `point`; `data` (n_steps, d) where the program has any."""
@@ -190,15 +165,19 @@ class Program:
         reached = Point(primal=np.array(found["x"]).ravel(), dual=np.array(found["lam_g"]).ravel())
         guess = self.guess(reached)
         before = np.vstack([state, guess.states[:-1]])
-        controls = self.stage.control.map(self.problem.n_steps)(before.T, guess.decisions.T)
-        return Result(
-            point=reached,
+        columns = self.stage.control.map(self.problem.n_steps)(before.T, guess.decisions.T)
+        controls = torch.from_numpy(np.array(columns).T.copy())
+        start = torch.from_numpy(state)
+        cost = open_loop_cost(self.problem, start[None], controls[None]).item()
+        solution = Solution(
+            cost=cost,
             objective=float(found["f"]),
-            controls=torch.from_numpy(np.array(controls).T.copy()),
+            controls=controls,
             status=statistics["return_status"],
-            solved=bool(statistics["success"]),
+            solved=bool(statistics["success"]) and math.isfinite(cost),
             kkt_residual=self._kkt_residual(parameters, found),
         )
+        return Result(reached, solution)
 
     def _kkt_residual(self, parameters: np.ndarray, found: dict[str, ca.DM]) -> float:
         """The largest violation of the first-order conditions, evaluated apart from IPOPT.

@@ -1,9 +1,12 @@
-"""What a reference solver returns, and the one place where its controls are scored."""
+"""What reference solvers have in common, and the one place where their controls are scored."""
 
 from __future__ import annotations
 
+import abc
 import copy
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,16 +26,58 @@ class Solution:
     where there is none.
     """
 
-    cost: float
-    objective: float
+    cost: float = math.nan
+    objective: float = math.nan
     #: (n_steps, m), float64 on the CPU; units of the problem's control
-    controls: Tensor
+    controls: Tensor = field(default_factory=lambda: torch.empty(0))
     status: str
     solved: bool
-    seconds: float
+    seconds: float = 0.0
     starts: int = 1
     kkt_residual: float | None = None
     lower_bound: float | None = None
+
+
+class Solver(abc.ABC):
+    """Finds an open-loop control for each of some initial states; its settings are its fields."""
+
+    def supports(self, problem: Problem) -> str | None:
+        """None, or why the solver is not for `problem`."""
+        return None
+
+    def solve_each(
+        self, problem: Problem, states: Tensor, controls: Tensor | None = None
+    ) -> Iterator[Solution]:
+        """The best control found from each of `states` (batch, n), one by one.
+
+        `controls` (batch, n_steps, m): where IPOPT and the transcription start, in place of starts
+        of their own; the others always have their own. A state that
+        could not be solved comes back with a status and `solved=False`. Raises ValueError with the
+        reason for a problem that the solver does not support.
+        """
+        if (reason := self.supports(problem)) is not None:
+            raise ValueError(reason)
+        return self._solve_each(in_double(problem), states.detach().double().cpu(), controls)
+
+    def solve(
+        self,
+        problem: Problem,
+        states: Tensor,
+        controls: Tensor | None = None,
+        *,
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> list[Solution]:
+        """`solve_each` as a list; `progress` is called with 1 after each state."""
+        solutions = []
+        for solution in self.solve_each(problem, states, controls):
+            solutions.append(solution)
+            progress(1)
+        return solutions
+
+    @abc.abstractmethod
+    def _solve_each(
+        self, problem: Problem, states: Tensor, controls: Tensor | None
+    ) -> Iterator[Solution]: ...
 
 
 def in_double(problem: Problem) -> Problem:
@@ -42,12 +87,24 @@ def in_double(problem: Problem) -> Problem:
     return twin
 
 
-def open_loop_cost(problem: Problem, states: Tensor, controls: Tensor) -> Tensor:
-    """Cost of the left-endpoint Euler rollout: (batch, n), (batch, n_steps, m) -> (batch,)."""
-    h, z = problem.time_step, states
-    cost = states.new_zeros(states.shape[0])
+def fly(
+    problem: Problem, states: Tensor, control: Callable[[int, Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The left-endpoint Euler rollout from `states` (batch, n) under u_i = `control(i, z_i)`.
+
+    States (batch, n_steps + 1, n), controls (batch, n_steps, m) and costs (batch,).
+    """
+    h, z, cost = problem.time_step, states, states.new_zeros(len(states))
+    passed, taken = [z], []
     for i in range(problem.n_steps):
-        u = controls[:, i]
+        u = control(i, z)
         cost = cost + h * problem.running_cost(i * h, z, u)
         z = z + h * problem.dynamics(i * h, z, u)
-    return cost + problem.terminal_cost(z)
+        passed.append(z)
+        taken.append(u)
+    return torch.stack(passed, 1), torch.stack(taken, 1), cost + problem.terminal_cost(z)
+
+
+def open_loop_cost(problem: Problem, states: Tensor, controls: Tensor) -> Tensor:
+    """Cost (batch,) of `controls` (batch, n_steps, m) from `states` (batch, n)."""
+    return fly(problem, states, lambda i, z: controls[:, i])[2]

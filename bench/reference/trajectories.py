@@ -8,9 +8,7 @@ run which reads the file counts what a run that solves it would.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.environment import ROOT
+from bench.records import whole
 from bench.reference.cache import discretisation_hash
 from bench.reference.solution import in_double
 from jfbcore.problems import Bicycle, Consumption, Problem
@@ -116,12 +115,5 @@ def _path(problem: Problem, count: int, directory: Path) -> Path:
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Whole or not at all: several processes may solve the same states at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-        try:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    with whole(path, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)

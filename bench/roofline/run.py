@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from bench.grid import grid
 from bench.jobs import Job
 from bench.probes.roofline import Roofline
 from bench.records import write_csv, write_json
@@ -19,6 +18,7 @@ from bench.report.style import format_bytes, format_seconds
 from bench.roofline.case import with_floors
 from bench.roofline.parts import PARTS
 from bench.roofline.rates import MachineRates, best
+from bench.selection import grid
 
 SCHEMA_VERSION = 1
 #: sizes profiled where none are asked for

@@ -12,8 +12,7 @@ import torch
 from bench import build, device, measure, worker
 from bench.case import Case
 from bench.failures import line_about_memory
-from bench.fill_predictions import fill_predictions
-from bench.predict import fit, fit_on_cpu, predicted_by
+from bench.predict import fill_predictions, fit, fit_on_cpu, predicted_by
 from bench.probes.probe import Hooks
 from bench.records import empty_record, explain_nulls, read_record, write_json
 from tests.bench.helpers import record_path, run_cli, stale_reasons, unexplained_nulls

@@ -16,8 +16,9 @@ from bench.diagnostics import (
     minibatch_gradients,
     policy_gradient,
     relative_variance,
+    watching,
 )
-from bench.trace import along_rollout, gradients, watching
+from bench.probes.trace import along_rollout, gradients
 from jfbcore.jfb import JFB
 from jfbcore.maps import MAPS
 from jfbcore.problems import PROBLEMS

@@ -9,7 +9,6 @@ import math
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from bench.case import REPEATS
 from bench.environment import ROOT
 from bench.presets import quick
 
-TIMES = {f"benchmarks.Times.time_{part}" for part in ("step", "backward")}
+TIMES = {"benchmarks.Times.time_step", "benchmarks.BackwardTimes.time_backward"}
 TRACKED = {
     f"benchmarks.Quantities.track_{name}"
     for name in (
@@ -89,28 +88,6 @@ def test_the_published_history_has_ten_commits_and_no_hosts_name():
 def test_times_are_sampled_by_asv_and_counts_are_not(discovered):
     assert {found["type"] for name, found in discovered.items() if name in TIMES} == {"time"}
     assert {found["type"] for name, found in discovered.items() if name in TRACKED} == {"track"}
-
-
-def test_the_backward_clock_runs_only_during_the_backward_pass(monkeypatch):
-    from bench.history import benchmarks
-
-    now = SimpleNamespace(seconds=100.0)
-
-    def pass_time(seconds):
-        now.seconds += seconds
-
-    step = SimpleNamespace(
-        clear=lambda: pass_time(1.0),
-        forward=lambda: pass_time(5.0) or SimpleNamespace(backward=lambda: pass_time(2.0)),
-        synchronise=lambda: pass_time(0.25),
-    )
-    monkeypatch.setattr(benchmarks.time, "perf_counter", lambda: now.seconds)
-    clock = benchmarks._BackwardClock()
-    clock.run(step)
-    # The backward pass and the synchronisation that ends it, nothing of what came before.
-    assert clock.read() == 2.25
-    clock.run(step)
-    assert clock.read() == 4.5
 
 
 def test_the_cases_tracked_are_the_quick_ones():
@@ -196,10 +173,12 @@ def test_every_benchmark_runs_and_has_the_numbers_of_the_benchmark_body(monkeypa
             track: getattr(quantities, f"track_{track}")(records, *name)
             for track in (full.rpartition("track_")[2] for full in TRACKED)
         }
-        times = benchmarks.Times()
-        times.setup(*name)
-        for run in (times.time_step, times.time_backward):
-            run(*name)
+        times, backward = benchmarks.Times(), benchmarks.BackwardTimes()
+        for _ in range(2):  # as asv does, before each sample
+            times.setup(*name)
+            times.time_step(*name)
+            backward.setup(*name)
+            backward.time_backward(*name)
         assert times.step.last is not None
         body = measure_memory(Step(case))
     finally:

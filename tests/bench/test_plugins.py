@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from bench import registry
 from bench.build import build
 from bench.case import Case
 from bench.environment import ROOT
-from bench.grid import grid
 from bench.jobs import Job
 from bench.records import read_records, write_json
+from bench.selection import grid
 from bench.worker import fill
 from jfbcore.jfb import JFB
 from jfbcore.maps import ScaledMap
@@ -82,7 +83,7 @@ class TestFiles:
         assert case == case_of(f"{di}:DoubleIntegrator")
         monkeypatch.chdir("/")
         assert build(case, 0).problem.name == "double-integrator"
-        assert Case.from_dict(case.to_order(0)) == case
+        assert pickle.loads(pickle.dumps(case)) == case
 
     def test_no_path_of_this_machine_is_in_an_id_or_a_record(self, di, mine, tmp_path):
         case = case_of(f"{di}:DoubleIntegrator", f"{mine}:Blend")

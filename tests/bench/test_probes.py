@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
+import pickle
 from dataclasses import replace
 
 import pandas as pd
@@ -16,7 +16,6 @@ from bench.case import Case
 from bench.claims import alignment
 from bench.claims.tables import by_job, tables
 from bench.jobs import Job
-from bench.probes import load, names
 from bench.probes.derivative import Derivative
 from bench.probes.descent import Descent
 from bench.probes.maximisers import GlobalSteering, Maximisers, best_steering
@@ -26,6 +25,7 @@ from bench.probes.prediction import Prediction
 from bench.probes.probe import Probe
 from bench.probes.trace import Trace
 from bench.probes.training import Train
+from bench.records import finite
 from bench.worker import fill
 from jfbcore.maps import ScaledMap
 from jfbcore.problems import Bicycle
@@ -42,22 +42,17 @@ def measured(case: Case, probe: Probe, seed: int = 0) -> dict:
     record["threads"], record["fingerprint"] = 1, "made up"
     fill(record, case, seed, probe=probe)
     assert unexplained_nulls(record) == stale_reasons(record) == set()
-    settings = dict(record["probe"])
-    assert load(settings.pop("name"), settings) == probe
+    assert record["probe"] == finite({"name": probe.name, **probe.settings})
     return record
 
 
-def test_every_probe_is_found_by_its_name_and_its_settings_survive_json() -> None:
-    assert {"step", "trace", "memory", "training", "prediction", "roofline"} <= set(names())
-    for name in names():
-        assert load(name, {}).name == name
-        assert load(name, {}).settings == {}
+def test_a_probe_is_called_as_its_file_and_says_what_is_not_usual() -> None:
     probe = Memory(iterations=(1, 2))
-    assert load("memory", json.loads(json.dumps(probe.settings))) == probe
-    with pytest.raises(ValueError, match=r"`probe` must be one of .*, got 'nothing'"):
-        load("nothing", {})
+    assert (probe.name, probe.settings) == ("memory", {"iterations": (1, 2)})
+    assert Memory().settings == {}
+    assert pickle.loads(pickle.dumps(probe)) == probe
     with pytest.raises(TypeError):
-        load("memory", {"iteration": 5})
+        Memory(iteration=5)
 
 
 def bound_map(kappa: float, acceleration: float = 0.7):

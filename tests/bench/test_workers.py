@@ -197,8 +197,8 @@ class TestBuildPhase:
         class Quick(Worker):
             def send(self, order):
                 alive.append(running(tmp_path))
-                case, probe = order["case"], order["probe"]
-                orders.append((case["n_steps"], case["seed"], probe["name"]))
+                job = order["job"]
+                orders.append((job.case.n_steps, job.seed, job.probe.name))
                 self.process.kill()
                 self.process.wait()
                 self.process.returncode = 0

@@ -31,8 +31,8 @@ def optimum(problem, states):
     for state in states:
         guess = starting_guesses(problem, state, 1, seed=0)[0]
         result = program.solve(state.numpy(), program.point(guess))
-        assert result.solved
-        controls.append(result.controls)
+        assert result.solution.solved
+        controls.append(result.solution.controls)
         size = problem.n_steps * problem.state_dim
         dual = torch.from_numpy(result.point.dual[:size])
         multipliers.append(dual.view(problem.n_steps, problem.state_dim))

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bench.check import hamiltonian as checks
 from bench.check import points
-from bench.check.points import BATCH, Point, by_definition, generator
+from bench.check.points import BATCH, Point, generator
+from bench.check.requirement import require_close
 from jfbcore.problems import PROBLEMS
 from jfbcore.solvers import ClosedForm
 
@@ -71,6 +72,18 @@ def test_inference_mode_changes_nothing(name):
     torch.testing.assert_close(-u.grad, expected, **ROUNDING)
 
 
+def by_definition(point: Point, z: Tensor, p: Tensor, u: Tensor) -> Tensor:
+    """H = -<p, f> - L, (batch,)."""
+    problem, t = point.problem, point.t
+    return -(p * problem.dynamics(t, z, u)).sum(1) - problem.running_cost(t, z, u)
+
+
+def gradient_by_definition(point: Point) -> Tensor:
+    """The gradient of H in u, with a graph, by autograd through f and L."""
+    value = by_definition(point, point.z, point.p, point.u)
+    return torch.autograd.grad(value.sum(), point.u, create_graph=True)[0]
+
+
 def draw_point(name: str, n_agents: int, *, batch: int = BATCH, seed: int = 0) -> Point:
     return points.draw_point(PROBLEMS[name], n_agents, batch=batch, seed=seed)
 
@@ -79,7 +92,9 @@ def draw_point(name: str, n_agents: int, *, batch: int = BATCH, seed: int = 0) -
 @every_size
 class TestHamiltonian:
     def test_value(self, name, n_agents):
-        checks.value_is_the_definition(draw_point(name, n_agents))
+        point = draw_point(name, n_agents)
+        expected = by_definition(point, point.z, point.p, point.u)
+        require_close(point.hamiltonian().value(point.u), expected, "H")
 
     def test_control_and_constant_parts(self, name, n_agents):
         point, other = draw_point(name, n_agents), draw_point(name, n_agents, seed=1)
@@ -95,7 +110,9 @@ class TestHamiltonian:
         )
 
     def test_gradient_against_autograd(self, name, n_agents):
-        checks.gradient_is_the_derivative(draw_point(name, n_agents))
+        point = draw_point(name, n_agents).require_grad()
+        expected = gradient_by_definition(point)
+        require_close(point.hamiltonian().grad(point.u), expected, "grad H")
 
     def test_gradient_against_finite_differences(self, name, n_agents):
         point = draw_point(name, n_agents)
@@ -111,13 +128,25 @@ class TestHamiltonian:
             torch.testing.assert_close(found[:, k], (up - down) / (2 * step), rtol=1e-6, atol=1e-7)
 
     def test_hessian_vector_product(self, name, n_agents):
-        checks.hvp_is_the_derivative(draw_point(name, n_agents))
+        point = draw_point(name, n_agents).require_grad()
+        v = torch.randn(point.u.shape, generator=generator(1), dtype=F64)
+        (expected,) = torch.autograd.grad(gradient_by_definition(point), point.u, v)
+        require_close(point.hamiltonian().hvp(point.u, v), expected, "hvp")
 
     def test_hessian_is_symmetric(self, name, n_agents):
         checks.hessian_is_symmetric(draw_point(name, n_agents))
 
     def test_mixed_derivatives(self, name, n_agents):
-        checks.mixed_derivatives_are_there(draw_point(name, n_agents))
+        """In u, z and p: every gradient estimator is made of them."""
+        point = draw_point(name, n_agents).require_grad()
+        w = torch.randn(point.u.shape, generator=generator(1), dtype=F64)
+        inputs = (point.u, point.z, point.p)
+        found, expected = (
+            torch.autograd.grad(of, inputs, w, allow_unused=True, materialize_grads=True)
+            for of in (point.hamiltonian().grad(point.u), gradient_by_definition(point))
+        )
+        for a, b in zip(found, expected, strict=True):
+            require_close(a, b, "a derivative of grad H")
 
     def test_derivatives_of_the_value(self, name, n_agents):
         point = draw_point(name, n_agents).require_grad()
