@@ -3,35 +3,34 @@
 The code generator of torch.compile takes seconds to import and hundreds of megabytes to run. Here
 it does so in forked processes, one for each function, which end when the libraries are written.
 The process that asked loads the libraries and never imports the generator. A library is found
-again by a digest of all that goes into it (`_digest`); what has no digest is built every time.
+again by a digest of all that goes into it (`build_digest`); what has no digest is built every time.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
 import os
 import pickle
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from jfbcore.extras.build_digest import digest
 from jfbcore.kernels import native
 
 #: a function, arguments like those that it will have, and those of them (or of their parts) whose
 #: first dimension may have any length above one
 Job = tuple[Callable[..., Any], tuple[Any, ...], list[Tensor]]
 _CONSTANT = -1
+#: Two libraries are compiled sooner without precompiled headers, which take longer than they spare.
+_OPTIONS: dict[str, Any] = {"aot_inductor.precompile_headers": False}
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def libraries(module: nn.Module, jobs: Mapping[str, Job]) -> dict[str, Library]:
     own = tempfile.TemporaryDirectory(dir=folder)
     places, missing = {}, {}
     for name, job in jobs.items():
-        digest = _digest(module, name, job)
-        places[name] = Path(own.name) / name if digest is None else folder / f"rollout-{digest}"
+        key = digest(module, name, *job[1:])
+        places[name] = Path(own.name) / name if key is None else folder / f"rollout-{key}"
         if not places[name].exists():
             missing[name] = job, places[name]
     with own:
@@ -153,8 +152,6 @@ def _build(module: nn.Module, name: str, job: Job, place: Path) -> None:
                 raise
 
 
-
-
 def _capture(module: nn.Module, job: Job) -> tuple[torch.fx.GraphModule, list[Any], _Signature]:
     """The graph of a function, its inputs as fake tensors, and how both belong to the function."""
     function, arguments, lengths = job
@@ -219,106 +216,3 @@ def _tensors(arguments: Any, module: nn.Module) -> list[Tensor]:
     """The tensors that a library's inputs are taken from."""
     leaves = [x for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)]
     return [*leaves, *module.parameters(), *module.buffers()]
-
-
-def _digest(module: nn.Module, name: str, job: Job) -> str | None:
-    """A digest of all that decides what is built; None where something in `module` has none.
-
-    That is: the module's state but for the values of its parameters and buffers, the source of
-    all modules that it, this package and what they refer to are written in, the shapes of the
-    arguments, versions, the machine's instructions, threads and the environment's settings.
-    """
-    _, arguments, lengths = job
-    content, modules = io.BytesIO(), set[str]()
-    try:
-        _Describer(content, modules, module).dump(module)
-        sources = _sources(modules)
-    except (
-        pickle.PicklingError,
-        TypeError,
-        AttributeError,
-        OSError,
-        RecursionError,
-        ValueError,
-        KeyError,
-    ):
-        return None
-    left_open = {id(x) for x in lengths if x.shape[0] > 1}
-    leaves = [
-        (id(x) in left_open or x.shape[0], x.shape[1:], x.dtype)
-        if isinstance(x, Tensor) and x.dim()
-        else getattr(x, "dtype", x)
-        for x in pytree.tree_leaves(arguments)
-    ]
-    settings = sorted(
-        (key, value)
-        for key, value in os.environ.items()
-        if key.startswith(("TORCH", "JFB_", "AOT_INDUCTOR", "CXX", "CPATH", "OMP_NUM"))
-        and key != "TORCHINDUCTOR_CACHE_DIR"
-    )
-    parts = (
-        name,
-        leaves,
-        sources,
-        native.machine(),
-        native.load(),
-        torch.__version__,
-        sys.version,
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        settings,
-    )
-    digest = hashlib.sha256(content.getvalue())
-    digest.update(repr(parts).encode())
-    return digest.hexdigest()[:24]
-
-
-class _Describer(pickle.Pickler):
-    """Pickles a module without the values of its parameters and buffers, notes in `modules` where
-    all of it is defined, and writes equal objects as equal bytes."""
-
-    def __init__(self, file: io.BytesIO, modules: set[str], module: nn.Module) -> None:
-        super().__init__(file)
-        self.fast = True  # no references to what was written before, which depend on identity
-        self._modules = modules
-        self._inputs = {id(x) for x in (*module.parameters(), *module.buffers())}
-
-    def persistent_id(self, value: Any) -> Any:
-        """What is written in place of a tensor."""
-        kind = value if isinstance(value, type) or callable(value) else type(value)
-        self._modules.add(getattr(kind, "__module__", None) or type(value).__module__)
-        if not isinstance(value, Tensor):
-            return None
-        known = (tuple(value.shape), str(value.dtype), value.requires_grad, str(value.device))
-        values = None if id(value) in self._inputs else value.detach().cpu().numpy().tobytes()
-        return repr((known, values))
-
-
-def _sources(modules: set[str]) -> list[tuple[str, str]]:
-    """Digests of the files of `modules` and of what they refer to, and of whole own packages."""
-    found: dict[str, str] = {}
-    waiting, seen = [*modules, "jfbcore"], set[str]()
-    while waiting:
-        name = waiting.pop()
-        root = name.partition(".")[0]
-        if name in seen or root in sys.stdlib_module_names or root in ("torch", "torchgen"):
-            continue
-        seen.add(name)
-        module = sys.modules[name]
-        path = Path(str(module.__file__))
-        files = [path]
-        if root in ("jfbcore", "baselines"):
-            files = sorted(Path(str(sys.modules[root].__file__)).parent.rglob("*.*"))
-            files = [file for file in files if file.suffix in (".py", ".cpp", ".h")]
-            seen.update(n for n in sys.modules if n.partition(".")[0] == root)
-            waiting += [] if root == "jfbcore" else ["jfbcore"]
-        for file in files:
-            if str(file) not in found:
-                found[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
-        if root not in ("jfbcore", "baselines") and "-packages" not in str(path):
-            for value in vars(module).values():
-                other = value.__name__ if isinstance(value, ModuleType) else None
-                other = other or getattr(value, "__module__", None)
-                if isinstance(other, str) and other in sys.modules:
-                    waiting.append(other)
-    return sorted(found.items())

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from baselines import GMRES, DirectPolicy, Implicit, Unrolled
-from jfbcore.extras import compiled_library
+from jfbcore.extras import build_digest, compiled_library
 from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.compiled_rollout import CompiledRollout, Grid
 from jfbcore.extras.scanned_rollout import ScannedRollout
@@ -140,8 +140,7 @@ def test_what_decides_the_code_decides_which_library_serves():
     like = torch.zeros(4, problem.state_dim, dtype=torch.float64)
 
     def digest(policy: Policy, x: Tensor = like, length: Tensor | None = None) -> str | None:
-        job = (print, (x, 0.5), [] if length is None else [length])
-        return compiled_library._digest(policy, "there", job)
+        return build_digest.digest(policy, "there", (x, 0.5), [] if length is None else [length])
 
     own = digest(policy)
     assert own is not None
@@ -166,7 +165,7 @@ def test_what_decides_the_code_decides_which_library_serves():
 def test_a_build_that_fails_says_why(monkeypatch):
     policy = make_policy(PROBLEMS["quadrotors"](), "jfb-many")
     monkeypatch.setattr(compiled_library, "_build", unwanted)
-    monkeypatch.setattr(compiled_library, "_digest", lambda *_: None)
+    monkeypatch.setattr(compiled_library, "digest", lambda *_: None)
     with pytest.raises(RuntimeError, match="built again"):
         costs_and_gradient(policy, CompiledRollout(policy))
 
