@@ -29,8 +29,6 @@ from jfbcore.kernels import native
 #: first dimension may have any length above one
 Job = tuple[Callable[..., Any], tuple[Any, ...], list[Tensor]]
 _CONSTANT = -1
-#: Two libraries are compiled sooner without precompiled headers, which take longer than they spare.
-_OPTIONS: dict[str, Any] = {"aot_inductor.precompile_headers": False}
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,6 @@ def _build(module: nn.Module, name: str, job: Job, place: Path) -> None:
     with tempfile.TemporaryDirectory(dir=native.cache_folder()) as scratch:
         graph, fakes, signature = _capture(module, job)
         options = {
-            **_OPTIONS,
             "aot_inductor.output_path": f"{scratch}/{name}.so",
             "cpp.threads": threads,
         }
