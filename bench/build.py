@@ -15,6 +15,7 @@ from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
 from jfbcore.extras.compiled_rollout import CompiledRollout
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.kernels import native
 from jfbcore.maps import FixedPointMap, PlainMap
 from jfbcore.policy import Policy
 from jfbcore.problems import Problem
@@ -110,9 +111,6 @@ def compiling_pays(case: Case, config: TrainingConfig) -> bool:
     Compiling takes ten to twenty seconds, once for all grids; a time step then takes a third to a
     fifth as long. False where the case cannot be compiled or there is no compiler.
     """
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
     long = (config.steps or 0) >= _STEPS_THAT_PAY or (config.time_limit or 0) >= _SECONDS_THAT_PAY
     penalties = config.hjb_running > 0 or config.hjb_final > 0
     if not long or case.device != "cpu" or case.segment is not None or penalties:
@@ -121,9 +119,9 @@ def compiling_pays(case: Case, config: TrainingConfig) -> bool:
     if supervision is not None and supervision.share == 1.0:
         return False  # it never rolls out
     try:
-        get_cpp_compiler()
+        native.compiler()
         return build(case, 0).supports_compiled_rollout() is None
-    except (Unsupported, InvalidCxxCompiler):
+    except (Unsupported, FileNotFoundError):
         return False
 
 

@@ -136,6 +136,11 @@ _DECLARED: tuple[Field, ...] = (
     _seconds("forward_seconds", "median of the forward part", heading="forward"),
     _seconds("backward_seconds", "median of the backward part", heading="backward"),
     _number("compile_seconds", "what a compiled case's first step took beyond a median one, in s"),
+    _flag(
+        "native_kernels",
+        "whether the network and the interaction of a compiled case's agents ran as native kernels",
+        since=3,
+    ),
     Field(
         "cpu_share",
         "processor seconds per second of wall-clock, of all threads together; below "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
-from bench.presets.names import JFB_MAPS, MAIN_GRADIENTS, SUPERVISED
+from bench.presets.names import COMPILED_GRADIENTS, JFB_MAPS, MAIN_GRADIENTS, SUPERVISED
 from bench.recipes import RECOMMENDED, RELEASED_TOLERANCE, case_settings
 
 #: problems trained to a target, and for how long [s]: half of the seconds of
@@ -34,9 +34,9 @@ _SUPERVISED = _TRAINED[:4]
 def targets() -> Iterator[Case]:
     """Training to a target: every gradient on the recommended recipe, then with its rate tuned.
 
-    JFB on quadrotors is there on each of its maps. Beside them what else there is to choose: jfb
-    compiled, and as released, supervision from reference trajectories, and direct policies of
-    swarms on one dense network.
+    Every method that can be is compiled. JFB on quadrotors is there on each of its maps. Beside
+    them what else there is to choose: jfb eager, and as released, supervision from reference
+    trajectories, and direct policies of swarms on one dense network.
     """
     for problem, n_agents, seconds in _TRAINED:
         for gradient in MAIN_GRADIENTS:
@@ -51,7 +51,7 @@ def targets() -> Iterator[Case]:
         for gradient in SUPERVISED:
             yield trained("recommended", problem, n_agents, gradient, seconds)
     problem, n_agents, seconds = _TRAINED[0]
-    yield replace(trained("recommended", problem, n_agents, "jfb", seconds), compile=True)
+    yield replace(trained("recommended", problem, n_agents, "jfb", seconds), compile=False)
     yield replace(
         trained("released", problem, n_agents, "jfb", seconds),
         tolerance=RELEASED_TOLERANCE,  # one quadrotor's gradient scale is 1: absolute
@@ -71,7 +71,10 @@ def targets() -> Iterator[Case]:
 
 
 def trained(recipe: str, problem: str, n_agents: int, gradient: str, seconds: float) -> Case:
-    """The case that trains on `recipe` for `seconds`, at the problem's own time steps."""
+    """The case that trains on `recipe` for `seconds`, at the problem's own time steps.
+
+    Compiled where the method can be: all these runs are long enough to earn it back.
+    """
     return Case(
         problem=problem,
         n_agents=n_agents,
@@ -79,5 +82,6 @@ def trained(recipe: str, problem: str, n_agents: int, gradient: str, seconds: fl
         n_steps=DEFAULT_STEPS[problem],
         recipe=recipe,
         train_seconds=seconds,
+        compile=gradient in COMPILED_GRADIENTS,
         **case_settings(recipe, problem, n_agents, gradient),
     )

@@ -74,6 +74,7 @@ class Step(Probe):
 def _time(record: dict[str, Any], case: Case, step: Body) -> None:
     """Time the step, or at least run it where its memory depends on having been run."""
     from bench import measure
+    from jfbcore.kernels import native
 
     reasons = record["null_reasons"]
     if case.timed:
@@ -91,8 +92,12 @@ def _time(record: dict[str, Any], case: Case, step: Body) -> None:
         # what compiling and capturing take.
         for _ in range(1 if case.device == "cpu" else measure.WARM_UP * case.compile):
             step()
-    if not case.compile:
-        reasons["compile_seconds"] = "not a compiled case"
+    if case.compile:
+        record["native_kernels"] = native.serves(step.states)
+    else:
+        reason = step.policy.supports_compiled_rollout() or "it was not asked for"
+        names = ("compile_seconds", "native_kernels")
+        reasons |= dict.fromkeys(names, f"not a compiled case: {reason}")
 
 
 def _count(record: dict[str, Any], case: Case, step: Body) -> bool:

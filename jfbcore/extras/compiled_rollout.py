@@ -80,9 +80,9 @@ class CompiledRollout:
         self.policy = policy
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self._backend = backend
-        scanned = policy.problem.device.type == "cpu" and backend is not None
+        scanned = policy.problem.device.type == "cpu" and backend == "inductor"
         self.engine: Engine = (
-            ScannedRollout(policy, self._compiled)
+            ScannedRollout(policy)
             if scanned
             else CapturedRollout(policy, self._compiled, on_gpu if capture is None else capture)
         )
@@ -131,16 +131,11 @@ class CompiledRollout:
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if self._backend is None:
             return function
-        options: dict[str, Any] | None = None
-        if self._backend == "inductor" and self.policy.problem.device.type == "cpu":
-            # Kernels of microseconds: calling them from generated Python would take longer.
-            options = {"cpp_wrapper": True}
         return torch.compile(
             function,
             backend=self._backend,
             dynamic=False,  # but for what is marked: sizes of other problems are not these
             fullgraph=True,
-            options=options,
             **_ISOLATED,
         )
 

@@ -7,7 +7,7 @@ as it goes, at every time step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
+from jfbcore.extras.compiled_library import Library, libraries
 from jfbcore.extras.network_gradients import parameter_gradients
 from jfbcore.extras.time_step import TimeStep
 from jfbcore.kernels import native
@@ -24,6 +25,9 @@ from jfbcore.value_network import ValueNetwork
 
 if TYPE_CHECKING:
     from jfbcore.extras.compiled_rollout import Grid
+
+#: arguments of the loop there
+_There = tuple[Layers | None, Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass
@@ -44,11 +48,11 @@ class Scanned:
 class ScannedRollout:
     """The engine of `CompiledRollout` on a processor."""
 
-    def __init__(self, policy: Policy, compiled: Callable[..., Callable[..., Any]]) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.policy, self.time_step = policy, TimeStep(policy)
         self.columns = _columns(policy)
-        self._forward = {warm: compiled(self._there(warm)) for warm in (False, True)}
-        self._backward = compiled(self._back)
+        #: both loops, by whether starts are warm, the batch, and whether there is one time step
+        self._loops: dict[tuple[bool, int, bool], tuple[Library, Library]] = {}
 
     @torch.no_grad()
     def fly(self, grid: Grid, states: Tensor) -> Scanned:
@@ -64,9 +68,9 @@ class ScannedRollout:
             # Inputs of what is compiled, which would otherwise find the same parameters twice.
             layers = network.layers(matrix, self.columns)
         step_length = torch.tensor(h, dtype=states.dtype)
-        _of_any_length(times, table)
-        results = self._forward[grid.warm_start](layers, times, table, step_length, states)
-        final, running, terminal, residual, iterations, *kept = results
+        arguments = layers, times, table, step_length, states
+        there, _ = self._built(grid, arguments)
+        final, running, terminal, residual, iterations, *kept = there(*arguments)
         return Scanned(
             layers, times, step_length, final, running, terminal, residual, iterations, kept
         )
@@ -76,8 +80,8 @@ class ScannedRollout:
         self, grid: Grid, flown: Scanned, bars: tuple[Tensor, ...]
     ) -> list[Tensor | None]:
         """Gradients of the policy's parameters."""
-        _of_any_length(flown.times, *flown.kept)
-        results = self._backward(
+        _, back = self._loops[_loop(grid)]
+        results = back(
             flown.layers, flown.times, flown.step_length, flown.final_state, flown.kept, *bars
         )
         if not isinstance(self.policy, HamiltonianPolicy):
@@ -88,41 +92,74 @@ class ScannedRollout:
         ]
         return [results.get(name) for name in names]
 
-    def _there(self, warm_start: bool) -> Callable[..., list[Tensor]]:
-        policy, time_step, columns = self.policy, self.time_step, self.columns
-        problem = policy.problem
+    def _built(self, grid: Grid, arguments: _There) -> tuple[Library, Library]:
+        """Both loops for a grid, built where that was not done before."""
+        name = _loop(grid)
+        if name in self._loops:
+            return self._loops[name]
+        there, batch = functools.partial(self._there, grid.warm_start), grid.shape[0]
+        layers, times, table, h, states = arguments
+        # One time step shows what all of them leave.
+        carry = self._carry(grid.warm_start, times[0], states)
+        _, (_, _, *left) = self._step(layers, h, carry, [times[0], table[0]])
+        kept = [x.new_empty(times.shape[0], *x.shape) for x in left]
+        bars = [states.new_empty(batch), states.new_empty(batch)]
+        example = (layers, times, h, states, kept, *bars, torch.empty_like(states))
+        built = libraries(
+            self.policy,
+            {
+                "there": (there, arguments, [times, table]),
+                "back": (self._back, example, [times, *kept]),
+            },
+        )
+        return self._loops.setdefault(name, (built["there"], built["back"]))
 
-        def there(
-            layers: Layers | None, times: Tensor, table: Tensor, h: Tensor, states: Tensor
-        ) -> list[Tensor]:
-            def body(carry: list[Tensor], at: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-                z, running, *start = carry
-                t, bias = at
-                if not isinstance(policy, HamiltonianPolicy):
-                    control = policy(t, z).control
-                    z_next, cost, _ = time_step.fly(t, h, z, control, control)
-                    nothing = torch.zeros_like(running)
-                    rest = [nothing, torch.zeros((), dtype=torch.int64), z.clone(), control.clone()]
-                    return [z_next, running + cost, *(x.clone() for x in start)], rest
-                assert layers is not None
-                costates, saved = policy.value_network.saved_costate(layers, bias, z)
-                p = widen(costates, columns)
-                solution, control = time_step.solve(t, z, p, start[0] if start else None)
-                flown = time_step.control(t, z, p, control)
-                cost, cost_z, cost_u = time_step.cost_gradient(t, h, z, flown)
-                z_next = z + h * problem.dynamics(t, z, flown)
-                count = _as_tensor(solution.iterations)
-                kept = [z.clone(), costates.clone(), control.clone(), cost_z, cost_u, *saved]
-                carried = [z_next, running + cost, *([flown.clone()] if warm_start else [])]
-                return carried, [solution.residual.clone(), count, *kept]
+    def _carry(self, warm_start: bool, t: Tensor, states: Tensor) -> list[Tensor]:
+        """What the first time step finds: state, running cost, the control to start from."""
+        carry = [states.clone(), states.new_zeros(states.shape[0])]
+        if warm_start:
+            carry.append(self.policy.problem.initial_control(t, states).clone())
+        return carry
 
-            carry = [states.clone(), states.new_zeros(states.shape[0])]
-            if warm_start:
-                carry.append(problem.initial_control(times[0], states).clone())
-            (final, running, *_), (residual, iterations, *kept) = scan(body, carry, [times, table])
-            return [final, running, problem.terminal_cost(final), residual, iterations, *kept]
+    def _step(
+        self, layers: Layers | None, h: Tensor, carry: list[Tensor], at: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """One time step there: what the next one finds, and residual, iterations, what is kept."""
+        policy, time_step = self.policy, self.time_step
+        z, running, *start = carry
+        t, bias = at
+        if not isinstance(policy, HamiltonianPolicy):
+            control = policy(t, z).control
+            z_next, cost, _ = time_step.fly(t, h, z, control, control)
+            nothing = torch.zeros_like(running)
+            rest = [nothing, torch.zeros((), dtype=torch.int64), z.clone(), control.clone()]
+            return [z_next, running + cost, *(x.clone() for x in start)], rest
+        assert layers is not None
+        costates, saved = policy.value_network.saved_costate(layers, bias, z)
+        p = widen(costates, self.columns)
+        solution, control = time_step.solve(t, z, p, start[0] if start else None)
+        flown = time_step.control(t, z, p, control)
+        cost, cost_z, cost_u = time_step.cost_gradient(t, h, z, flown)
+        z_next = z + h * policy.problem.dynamics(t, z, flown)
+        count = _as_tensor(solution.iterations)
+        kept = [z.clone(), costates.clone(), control.clone(), cost_z, cost_u, *saved]
+        carried = [z_next, running + cost, *([flown.clone()] if start else [])]
+        return carried, [solution.residual.clone(), count, *kept]
 
-        return there
+    def _there(
+        self,
+        warm_start: bool,
+        layers: Layers | None,
+        times: Tensor,
+        table: Tensor,
+        h: Tensor,
+        states: Tensor,
+    ) -> list[Tensor]:
+        carry = self._carry(warm_start, times[0], states)
+        step = functools.partial(self._step, layers, h)
+        (final, running, *_), (residual, iterations, *kept) = scan(step, carry, [times, table])
+        terminal = self.policy.problem.terminal_cost(final)
+        return [final, running, terminal, residual, iterations, *kept]
 
     def _back(
         self,
@@ -179,10 +216,9 @@ def _columns(policy: Policy) -> Columns | None:
     return each, first, stop
 
 
-def _of_any_length(*stacked: Tensor) -> None:
-    """Have one compiled function serve every number of time steps, the first dimension."""
-    for tensor in stacked:
-        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+def _loop(grid: Grid) -> tuple[bool, int, bool]:
+    """Which loops serve a grid: with one time step there is nothing to loop over."""
+    return grid.warm_start, grid.shape[0], grid.n_steps == 1
 
 
 def _as_tensor(count: int | Tensor) -> Tensor:

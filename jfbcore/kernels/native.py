@@ -9,9 +9,12 @@ environment variable JFB_NATIVE=0, the formulas serve everywhere.
 from __future__ import annotations
 
 import functools
+import getpass
 import hashlib
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -55,18 +58,34 @@ def serves(x: Tensor) -> bool:
     return _loaded and x.device.type == "cpu" and x.dtype == torch.float32
 
 
+def compiler() -> str:
+    """The C++ compiler that torch.compile takes; FileNotFoundError where there is none."""
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        raise FileNotFoundError(f"no C++ compiler {name!r} was found; the variable CXX names one")
+    return name
+
+
+def cache_folder() -> Path:
+    """Where what is built stays: in the cache folder of torch.compile."""
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if folder is None:
+        folder = os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    return Path(folder).absolute() / "jfbcore"
+
+
+@functools.cache
+def machine() -> str:
+    """What the compiler says of itself and of this machine's instructions."""
+    asked = [compiler(), "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+    return subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+
+
 def _build() -> Path:
     """The shared library for this source, compiler, machine and torch."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    compiler = get_cpp_compiler()
-    # What the compiler says of itself and of the machine's instructions.
-    asked = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
-    macros = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
     sources = [path.read_text("utf-8") for path in sorted(_SOURCES.iterdir())]
-    key = "\n".join((*sources, " ".join(_FLAGS), macros, torch.__version__))
-    folder = Path(cache_dir()) / "jfbcore"
+    key = "\n".join((*sources, " ".join(_FLAGS), machine(), torch.__version__))
+    folder = cache_folder()
     library = folder / f"native-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if library.exists():
         return library
@@ -75,7 +94,7 @@ def _build() -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / library.name
         command = [
-            compiler,
+            compiler(),
             *_FLAGS,
             f"-I{home / 'include'}",
             str(_SOURCES / "kernels.cpp"),

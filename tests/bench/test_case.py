@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from baselines import METHODS
-from bench.build import build_map, build_problem, build_solver
+from bench.build import build_map, build_problem, build_solver, compiling_pays
 from bench.case import (
     DEFAULT_BATCH,
     DEFAULT_STEPS,
@@ -330,10 +330,20 @@ class TestOtherPresets:
             c
             for c in PRESETS["targets"]()
             if (c.problem, c.n_agents, c.gradient) == ("quadrotor", n_agents, "jfb")
-            and (c.recipe, c.learning_rate, c.compile) == ("recommended", None, False)
+            and (c.recipe, c.learning_rate, c.compile) == ("recommended", None, True)
         ]
         assert {(c.map, c.solver) for c in rows} == set(JFB_MAPS)
         assert len({replace(c, map="scaled", solver="picard") for c in rows}) == 1
+
+    def test_targets_compile_every_method_that_can_be(self):
+        """Held to what the policies say, on the smallest case of each problem and method."""
+        smallest = {
+            (c.problem, c.gradient): c
+            for c in sorted(PRESETS["targets"](), key=lambda c: (-c.n_agents, c.compile))
+            if c.recipe == "recommended"
+        }
+        for case in smallest.values():
+            assert case.compile == compiling_pays(case, training_config(case, 0)), case.id
 
     def test_the_field_is_every_method_at_every_size(self):
         cases = list(PRESETS["field"]())

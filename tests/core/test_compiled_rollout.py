@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from baselines import GMRES, DirectPolicy, Implicit, Unrolled
+from jfbcore.extras import build_digest, compiled_library
 from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.compiled_rollout import CompiledRollout, Grid
 from jfbcore.extras.scanned_rollout import ScannedRollout
@@ -105,24 +106,68 @@ def test_equals_the_eager_rollout(problem, method, warm_start):
     ],
 )
 def test_the_loop_of_a_processor(problem, method, warm_start, network):
-    """The code that is compiled, but for the last translation; it tests as the eager solver does,
-    so that the two take the same steps."""
+    """It tests as the eager solver does, so that the two take the same steps."""
     policy = make_policy(PROBLEMS[problem](), method, network)
-    roll = CompiledRollout(policy, backend="aot_eager")
+    roll = CompiledRollout(policy)
     assert isinstance(roll.engine, ScannedRollout)
     agrees(policy, roll, 1e-12, warm_start=warm_start)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["jfb", "direct"])
-def test_the_loop_of_a_processor_serves_every_number_of_time_steps(method):
+def test_the_loop_of_a_processor_serves_every_number_of_time_steps(method, monkeypatch):
     policy = make_policy(PROBLEMS["quadrotors"](), method)
-    roll = CompiledRollout(policy, backend="aot_eager")
+    roll = CompiledRollout(policy)
     agrees(policy, roll, 1e-12)
-    with torch._dynamo.config.patch(error_on_recompile=True):
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled_library, "_build", unwanted)
         agrees(policy, roll, 1e-12, n_steps=5)
         agrees(policy, roll, 1e-12, n_steps=11)
+        # Nor does another object, or another process, build them again.
+        other = CompiledRollout(make_policy(PROBLEMS["quadrotors"](), method))
+        agrees(other.policy, other, 1e-12, n_steps=5)
     agrees(policy, roll, 1e-12, n_steps=1)
+
+
+def unwanted(*_: Any) -> None:
+    raise AssertionError("built again")
+
+
+@pytest.mark.slow
+def test_what_decides_the_code_decides_which_library_serves():
+    problem = PROBLEMS["quadrotors"]()
+    policy = make_policy(problem, "jfb-many")
+    like = torch.zeros(4, problem.state_dim, dtype=torch.float64)
+
+    def digest(policy: Policy, x: Tensor = like, length: Tensor | None = None) -> str | None:
+        return build_digest.digest(policy, "there", (x, 0.5), [] if length is None else [length])
+
+    own = digest(policy)
+    assert own is not None
+    assert digest(make_policy(PROBLEMS["quadrotors"](), "jfb-many")) == own
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(1.0)
+    assert digest(policy) == own
+    others = [
+        digest(make_policy(problem, "jfb-2-plain")),
+        digest(make_policy(PROBLEMS["quadrotors"](mass=0.6), "jfb-many")),
+        digest(policy, like[:3]),
+        digest(policy, like.float()),
+        digest(policy, like, like),
+    ]
+    assert None not in others
+    assert len({own, *others}) == 6
+    problem.unknown = lambda: None
+    assert digest(policy) is None
+
+
+def test_a_build_that_fails_says_why(monkeypatch):
+    policy = make_policy(PROBLEMS["quadrotors"](), "jfb-many")
+    monkeypatch.setattr(compiled_library, "_build", unwanted)
+    monkeypatch.setattr(compiled_library, "digest", lambda *_: None)
+    with pytest.raises(RuntimeError, match="built again"):
+        costs_and_gradient(policy, CompiledRollout(policy))
 
 
 @pytest.mark.slow
