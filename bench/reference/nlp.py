@@ -23,8 +23,11 @@ from jfbcore.problems import (
     RotorQuadrotor,
 )
 
-#: above this many agents the second derivatives of a weak interaction cost are left out
+#: above this many agents the second derivatives of a weak interaction cost across agents are left
+#: out
 _DENSE_INTERACTION_LIMIT = 6
+#: share that is kept of the positive part within agents
+_KEPT_CURVATURE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +49,9 @@ class Stage:
     lifted: ca.Function | None
     #: (z) -> weighted interaction cost; None where there is none
     interaction: ca.Function | None
-    #: whether the solver sees the second derivatives of the interaction
-    interaction_hessian: bool
+    #: (z) -> in place of its second derivatives, (n, n), a positive part within agents that leaves
+    #: the solver's factors sparse; None where the solver sees all of them
+    interaction_blocks: ca.Function | None
     #: (z) -> G
     terminal_cost: ca.Function
     #: bounds of one step's decision, (m,)
@@ -105,7 +109,7 @@ def _quadrotor(problem: Quadrotor) -> Stage:
         # |u|^2 couples all agents' controls; one variable keeps that out of the Hessian.
         lifted=ca.Function("lifted", [u], [ca.sumsqr(u) / (2 * n_agents)]),
         interaction=_interaction(z, n_agents, 12, 3, problem.interaction_weight),
-        interaction_hessian=n_agents <= _DENSE_INTERACTION_LIMIT,
+        interaction_blocks=_blocks(z, n_agents, problem.interaction_weight),
         terminal_cost=ca.Function("end", [z], [problem.terminal_weight / (4 * n_agents) * miss]),
         decision_lower=[-math.inf] * problem.control_dim,
         decision_upper=[math.inf] * problem.control_dim,
@@ -151,7 +155,7 @@ def _rotor_quadrotor(problem: RotorQuadrotor) -> Stage:
         running_cost=ca.Function("running", [t, z, u, lifted], [cost / (2 * n_agents)]),
         lifted=None,
         interaction=_interaction(z, n_agents, 12, 3, problem.interaction_weight),
-        interaction_hessian=n_agents <= _DENSE_INTERACTION_LIMIT,
+        interaction_blocks=_blocks(z, n_agents, problem.interaction_weight),
         terminal_cost=ca.Function("end", [z], [problem.terminal_weight / (4 * n_agents) * miss]),
         decision_lower=[-math.inf] * problem.control_dim,
         decision_upper=[math.inf] * problem.control_dim,
@@ -182,7 +186,7 @@ def _bicycle(problem: Bicycle) -> Stage:
         lifted=None,
         interaction=_interaction(z, n_agents, 4, 2, problem.interaction_weight),
         # Strong enough to push the agents apart: without its curvature Newton steps go astray.
-        interaction_hessian=True,
+        interaction_blocks=None,
         terminal_cost=ca.Function("end", [z], [problem.terminal_weight * miss]),
         decision_lower=[-problem.max_steering, -math.inf] * n_agents,
         decision_upper=[problem.max_steering, math.inf] * n_agents,
@@ -213,7 +217,7 @@ def _consumption(problem: Consumption) -> Stage:
         ),
         lifted=None,
         interaction=None,
-        interaction_hessian=False,
+        interaction_blocks=None,
         terminal_cost=ca.Function("end", [z], [-bequest]),
         decision_lower=[problem.min_excess] * goods,
         decision_upper=[problem.max_excess] * goods,
@@ -246,7 +250,7 @@ def _liquidation(problem: Liquidation) -> Stage:
         ),
         lifted=None,
         interaction=None,
-        interaction_hessian=False,
+        interaction_blocks=None,
         terminal_cost=ca.Function("end", [z], [problem.final_rate * impact(z)]),
         decision_lower=free,
         decision_upper=[math.inf] * problem.n_assets,
@@ -277,13 +281,49 @@ def _interaction(
     """
     if n_agents == 1 or weight == 0:
         return None
+    kernels = ca.exp(-_squared_distances(z, n_agents, width, dimension) / 2)
+    return ca.Function("interaction", [z], [weight / (2 * n_agents) * ca.sum1(kernels)])
+
+
+def cut_interaction(problem: Quadrotor | RotorQuadrotor | Bicycle) -> ca.Function:
+    """(z, u, within (N (N - 1) / 2,)) -> the interaction of the pairs that `within` marks by 1.
+
+    Where those are the pairs with d^2 < 4, that is the true cost; pairs i > j, i in the outer loop.
+    """
+    t, z, u, lifted = _symbols(problem)
+    n_agents, dimension = problem.n_agents, 2 if isinstance(problem, Bicycle) else 3
+    squared = _squared_distances(z, n_agents, problem.state_dim // n_agents, dimension)
+    within = ca.SX.sym("within", squared.shape[0])
+    total = problem.interaction_weight / (2 * n_agents) * ca.dot(within, ca.exp(-squared / 2))
+    return ca.Function("cut", [z, u, within], [total])
+
+
+def _squared_distances(z: ca.SX, n_agents: int, width: int, dimension: int) -> ca.SX:
     positions = [z[width * i : width * i + dimension] for i in range(n_agents)]
-    total = ca.SX(0)
+    return ca.vertcat(
+        *(ca.sumsqr(positions[i] - positions[j]) for i in range(n_agents) for j in range(i))
+    )
+
+
+def _blocks(z: ca.SX, n_agents: int, weight: float) -> ca.Function | None:
+    """0.3 weight / (2N) sum_j exp(-d_ij^2/2) d_ij d_ij^T for every quadrotor i, in its own position.
+
+    The sum is the positive part of the interaction's second derivatives within agents: with the
+    negative part, -exp(-d_ij^2/2) I, Newton's steps lead away. Where agents move together the parts
+    across agents cancel it; less than a third of it serves those and single agents alike. None up
+    to `_DENSE_INTERACTION_LIMIT` agents.
+    """
+    if n_agents <= _DENSE_INTERACTION_LIMIT:
+        return None
+    curvatures = [ca.SX(3, 3) for _ in range(n_agents)]
     for i in range(n_agents):
         for j in range(i):
-            squared = ca.sumsqr(positions[i] - positions[j])
-            total += ca.exp(-squared / 2)
-    return ca.Function("interaction", [z], [weight / (2 * n_agents) * total])
+            apart = z[12 * i : 12 * i + 3] - z[12 * j : 12 * j + 3]
+            pair = ca.exp(-ca.sumsqr(apart) / 2) * ca.mtimes(apart, apart.T)
+            curvatures[i] += pair
+            curvatures[j] += pair
+    padded = [ca.diagcat(each, ca.SX(9, 9)) for each in curvatures]
+    return ca.Function("blocks", [z], [_KEPT_CURVATURE * weight / (2 * n_agents) * ca.diagcat(*padded)])
 
 
 def crowd_interaction(problem: Bicycle) -> ca.Function:
