@@ -115,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
 
     problem = PROBLEMS[args.problem](n_agents=args.agents, dtype=torch.float64)
     if args.method is None:
-        args.method = "closed-form" if knows_optimum(problem) else "ipopt"
+        only_ipopt = args.first or args.bounds
+        args.method = "closed-form" if knows_optimum(problem) and not only_ipopt else "ipopt"
     names = ("ipopt", "transcription") if args.method == "both" else (args.method,)
     solvers = {name: _solver(name, args) for name in names}
     for solver in solvers.values():
@@ -191,7 +192,7 @@ def _check(args: argparse.Namespace) -> None:
             continue
         allowed = f">= {least}" if most is None else f"between {least} and {most}"
         raise ValueError(f"`--{name}` must be {allowed}, got {value}")
-    if (args.first or args.bounds) and args.method != "ipopt":
+    if (args.first or args.bounds) and args.method not in (None, "ipopt"):
         raise ValueError(f"`--first` and `--bounds` are for ipopt, got `--method` {args.method}")
     if args.starts is not None and args.method == "best-response":
         raise ValueError(

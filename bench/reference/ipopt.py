@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from bench.reference.agent import agent_states, one_agent
-from bench.reference.program import Point, Program
+from bench.reference.nlp import cut_interaction
+from bench.reference.program import Point, Program, Result
 from bench.reference.solution import Solution, Solver, in_double
 from bench.reference.starts import SPREADS, Guess, fanned, starting_guesses
 from jfbcore import _validate
@@ -23,6 +24,12 @@ from jfbcore.problems import Bicycle, Consumption, Liquidation, Problem, Quadrot
 
 #: bicycles up to which every start is tried: larger programs take a minute a start
 _MANY_STARTS_LIMIT = 6
+#: quadrotors up to which IPOPT also starts from a flight that nobody optimised
+_NAIVE_STARTS_LIMIT = 6
+#: tolerance beyond: without the curvature across agents convergence is linear
+_SWARM_TOLERANCE = 1e-7
+#: times that a solution is improved with the interaction cut off
+_CUTS = 3
 #: starts of a state in all, where nobody says how many
 _FEWEST_STARTS = 3
 
@@ -64,12 +71,19 @@ class Ipopt(Solver):
     def _solve_each(
         self, problem: Problem, states: Tensor, controls: Tensor | None
     ) -> Iterator[Solution]:
-        program = Program.build(problem, self)
+        settings = self
+        if _is_swarm(problem):
+            settings = replace(self, tolerance=max(self.tolerance, _SWARM_TOLERANCE))
+        program = Program.build(problem, settings)
         alone = None
         coupled = not isinstance(problem, (Consumption, Liquidation))
         if controls is None and problem.n_agents > 1 and coupled:
             # Agents are coupled through their interaction or their common control cost.
             alone = Program.build(one_agent(problem), self)
+        cut = None
+        if program.stage.interaction:
+            pairs, stage = cut_interaction(problem), replace(program.stage, interaction=None)
+            cut = Program.build(problem, settings, pairs, stage)
         previous: Point | None = None
         for index, state in enumerate(states):
             begin = time.perf_counter()
@@ -80,6 +94,7 @@ class Ipopt(Solver):
             best = program.solve_best(state, points)
             if best.solution.solved:
                 previous = best.point
+                best = best if cut is None else _cut_off(problem, cut, state, best)
             seconds = time.perf_counter() - begin
             yield replace(best.solution, seconds=seconds, starts=len(points))
 
@@ -98,6 +113,8 @@ class Ipopt(Solver):
             for spread in SPREADS:
                 reached, fan, _ = fanned(problem, state[None], spread)
                 guesses.append(Guess(states=reached[0, 1:].numpy(), decisions=fan[0].numpy()))
+        elif alone is not None and self.starts is None and _is_swarm(problem):
+            guesses += _agents_guesses(problem, alone, state)
         elif alone is not None:
             guesses.append(_agents_guess(problem, alone, state, self.starts))
         count = self.starts
@@ -111,18 +128,78 @@ class Ipopt(Solver):
         return points + [program.point(guess) for guess in guesses]
 
 
+def _cut_off(problem: Problem, cut: Program, state: Tensor, smooth: Result) -> Result:
+    """`smooth`, or what is cheaper where the pairs beyond the cutoff no longer repel each other.
+
+    Which pairs those are is kept from the solution before; solving again may find fewer within.
+    """
+    best = smooth
+    for _ in range(_CUTS):
+        within = cut.within(state.numpy(), best.point)
+        better = cut.solve(state.numpy(), best.point, within)
+        if better.rank(problem, state) >= best.rank(problem, state):
+            break
+        best = better
+    return best
+
+
 def _agents_guess(problem: Problem, alone: Program, state: Tensor, starts: int | None) -> Guess:
     """Every agent's own best optimum from `state` (n,), joined; the other agents left out."""
-    guesses, previous = [], None
+    return _joined([best for best, _ in _agents_optima(problem, alone, state, starts)])
+
+
+def _agents_guesses(problem: Problem, alone: Program, state: Tensor) -> list[Guess]:
+    """Joins of the agents' own optima: all on their best, or every sixteenth, eighth, ... second
+    one on its second kind of flight. Where many agents are in each other's way, two kinds of flight
+    cost less than one.
+    """
+    optima = _agents_optima(problem, alone, state, None)
+    guesses = []
+    for every in (len(optima) + 1, 16, 8, 4, 3, 2):
+        kinds = [i % every == every - 1 for i in range(len(optima))]
+        guesses.append(_joined([pair[k] for pair, k in zip(optima, kinds, strict=True)]))
+    return guesses
+
+
+def _agents_optima(
+    problem: Problem, alone: Program, state: Tensor, starts: int | None
+) -> list[tuple[Guess, Guess]]:
+    """Every agent's best optimum, and the best of those that cost a hundredth more at least; the
+    best again where all starts led to it.
+
+    An agent starts from the optima of the one before, and from all starts where there are not two.
+    """
+    optima: list[tuple[Guess, Guess]] = []
+    points: list[Point] = []
     for index, agent_state in enumerate(agent_states(problem, state[None])):
-        points = [] if previous is None else [previous]
-        own = starting_guesses(alone.problem, agent_state, starts, seed=index)
-        points += [alone.point(guess) for guess in own]
-        result = alone.solve_best(agent_state, points)
-        guesses.append(alone.guess(result.point))
+        results = [alone.solve(agent_state.numpy(), point) for point in points]
+        pair = _two_kinds(results)
+        if pair is None:
+            own = starting_guesses(alone.problem, agent_state, starts, seed=index)
+            results += [alone.solve(agent_state.numpy(), alone.point(guess)) for guess in own]
+            pair = _two_kinds(results)
+        best = min(results, key=lambda result: result.rank(alone.problem, agent_state))
+        kinds = pair or (best, best)
+        optima.append((alone.guess(kinds[0].point), alone.guess(kinds[1].point)))
         # An agent that failed gives its last iterate as a start, and nothing to the next agent.
-        previous = result.point if result.solution.solved else previous
+        points = [result.point for result in kinds if result.solution.solved]
+    return optima
+
+
+def _two_kinds(results: list[Result]) -> tuple[Result, Result] | None:
+    """The best of the solved `results`, and the best of those that cost 1 % more; None without."""
+    solved = sorted((r for r in results if r.solution.solved), key=lambda r: r.solution.objective)
+    dearer = [r for r in solved if r.solution.objective > solved[0].solution.objective * 1.01]
+    return (solved[0], dearer[0]) if dearer else None
+
+
+def _joined(guesses: list[Guess]) -> Guess:
     return Guess(
         states=np.concatenate([guess.states for guess in guesses], axis=1),
         decisions=np.concatenate([guess.decisions for guess in guesses], axis=1),
     )
+
+
+def _is_swarm(problem: Problem) -> bool:
+    """Whether a start far from the optimum takes IPOPT hours: all starts are then joined optima."""
+    return isinstance(problem, Quadrotor) and problem.n_agents > _NAIVE_STARTS_LIMIT

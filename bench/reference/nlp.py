@@ -17,8 +17,11 @@ import numpy as np
 
 from jfbcore.problems import Bicycle, Consumption, Liquidation, Problem, Quadrotor, RotorQuadrotor
 
-#: above this many agents the second derivatives of a weak interaction cost are left out
+#: above this many agents the second derivatives of a weak interaction cost across agents are left
+#: out
 _DENSE_INTERACTION_LIMIT = 6
+#: share that is kept of the positive part within agents
+_KEPT_CURVATURE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,9 @@ class Stage:
     lifted: ca.Function | None = None
     #: (z) -> weighted interaction cost; None where there is none
     interaction: ca.Function | None = None
-    #: whether the solver sees the second derivatives of the interaction
-    interaction_hessian: bool = True
+    #: (z) -> in place of its second derivatives, (n, n), a positive part within agents that leaves
+    #: the solver's factors sparse; None where the solver sees all of them
+    interaction_blocks: ca.Function | None = None
     #: bounds of one step's decision, (m,)
     decision_lower: list[float]
     decision_upper: list[float]
@@ -120,7 +124,7 @@ def _quadrotor(problem: Quadrotor) -> Stage:
         # |u|^2 couples all agents' controls; one variable keeps that out of the Hessian.
         lifted=ca.Function("lifted", [f.u], [ca.sumsqr(f.u) / (2 * n_agents)]),
         interaction=_interaction(f.z, n_agents, 12, 3, problem.interaction_weight),
-        interaction_hessian=n_agents <= _DENSE_INTERACTION_LIMIT,
+        interaction_blocks=_blocks(f.z, n_agents, problem.interaction_weight),
     )
 
 
@@ -157,7 +161,7 @@ def _rotor_quadrotor(problem: RotorQuadrotor) -> Stage:
         cost / (2 * n_agents),
         problem.terminal_weight / (4 * n_agents) * ca.sumsqr(weights * (f.z - target)),
         interaction=_interaction(f.z, n_agents, 12, 3, problem.interaction_weight),
-        interaction_hessian=n_agents <= _DENSE_INTERACTION_LIMIT,
+        interaction_blocks=_blocks(f.z, n_agents, problem.interaction_weight),
     )
 
 
@@ -243,13 +247,50 @@ def _interaction(
     """
     if n_agents == 1 or weight == 0:
         return None
+    kernels = ca.exp(-_squared_distances(z, n_agents, width, dimension) / 2)
+    return ca.Function("interaction", [z], [weight / (2 * n_agents) * ca.sum1(kernels)])
+
+
+def cut_interaction(problem: Quadrotor | RotorQuadrotor | Bicycle) -> ca.Function:
+    """(z, u, within (N (N - 1) / 2,)) -> the interaction of the pairs that `within` marks by 1.
+
+    Where those are the pairs with d^2 < 4, that is the true cost; pairs i > j, i in the outer loop.
+    """
+    f = _Formulas(problem)
+    n_agents, dimension = problem.n_agents, 2 if isinstance(problem, Bicycle) else 3
+    squared = _squared_distances(f.z, n_agents, problem.state_dim // n_agents, dimension)
+    within = ca.SX.sym("within", squared.shape[0])
+    total = problem.interaction_weight / (2 * n_agents) * ca.dot(within, ca.exp(-squared / 2))
+    return ca.Function("cut", [f.z, f.u, within], [total])
+
+
+def _squared_distances(z: ca.SX, n_agents: int, width: int, dimension: int) -> ca.SX:
     positions = [z[width * i : width * i + dimension] for i in range(n_agents)]
-    total = ca.SX(0)
+    return ca.vertcat(
+        *(ca.sumsqr(positions[i] - positions[j]) for i in range(n_agents) for j in range(i))
+    )
+
+
+def _blocks(z: ca.SX, n_agents: int, weight: float) -> ca.Function | None:
+    """0.3 weight / (2N) sum_j exp(-d_ij^2/2) d_ij d_ij^T for every quadrotor i, in its position.
+
+    The sum is the positive part of the interaction's second derivatives within agents: with the
+    negative part, -exp(-d_ij^2/2) I, Newton's steps lead away. Where agents move together the parts
+    across agents cancel it; less than a third of it serves those and single agents alike. None up
+    to `_DENSE_INTERACTION_LIMIT` agents.
+    """
+    if n_agents <= _DENSE_INTERACTION_LIMIT:
+        return None
+    curvatures = [ca.SX(3, 3) for _ in range(n_agents)]
     for i in range(n_agents):
         for j in range(i):
-            squared = ca.sumsqr(positions[i] - positions[j])
-            total += ca.exp(-squared / 2)
-    return ca.Function("interaction", [z], [weight / (2 * n_agents) * total])
+            apart = z[12 * i : 12 * i + 3] - z[12 * j : 12 * j + 3]
+            pair = ca.exp(-ca.sumsqr(apart) / 2) * ca.mtimes(apart, apart.T)
+            curvatures[i] += pair
+            curvatures[j] += pair
+    padded = [ca.diagcat(each, ca.SX(9, 9)) for each in curvatures]
+    factor = _KEPT_CURVATURE * weight / (2 * n_agents)
+    return ca.Function("blocks", [z], [factor * ca.diagcat(*padded)])
 
 
 def crowd_interaction(problem: Bicycle) -> ca.Function:
