@@ -96,8 +96,8 @@ def _time(record: dict[str, Any], case: Case, step: Body) -> None:
         record["native_kernels"] = native.serves(step.states)
     else:
         reason = step.policy.supports_compiled_rollout() or "it was not asked for"
-        names = ("compile_seconds", "native_kernels")
-        reasons |= dict.fromkeys(names, f"not a compiled case: {reason}")
+        compiled = ("compile_seconds", "native_kernels")
+        reasons |= dict.fromkeys(compiled, f"not a compiled case: {reason}")
 
 
 def _count(record: dict[str, Any], case: Case, step: Body) -> bool:

@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import casadi as ca
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.reference.agent import one_agent
 from bench.reference.ipopt import Ipopt
-from bench.reference.nlp import crowd_interaction
 from bench.reference.program import Point, Program, Result
 from bench.reference.solution import Solution, Solver, open_loop_cost
 from bench.reference.starts import arcs
@@ -64,7 +64,7 @@ class BestResponse(Solver):
         self, problem: Problem, states: Tensor, controls: Tensor | None
     ) -> Iterator[Solution]:
         assert isinstance(problem, Bicycle)
-        program = Program.build(one_agent(problem), self.ipopt, crowd_interaction(problem))
+        program = Program.build(one_agent(problem), self.ipopt, _crowd_interaction(problem))
         for state in states:
             yield self._solve(problem, program, state)
 
@@ -143,3 +143,17 @@ class _Crowd:
         states = self.program.guess(result.point).states
         self.results[agent] = result
         self.paths[:, agent] = np.vstack([self.starts[agent], states[:-1]])[:, :2]
+
+
+def _crowd_interaction(problem: Bicycle) -> ca.Function:
+    """(z and u of one agent, positions of the N - 1 others (2 (N - 1),)) -> that agent's share.
+
+    weight / (2N) sum_j exp(-d_j^2 / 2): whatever one agent gains by it, the whole gains.
+    """
+    others = problem.n_agents - 1
+    z, positions = ca.SX.sym("z", 4), ca.SX.sym("positions", 2 * others)
+    total = ca.SX(0)
+    for j in range(others):
+        total += ca.exp(-ca.sumsqr(z[:2] - positions[2 * j : 2 * j + 2]) / 2)
+    weight = problem.interaction_weight / (2 * problem.n_agents)
+    return ca.Function("crowd", [z, ca.SX.sym("u", 2), positions], [weight * total])

@@ -137,7 +137,7 @@ def _cut_off(problem: Problem, cut: Program, state: Tensor, smooth: Result) -> R
     for _ in range(_CUTS):
         within = cut.within(state.numpy(), best.point)
         better = cut.solve(state.numpy(), best.point, within)
-        if better.rank(problem, state) >= best.rank(problem, state):
+        if better.rank >= best.rank:
             break
         best = better
     return best
@@ -178,7 +178,7 @@ def _agents_optima(
             own = starting_guesses(alone.problem, agent_state, starts, seed=index)
             results += [alone.solve(agent_state.numpy(), alone.point(guess)) for guess in own]
             pair = _two_kinds(results)
-        best = min(results, key=lambda result: result.rank(alone.problem, agent_state))
+        best = min(results, key=lambda result: result.rank)
         kinds = pair or (best, best)
         optima.append((alone.guess(kinds[0].point), alone.guess(kinds[1].point)))
         # An agent that failed gives its last iterate as a start, and nothing to the next agent.

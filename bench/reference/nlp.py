@@ -251,17 +251,19 @@ def _interaction(
     return ca.Function("interaction", [z], [weight / (2 * n_agents) * ca.sum1(kernels)])
 
 
-def cut_interaction(problem: Quadrotor | RotorQuadrotor | Bicycle) -> ca.Function:
+def cut_interaction(problem: Problem) -> ca.Function:
     """(z, u, within (N (N - 1) / 2,)) -> the interaction of the pairs that `within` marks by 1.
 
     Where those are the pairs with d^2 < 4, that is the true cost; pairs i > j, i in the outer loop.
     """
+    if not isinstance(problem, (Quadrotor, RotorQuadrotor, Bicycle)):
+        raise TypeError(f"agents of {type(problem).__name__} do not interact")
     f = _Formulas(problem)
     n_agents, dimension = problem.n_agents, 2 if isinstance(problem, Bicycle) else 3
     squared = _squared_distances(f.z, n_agents, problem.state_dim // n_agents, dimension)
     within = ca.SX.sym("within", squared.shape[0])
-    total = problem.interaction_weight / (2 * n_agents) * ca.dot(within, ca.exp(-squared / 2))
-    return ca.Function("cut", [f.z, f.u, within], [total])
+    weight = problem.interaction_weight / (2 * n_agents)
+    return ca.Function("cut", [f.z, f.u, within], [weight * ca.dot(within, ca.exp(-squared / 2))])
 
 
 def _squared_distances(z: ca.SX, n_agents: int, width: int, dimension: int) -> ca.SX:
@@ -291,17 +293,3 @@ def _blocks(z: ca.SX, n_agents: int, weight: float) -> ca.Function | None:
     padded = [ca.diagcat(each, ca.SX(9, 9)) for each in curvatures]
     factor = _KEPT_CURVATURE * weight / (2 * n_agents)
     return ca.Function("blocks", [z], [factor * ca.diagcat(*padded)])
-
-
-def crowd_interaction(problem: Bicycle) -> ca.Function:
-    """(z and u of one agent, positions of the N - 1 others (2 (N - 1),)) -> that agent's share.
-
-    weight / (2N) sum_j exp(-d_j^2 / 2): whatever one agent gains by it, the whole gains.
-    """
-    others = problem.n_agents - 1
-    z, positions = ca.SX.sym("z", 4), ca.SX.sym("positions", 2 * others)
-    total = ca.SX(0)
-    for j in range(others):
-        total += ca.exp(-ca.sumsqr(z[:2] - positions[2 * j : 2 * j + 2]) / 2)
-    weight = problem.interaction_weight / (2 * problem.n_agents)
-    return ca.Function("crowd", [z, ca.SX.sym("u", 2), positions], [weight * total])

@@ -52,7 +52,7 @@ class Library:
         self._signature: _Signature = pickle.loads((folder / f"{name}.pickle").read_bytes())
         self._module = module
         path = str(folder / f"{name}.so")
-        self._run = torch._C._aoti.AOTIModelContainerRunnerCpu(path, 1).run  # type: ignore[call-arg]
+        self._run = torch._C._aoti.AOTIModelContainerRunnerCpu(path, 1).run
 
     def __call__(self, *arguments: Any) -> Any:
         """The results, as the function's own."""
