@@ -51,13 +51,14 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     },
 }
 #: per problem, from a number of agents on: whole training steps of a recommended run (those on a
-#: coarser grid count for less), and the seconds in which jfb takes them on one core. Measured once
-#: (`docs/recipes.md`), the same for every method.
+#: coarser grid count for less), and the seconds that they are given: what compiled jfb takes on one
+#: core, building included, and half of that again (`docs/recipes.md`). The same for every method.
 LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
-    "quadrotor": {1: (700, 300.0), 6: (900, 300.0), 20: (1300, 400.0), 100: (850, 600.0)},
-    "bicycle": {1: (3000, 200.0), 20: (4800, 600.0)},
-    "consumption": {1: (280, 60.0), 100: (770, 120.0)},
-    "liquidation": {1: (400, 20.0)},
+    "quadrotor": {1: (700, 100.0), 6: (900, 150.0), 20: (1300, 250.0), 100: (850, 400.0)},
+    "bicycle": {1: (3000, 100.0), 20: (4800, 300.0)},
+    "consumption": {1: (280, 60.0), 100: (770, 90.0)},
+    "rotor-quadrotor": {1: (1500, 150.0)},
+    "liquidation": {1: (400, 60.0)},
 }
 #: what the released code of arXiv 2602.00921 trains with, for every problem
 RELEASED: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "plateau", "plateau_patience": 100}

@@ -7,22 +7,16 @@ from dataclasses import replace
 
 from bench.case import DEFAULT_BATCH, DEFAULT_STEPS, Case
 from bench.presets.names import COMPILED_GRADIENTS, JFB_MAPS, MAIN_GRADIENTS, SUPERVISED
-from bench.recipes import RECOMMENDED, RELEASED_TOLERANCE, case_settings
+from bench.recipes import LENGTHS, RECOMMENDED, RELEASED_TOLERANCE, case_settings
 
-#: problems trained to a target, and for how long [s]: half of the seconds of
-#: `bench.recipes.LENGTHS`, and so of its steps. Compiled runs take a quarter to a half of that, and
-#: what cannot be compiled has the rest
-_TRAINED = (
-    ("quadrotor", 1, 150.0),
-    ("consumption", 5, 30.0),
-    ("bicycle", 1, 100.0),
-    ("quadrotor", 6, 150.0),
-    ("quadrotor", 20, 200.0),
-    ("consumption", 100, 60.0),
-    ("bicycle", 20, 300.0),
-    ("quadrotor", 100, 300.0),
-    ("rotor-quadrotor", 1, 150.0),
-    ("liquidation", 20, 20.0),
+#: problems trained to a target, and for how long [s]: `bench.recipes.LENGTHS`
+_TRAINED = tuple(
+    (problem, n_agents, LENGTHS[problem][start][1])
+    for problem, n_agents, start in (
+        *(("quadrotor", 1, 1), ("consumption", 5, 1), ("bicycle", 1, 1), ("quadrotor", 6, 6)),
+        *(("quadrotor", 20, 20), ("consumption", 100, 100), ("bicycle", 20, 20)),
+        *(("quadrotor", 100, 100), ("rotor-quadrotor", 1, 1), ("liquidation", 20, 1)),
+    )
 )
 #: those on which the learning rate is tuned for each gradient, and the factors tried
 _TUNED = _TRAINED[:3]

@@ -12,8 +12,8 @@ import pandas as pd
 from bench.jobs import Job
 from bench.probes.roofline import Roofline
 from bench.records import write_csv, write_json
+from bench.report.figures.roofline import profile_entries, roofline_tables
 from bench.report.load import Run
-from bench.report.roofline import entries, roofline_tables
 from bench.report.style import format_bytes, format_seconds
 from bench.roofline.case import with_floors
 from bench.roofline.parts import PARTS
@@ -112,10 +112,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     first."""
     run = Run(name="rates", directory=Path(), environment={}, records=(), roofline=result)
     for table in roofline_tables([run]):
-        texts = [[cell.text for cell in row] for row in table.rows]
-        yield pd.DataFrame(texts, columns=list(table.columns)).to_string(index=False)
+        yield pd.DataFrame(table.texts(), columns=list(table.columns)).to_string(index=False)
         yield table.notes[0]
-    for name, entry in entries([run]):
+    for name, entry in profile_entries([run]):
         own = entry["own_rates"]
         product = own["product_flops_per_second"]
         yield (

@@ -344,7 +344,8 @@ def test_a_compiled_case_reports_compile_time_apart(monkeypatch):
         records.append(record)
     eager, compiled = records
     assert compiled["status"] == "ok"
-    assert compiled["iterations"] == eager["iterations"]
+    # What is captured takes a fixed number of iterations, at least as many as are needed.
+    assert compiled["iterations"]["max"] >= eager["iterations"]["max"]
     assert compiled["compile_seconds"] > 0
     assert compiled["null_reasons"]["saved_tensor_bytes"].startswith("compiled kernels")
     assert eager["compile_seconds"] is None

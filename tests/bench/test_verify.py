@@ -84,7 +84,7 @@ class TestPartialRun:
         order = (
             "JFB&#39;s memory does not depend on K",
             "51 times",  # (1000 + 100 * 500) / 1000
-            "data:image/png",
+            "data:image/webp",
             "<td>51x</td>",
         )
         places = [body.index(text) for text in order]

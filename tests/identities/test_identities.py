@@ -27,6 +27,7 @@ from baselines import (
     GRADIENTS,
     METHODS,
     ConjugateGradient,
+    CostateNetworkMethod,
     CvxpyLayer,
     DenseLU,
     EstimatorMethod,
@@ -182,6 +183,8 @@ def every_combination(
             else build(solver, problems[case], method)
         )
         estimator = method.estimator if isinstance(method, Method) else method
+        if isinstance(method, CostateNetworkMethod):
+            estimator = JFB()  # its policies are jfb's on another network
         biased = exact and estimator is not None and not is_exact(estimator, MAPS[map_name])
         if crossed and not biased and refusal(problems[case], method, inner) is None:
             usual = solver in (None, "picard"), map_name in (None, "scaled")

@@ -46,7 +46,7 @@ _CAPTION = (
 _Profiles = Sequence[tuple[str, Mapping[str, Any]]]
 
 
-def _profiles(runs: Sequence[Run]) -> _Profiles:
+def profile_entries(runs: Sequence[Run]) -> _Profiles:
     """(what to call it, the case's profile) of every run that has one."""
     profiled = [run for run in runs if run.roofline]
     found = []
@@ -62,7 +62,7 @@ def _profiles(runs: Sequence[Run]) -> _Profiles:
 
 def roofline_tables(runs: Sequence[Run]) -> list[Table]:
     """One row per profiled case; empty where no run has a profile."""
-    rows = [_row(name, entry) for name, entry in _profiles(runs)]
+    rows = [_row(name, entry) for name, entry in profile_entries(runs)]
     columns = [
         "case", "step", "forward", "backward", "update", "FLOP", "bytes", "kernels",
         "roofline floor", "step / roofline", "launch floor", "step / launch", "highest floor",
@@ -115,7 +115,7 @@ def _rates(run: Run) -> str:
 
 def roofline_figures(runs: Sequence[Run]) -> list[Drawing]:
     """One bar per profiled case; nothing where no run has a profile."""
-    found = _profiles(runs)
+    found = profile_entries(runs)
     if not found:
         return []
     figure, axes = grid(1, 1, 1.3 + 0.42 * len(found))
