@@ -13,6 +13,7 @@ import os
 import pickle
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,7 @@ def _build(module: nn.Module, name: str, job: Job, place: Path) -> None:
     """Compile one function and leave library and signature in the folder `place`."""
     from torch._inductor.compile_fx import compile_fx_aot
 
+    warnings.simplefilter("ignore", FutureWarning)  # of torch's generator about torch's own trees
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the parent's other threads do not exist in a fork
     with tempfile.TemporaryDirectory(dir=native.cache_folder()) as scratch:

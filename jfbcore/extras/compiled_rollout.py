@@ -98,13 +98,16 @@ class CompiledRollout:
         segment: int | None = None,
         record: bool = False,
     ) -> Rollout:
-        """As `jfbcore.rollout.rollout`; without grad mode it is that function."""
+        """As `jfbcore.rollout.rollout`; without grad mode, or for one step, it is that function."""
         if policy is not self.policy:
             raise ValueError("`policy` must be the one this CompiledRollout was made for")
         check_states(policy, initial_states)
         problem = policy.problem
         n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
-        if not torch.is_grad_enabled():
+        # With one time step there is nothing to loop over, and Inductor cannot build such a loop.
+        if not torch.is_grad_enabled() or (
+            n_steps == 1 and isinstance(self.engine, ScannedRollout)
+        ):
             return eager_rollout(
                 policy,
                 initial_states,

@@ -51,8 +51,8 @@ class ScannedRollout:
     def __init__(self, policy: Policy) -> None:
         self.policy, self.time_step = policy, TimeStep(policy)
         self.columns = _columns(policy)
-        #: both loops, by whether starts are warm, the batch, and whether there is one time step
-        self._loops: dict[tuple[bool, int, bool], tuple[Library, Library]] = {}
+        #: both loops, by whether starts are warm and the batch
+        self._loops: dict[tuple[bool, int], tuple[Library, Library]] = {}
 
     @torch.no_grad()
     def fly(self, grid: Grid, states: Tensor) -> Scanned:
@@ -80,7 +80,7 @@ class ScannedRollout:
         self, grid: Grid, flown: Scanned, bars: tuple[Tensor, ...]
     ) -> list[Tensor | None]:
         """Gradients of the policy's parameters."""
-        _, back = self._loops[_loop(grid)]
+        _, back = self._loops[grid.warm_start, grid.shape[0]]
         results = back(
             flown.layers, flown.times, flown.step_length, flown.final_state, flown.kept, *bars
         )
@@ -94,7 +94,7 @@ class ScannedRollout:
 
     def _built(self, grid: Grid, arguments: _There) -> tuple[Library, Library]:
         """Both loops for a grid, built where that was not done before."""
-        name = _loop(grid)
+        name = grid.warm_start, grid.shape[0]
         if name in self._loops:
             return self._loops[name]
         there, batch = functools.partial(self._there, grid.warm_start), grid.shape[0]
@@ -214,11 +214,6 @@ def _columns(policy: Policy) -> Columns | None:
     each = problem.state_dim // problem.n_agents
     first, stop, _ = problem.steered.indices(each)
     return each, first, stop
-
-
-def _loop(grid: Grid) -> tuple[bool, int, bool]:
-    """Which loops serve a grid: with one time step there is nothing to loop over."""
-    return grid.warm_start, grid.shape[0], grid.n_steps == 1
 
 
 def _as_tensor(count: int | Tensor) -> Tensor:

@@ -117,16 +117,18 @@ def test_the_loop_of_a_processor(problem, method, warm_start, network):
 @pytest.mark.parametrize("method", ["jfb", "direct"])
 def test_the_loop_of_a_processor_serves_every_number_of_time_steps(method, monkeypatch):
     policy = make_policy(PROBLEMS["quadrotors"](), method)
+    # A residual near the tolerance may take one more step eager or compiled.
+    tolerance = 1e-12 if method == "direct" else METHODS[method][3]
     roll = CompiledRollout(policy)
-    agrees(policy, roll, 1e-12)
+    agrees(policy, roll, tolerance)
     with monkeypatch.context() as patch:
         patch.setattr(compiled_library, "_build", unwanted)
-        agrees(policy, roll, 1e-12, n_steps=5)
-        agrees(policy, roll, 1e-12, n_steps=11)
+        agrees(policy, roll, tolerance, n_steps=5)
+        agrees(policy, roll, tolerance, n_steps=11)
         # Nor does another object, or another process, build them again.
         other = CompiledRollout(make_policy(PROBLEMS["quadrotors"](), method))
-        agrees(other.policy, other, 1e-12, n_steps=5)
-    agrees(policy, roll, 1e-12, n_steps=1)
+        agrees(other.policy, other, tolerance, n_steps=5)
+    agrees(policy, roll, tolerance, n_steps=1)
 
 
 def unwanted(*_: Any) -> None:
@@ -190,9 +192,10 @@ def test_native_kernels_in_the_loop_of_a_processor(method, problem, network):
     cost, gradient = costs_and_gradient(exact, rollout)
     own_cost, own_gradient = costs_and_gradient(policy, CompiledRollout(policy))
     assert native.serves(torch.zeros(1))
-    # Rounding of float32 through seven time steps; eager float32 is as far off.
-    assert error(own_cost, cost) < 1e-6
-    assert error(own_gradient, gradient) < 1e-5
+    # Rounding of float32 through seven time steps, which eager float32 is off by, too.
+    eager_cost, eager_gradient = costs_and_gradient(policy, rollout)
+    assert error(own_cost, cost) < 1e-6 + error(eager_cost, cost)
+    assert error(own_gradient, gradient) < 1e-5 + error(eager_gradient, gradient)
 
 
 @pytest.mark.parametrize("network", [SharedValueNetwork, IndexedValueNetwork])

@@ -63,6 +63,8 @@ def profile_entries(runs: Sequence[Run]) -> _Profiles:
 def roofline_tables(runs: Sequence[Run]) -> list[Table]:
     """One row per profiled case; empty where no run has a profile."""
     rows = [_row(name, entry) for name, entry in profile_entries(runs)]
+    if not rows:
+        return []
     columns = [
         "case", "step", "forward", "backward", "update", "FLOP", "bytes", "kernels",
         "roofline floor", "step / roofline", "launch floor", "step / launch", "highest floor",
@@ -77,7 +79,7 @@ def roofline_tables(runs: Sequence[Run]) -> list[Table]:
     )
     rates = [_rates(run) for run in runs if run.roofline]
     notes = [*rates, *dict.fromkeys(conventions), *missing]
-    return [Table(SECTION, columns, rows, notes)] if rows else []
+    return [Table(SECTION, columns, rows, notes)]
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[Any]:
