@@ -16,12 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from bench.environment import ROOT, usable_cores
 from bench.nvml import Sampler
 
 #: cores up to which no worker is started beside a measurement
 _FEW_CORES = 4
-#: how the log of a worker without an order begins
+#: how the log of a worker without an order begins, before the process that started it
 _WAITING = ".waiting-"
 #: how a worker ended whose run was over before its own time was
 OUT_OF_TIME = "the run's time was over"
@@ -45,7 +47,8 @@ class Worker:
     def __init__(
         self, logs: Path, threads: int, environment: Mapping[str, str] | None = None
     ) -> None:
-        descriptor, name = tempfile.mkstemp(prefix=_WAITING, suffix=".log", dir=logs)
+        prefix = f"{_WAITING}{os.getpid()}-"
+        descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".log", dir=logs)
         os.fchmod(descriptor, 0o644)
         self.log = Path(name)
         # With a byte in this pipe the worker tells the sampler that the step has been measured.
@@ -133,7 +136,10 @@ class Pool:
         self._spare = spare if spare is not None and self._beside_timed else int(spare != 0)
         self._ready: deque[Worker] = deque()
         for path in logs.glob(f"{_WAITING}*"):
-            path.unlink(missing_ok=True)  # of a run that was killed
+            # Of a run that was killed, and not of another one that shares the folder.
+            owner = path.name.removeprefix(_WAITING).split("-")[0]
+            if not psutil.pid_exists(int(owner)):
+                path.unlink(missing_ok=True)
 
     def fill(self) -> None:
         """Start what is missing of the spare workers; returns before they have imported."""

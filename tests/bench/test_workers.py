@@ -108,9 +108,14 @@ class TestSpareWorkers:
         assert list(tmp_path.iterdir()) == []
 
     def test_what_a_killed_sweep_left_of_them_is_removed(self, tmp_path):
-        (tmp_path / ".waiting-x.log").write_text("")
+        """And not what a sweep has that shares the folder."""
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        (tmp_path / f".waiting-{ended.pid}-x.log").write_text("")
+        other = tmp_path / f".waiting-{os.getppid()}-x.log"
+        other.write_text("")
         Pool(tmp_path, 1, spare=2, timed=[True])
-        assert list(tmp_path.iterdir()) == []
+        assert list(tmp_path.iterdir()) == [other]
 
     def test_one_that_is_not_needed_ends_by_itself(self, tmp_path):
         """Where no signal tells it that the runner is gone, the end of its input does."""
