@@ -134,7 +134,7 @@ def write_power(content: Mapping[str, Any], path: Path) -> None:
             points.append((int(percent), caught / runs, *exact_bounds(caught, runs), runs))
     x, rate, low, high, runs = (list(column) for column in zip(*sorted(points), strict=True))
     with theme():
-        figure, ax = plt.subplots(figsize=(6.0, 3.4))
+        figure, ax = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
         ends = [[r - a for r, a in zip(rate, low, strict=True)],
                 [b - r for r, b in zip(rate, high, strict=True)]]  # fmt: skip
         ax.errorbar(x, rate, yerr=ends, fmt="o-", color="#0072B2", capsize=3, linewidth=1.5)
