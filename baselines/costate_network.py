@@ -48,6 +48,8 @@ class CostateNetwork(nn.Module):
         initial = problem.initial_costate()
         zero = torch.zeros(problem.state_dim, dtype=problem.dtype, device=problem.device)
         self.register_buffer("start", zero if initial is None else initial, persistent=False)
+        #: what an output of 1 adds: the nominal costate's size, or 1 where that is zero
+        self.unit = self.start.abs().max().item() or 1.0
 
     def constructor_arguments(self) -> dict[str, Any]:
         """What a saved network is built again from."""
@@ -57,7 +59,7 @@ class CostateNetwork(nn.Module):
 
     def costate(self, t: Time, z: Tensor) -> Tensor:
         """p (batch, n) at time `t` and states `z` (batch, n), near the problem's own at first."""
-        return self.start + self.layers.output(t, z)
+        return self.start + self.unit * self.layers.output(t, z)
 
 
 class CostatePolicy(Policy):
