@@ -95,9 +95,10 @@ def _stopped(data: Tables, by: str) -> pd.DataFrame:
 
 
 def _over_jfb(table: pd.DataFrame, column: str, keys: list[str]) -> pd.DataFrame:
-    """`column` of every gradient over that of jfb, by `keys`."""
+    """`column` of every gradient over that of jfb, by `keys`; NaN for what is not measured."""
     wide = table.pivot_table(index=keys, columns="gradient", values=column)
-    return wide.div(wide["jfb"], axis=0)
+    names = dict.fromkeys([*GRADIENTS, *wide.columns])
+    return wide.reindex(columns=list(names)).div(wide["jfb"], axis=0)
 
 
 def judge(data: Tables) -> Judgement:
@@ -127,7 +128,7 @@ def judge(data: Tables) -> Judgement:
             for key, ratio in small.items()
         ),
         (
-            _ratios(over, most, _over_jfb(table, "peak_bytes", [*SIZE, "K"])),
+            _ratios(over, most, _over_jfb(table, "peak_bytes", [*SIZE, "K"]).reindex(over.index)),
             *_at_tolerance(_stopped(data, "tolerance")),
             _slopes(fits),
             *_crossovers(data),
