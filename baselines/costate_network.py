@@ -26,6 +26,7 @@ class CostateNetwork(nn.Module):
     """
 
     start: Tensor
+    unit: Tensor
 
     def __init__(
         self,
@@ -48,8 +49,10 @@ class CostateNetwork(nn.Module):
         initial = problem.initial_costate()
         zero = torch.zeros(problem.state_dim, dtype=problem.dtype, device=problem.device)
         self.register_buffer("start", zero if initial is None else initial, persistent=False)
-        #: what an output of 1 adds: the nominal costate's size, or 1 where that is zero
-        self.unit = self.start.abs().max().item() or 1.0
+        # What an output of 1 adds: the nominal costate's size, or 1 where that is zero.
+        size = self.start.abs().max()
+        unit = torch.where(size > 0, size, torch.ones_like(size))
+        self.register_buffer("unit", unit, persistent=False)
 
     def constructor_arguments(self) -> dict[str, Any]:
         """What a saved network is built again from."""
