@@ -19,6 +19,9 @@ from bench.case import GRADIENT_NAMES as METHOD_NAMES
 from bench.cli import VERBS
 from bench.environment import ROOT
 
+#: the published records, a folder for each part of `bench.release.plan.PLAN`
+RELEASE = ROOT / "reports" / "release"
+
 
 def ranking() -> str:
     """The answer as a list and the ranking as a table, of training to stated gaps."""
@@ -28,7 +31,7 @@ def ranking() -> str:
     from bench.report.ranking import gaps_at_equal_time, ranking, ranking_table
     from bench.report.style import markdown_table
 
-    runs = [load_run(ROOT / "reports" / "targets")]
+    runs = [load_run(RELEASE / "targets")]
     cases = case_frame(runs)
     gaps = gaps_at_equal_time(curve_frame(runs, cases), cases)
     ranked = ranking(cases, gaps)
@@ -46,7 +49,7 @@ def claims() -> str:
     from bench.report.load import load_run
     from bench.report.style import markdown_table
 
-    run = load_run(ROOT / "reports" / "verify")
+    run = load_run(RELEASE / "verify")
     criteria = {claim.CLAIM: getattr(claim, "CRITERION", None) for claim in discover()}
     columns = ("number", "claim", "verdict", "value")
     rows = [[row[name] for name in columns] for row in run.claims if row["number"]]
@@ -67,12 +70,12 @@ def claims() -> str:
 
 
 def claim_figures() -> dict[str, str]:
-    """The SVG of each figure of the claims, by name, drawn from the records of reports/verify."""
+    """The SVG of each figure of the claims, by name, drawn from the records."""
     from bench.report.figures.canvas import save, theme
     from bench.verify import judge_records, records_of
 
     found = {}
-    _, data = judge_records(False, records_of(False, ROOT / "reports" / "verify"))
+    _, data = judge_records(False, records_of(False, RELEASE / "verify"))
     with tempfile.TemporaryDirectory() as folder, theme():
         for claim, own in data:
             if claim.TABLE in own and (figure := claim.figure(own)) is not None:
@@ -86,7 +89,7 @@ def with_figures(text: str, folder: str) -> str:
     from bench.environment import fingerprint
     from bench.records import read_records
 
-    records = list(read_records(ROOT / "reports" / "verify"))
+    records = list(read_records(RELEASE / "verify"))
     older = sum(record.get("fingerprint") != fingerprint() for record in records)
     said = f"{older} of the {len(records)} records were measured by an older measuring code."
     note = f"\n!!! note\n    {said}\n" if older else ""
@@ -103,7 +106,7 @@ def side_by_side() -> str:
 
     order = {name: i for i, name in enumerate(METHOD_NAMES)}
     rows = {}
-    for record in read_records(ROOT / "reports" / "field"):
+    for record in read_records(RELEASE / "field"):
         case = record["case"]
         if record["status"] == "unsupported":
             continue
@@ -157,7 +160,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/commands.md": {"commands": commands},
     "docs/gate.md": {"proof": proof},
 }
-SELF_TEST = ROOT / "reports" / "selftest" / "gate_selftest.json"
+SELF_TEST = RELEASE / "selftest" / "gate_selftest.json"
 
 
 def refreshed(name: str) -> str:

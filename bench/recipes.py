@@ -57,7 +57,7 @@ LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
     "quadrotor": {1: (700, 100.0), 6: (900, 150.0), 20: (1300, 250.0), 100: (850, 400.0)},
     "bicycle": {1: (3000, 150.0), 20: (4800, 400.0)},
     "consumption": {1: (280, 60.0), 100: (770, 90.0)},
-    "rotor-quadrotor": {1: (1500, 150.0)},
+    "rotor-quadrotor": {1: (1500, 150.0), 6: (1500, 300.0)},
     "liquidation": {1: (400, 60.0)},
 }
 #: what the released code of arXiv 2602.00921 trains with, for every problem

@@ -37,15 +37,15 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.slow
 def test_every_run_is_rendered_with_the_claims_figures(tmp_path: Path) -> None:
-    """The smallest run and the quick claims; `make report` does the same to all."""
-    for name in ("selftest", "verify-quick"):
-        (tmp_path / "reports").mkdir(exist_ok=True)
+    """The smallest run and the claims; `make report` does the same to all."""
+    (tmp_path / "reports" / "release").mkdir(parents=True)
+    for name in ("release/selftest", "release/verify"):
         (tmp_path / "reports" / name).symlink_to(REPORTS / name)
     pages = render_all(tmp_path / "reports", tmp_path / "html")
-    assert [page.parent.name for page in pages] == ["selftest", "verify-quick"]
+    assert [page.parent.name for page in pages] == ["selftest", "verify"]
     claims = pages[1].read_text(encoding="utf-8")
     assert claims.count("data:image/webp") >= 5
     index = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
-    assert 'href="verify-quick/index.html"' in index
+    assert 'href="verify/index.html"' in index
     with pytest.raises(ValueError, match="no run directories"):
         render_all(tmp_path / "html" / "selftest", tmp_path / "again")

@@ -11,9 +11,8 @@ from bench.presets.gpu_headline import gpu_headline
 from bench.presets.names import MAIN_GRADIENTS
 from bench.presets.released import released
 from bench.presets.smoke import smoke
-from bench.presets.study import study
 from bench.presets.sweep import cpu, gpu
-from bench.presets.targets import targets
+from bench.presets.targets import rates, targets
 from bench.presets.tracked import gate, quick
 from bench.release.sweep import sweep
 from bench.selection import narrowed
@@ -31,8 +30,8 @@ PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
     "gpu-headline": gpu_headline,
     "released": released,
     "targets": targets,
+    "rates": rates,
     "sweep": sweep,
-    "study": study,
 }
 #: seconds one case may take before it is recorded as timed out
 TIMEOUTS = {
@@ -45,8 +44,8 @@ TIMEOUTS = {
     "gpu-headline": 90.0,
     "released": 1800.0,
     "targets": 3600.0,
+    "rates": 3600.0,
     "sweep": 900.0,
-    "study": 3600.0,
 }
 
 

@@ -16,46 +16,59 @@ _TRAINED = tuple(
         *(("quadrotor", 1, 1), ("consumption", 5, 1), ("bicycle", 1, 1), ("quadrotor", 6, 6)),
         *(("quadrotor", 20, 20), ("consumption", 100, 100), ("bicycle", 20, 20)),
         *(("quadrotor", 100, 100), ("rotor-quadrotor", 1, 1), ("liquidation", 20, 1)),
+        ("rotor-quadrotor", 6, 6),
     )
 )
 #: those on which the learning rate is tuned for each gradient, and the factors tried
 _TUNED = _TRAINED[:3]
 _RATE_FACTORS = (2.0, 0.5)
-#: those whose reference trajectories are solved in minutes
-_SUPERVISED = _TRAINED[:4]
+#: on every problem: the method, the exact gradient and no inner problem at all
+_RANKED = ("jfb", "implicit", "direct")
+#: on quadrotors: unrolling, and the faster of the layers that solve a conic program
+_COMPETITORS = ("unrolled", "cvxpylayers-moreau")
+#: problems whose scaled map is not Newton's, so that JFB's gradient depends on the map
+_BIASED = ("quadrotor", "rotor-quadrotor")
+#: with a limit so many times as long, because its step is not compiled: equal steps count there
+_EAGER = 4
 
 
 def targets() -> Iterator[Case]:
-    """Training to a target: every gradient on the recommended recipe, then with its rate tuned.
+    """Training to a target on the recommended recipe: every row that a release ranks.
 
     Every method that can be is compiled. JFB on quadrotors is there on each of its maps. Beside
-    them what else there is to choose: jfb eager, and as released, supervision from reference
-    trajectories, and direct policies of swarms on one dense network.
+    them what else there is to choose: supervision from reference trajectories, a network that
+    outputs the costate, jfb eager and as released, and direct policies of swarms on one dense
+    network.
     """
     for problem, n_agents, seconds in _TRAINED:
-        for gradient in MAIN_GRADIENTS:
+        for gradient in _RANKED:
             yield trained("recommended", problem, n_agents, gradient, seconds)
-        # On more agents the bias of a map is a matter of scale, which `verify` traces.
-        if problem == "quadrotor" and n_agents <= 6:
-            recommended = trained("recommended", problem, n_agents, "jfb", seconds)
-            for map_name, solver in JFB_MAPS:
-                if map_name != recommended.map:
-                    yield replace(recommended, map=map_name, solver=solver)
-    for problem, n_agents, seconds in _SUPERVISED:
+    quadrotors = [size for size in _TRAINED if size[0] == "quadrotor"]
+    for problem, n_agents, seconds in quadrotors[:3]:
+        yield trained("recommended", problem, n_agents, "costate-network", _EAGER * seconds)
+    for problem, n_agents, seconds in quadrotors[:2]:
         for gradient in SUPERVISED:
             yield trained("recommended", problem, n_agents, gradient, seconds)
+    for problem, n_agents, seconds in _TRAINED:
+        recommended = trained("recommended", problem, n_agents, "jfb", seconds)
+        for map_name, solver in JFB_MAPS if problem in _BIASED else ():
+            if map_name != recommended.map:
+                yield replace(recommended, map=map_name, solver=solver)
     problem, n_agents, seconds = _TRAINED[0]
     yield replace(trained("recommended", problem, n_agents, "jfb", seconds), compile=False)
     yield replace(
         trained("released", problem, n_agents, "jfb", seconds),
         tolerance=RELEASED_TOLERANCE,  # one quadrotor's gradient scale is 1: absolute
     )
-    for problem, n_agents, seconds in _TRAINED:
-        if n_agents > 6:
-            continue
-        direct = trained("recommended", problem, n_agents, "direct", seconds)
-        if direct.network != "dense":
-            yield replace(direct, network="dense", batch_size=DEFAULT_BATCH[problem])
+    for problem, n_agents, seconds in quadrotors:
+        for gradient in _COMPETITORS:
+            yield trained("recommended", problem, n_agents, gradient, seconds)
+    direct = trained("recommended", *quadrotors[1][:2], "direct", quadrotors[1][2])
+    yield replace(direct, network="dense", batch_size=DEFAULT_BATCH["quadrotor"])
+
+
+def rates() -> Iterator[Case]:
+    """The smallest problems at twice and at half the recipe's learning rate, every gradient."""
     for factor in _RATE_FACTORS:
         for problem, n_agents, seconds in _TUNED:
             rate = factor * RECOMMENDED[problem]["learning_rate"]

@@ -20,6 +20,8 @@ class Memory(Probe):
     iterations: tuple[int, ...] = (5, 50, 100, 500)
 
     def measure(self, record: dict[str, Any], case: Case, seed: int, hooks: Hooks) -> None:
+        import torch
+
         from bench import training
         from bench.measure import Step, measure_memory
 
@@ -42,5 +44,10 @@ class Memory(Probe):
             trained = training.prepare(jfb, seed, config)
             trained.run()
             step = Step(case, seed)
-            step.policy.load_state_dict(trained.policy.state_dict())
+            # In their order: what wraps a policy puts its own name before its parameters' names.
+            with torch.no_grad():
+                for own, found in zip(
+                    step.policy.parameters(), trained.policy.parameters(), strict=True
+                ):
+                    own.copy_(found)
             take(step)

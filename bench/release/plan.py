@@ -77,9 +77,6 @@ TARGETS = Part(
     name="targets",
     what="training to a gap, five seeds; the ranking and two claims rest on it",
     preset="targets",
-    # Unrolling has implicit differentiation's gradient at a price that the sweep shows; the
-    # rates tuned for one seed are a study of the recipe, not of the methods.
-    filters=("gradient=jfb,implicit,direct", "learning_rate=none"),
     seeds=5,
 )
 #: five seeds wherever a claim or a ranking rests on the part

@@ -31,9 +31,10 @@ from bench.report.style import DASH, counted, format_seconds, gradient_rank, mar
 REPORTS = ROOT / "reports"
 #: what is published: run directories with records, and what each is
 RUNS = {
-    "smoke": "every problem and gradient in minutes, short horizons",
-    "cpu": "time and memory of a training step at full horizons",
-    "targets": "training to stated gaps on the recommended recipe",
+    "release/smoke": "every problem and gradient in minutes, short horizons",
+    "release/field": "every method side by side on quadrotors",
+    "release/targets": "training to stated gaps on the recommended recipe",
+    "release/sweep": "time and memory of a training step at full horizons",
     "gpu": "one H100",
 }
 #: fewer seeds than this make no line and no row
@@ -45,7 +46,7 @@ def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
     """The text of reports/README.md and its figures by file name."""
     runs = {name: load_run(reports / name) for name in RUNS}
     frames = {name: case_frame([run]) for name, run in runs.items()}
-    claims = load_run(reports / "verify").claims
+    claims = load_run(reports / "release" / "verify").claims
     text = Template(
         Path(__file__).with_name("published.md").read_text(encoding="utf-8"),
         keep_trailing_newline=True,
@@ -56,10 +57,10 @@ def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
             ([claim[name] for name in ("claim", "verdict", "value")] for claim in claims),
         ),
         seeds=_SEEDS,
-        gaps=_gap_table(frames["targets"]),
+        gaps=_gap_table(frames["release/targets"]),
     )
-    cpu, gpu = frames["cpu"], frames["gpu"]
-    training = _trained(curve_frame([runs["targets"]], frames["targets"]), "optimality_gap")
+    cpu, gpu = frames["release/sweep"], frames["gpu"]
+    training = _trained(curve_frame([runs["release/targets"]], frames["release/targets"]), "optimality_gap")
     usual = (cpu["ascent"] == "scaled map") | (cpu["gradient"] == "direct")
     to_tolerance = cpu["max_iterations"].isna() | cpu["tolerance"].notna()
     steps = cpu[usual & to_tolerance & (cpu["problem"] == "quadrotor")]
@@ -72,7 +73,7 @@ def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
             "memory-iterations.svg": memory_iterations_figures(six, (SAVED,))[0].figure,
             "memory-gpu.svg": memory_iterations_figures(hundred, (ALLOCATED,))[0].figure,
             "step-time.svg": agents_figures(steps, (STEP,))[0].figure,
-            "gaps.svg": _light(curves_figure(sizes, frames["targets"].iloc[:0], "optimality_gap")),
+            "gaps.svg": _light(curves_figure(sizes, frames["release/targets"].iloc[:0], "optimality_gap")),
         }
 
 

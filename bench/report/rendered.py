@@ -28,7 +28,11 @@ def render_all(reports: Path, out: Path) -> list[Path]:
 
     A run directory is one with an environment.json. Several are rendered at a time.
     """
-    folders = sorted(path.parent for path in reports.glob("*/environment.json"))
+    folders = sorted(
+        path.parent
+        for pattern in ("*", "release/*")
+        for path in reports.glob(f"{pattern}/environment.json")
+    )
     if not folders:
         raise ValueError(f"`reports` {reports} holds no run directories")
     # Largest first, so that no process is left with the longest page at the end.

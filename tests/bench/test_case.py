@@ -313,26 +313,31 @@ class TestOtherPresets:
         assert {c.n_agents for c in cases} == {1, 6, 20, 50, 100}
         assert {c.gradient for c in cases} >= set(MAIN_GRADIENTS)
 
-    def test_targets_tune_the_rate_of_every_gradient_around_the_recipes_own(self):
+    def test_rates_are_twice_and_half_the_recipes_own(self):
         rates: dict[tuple[str, str], set[float | None]] = {}
-        for case in PRESETS["targets"]():
+        for case in PRESETS["rates"]():
             rates.setdefault((case.problem, case.gradient), set()).add(case.learning_rate)
-        for (problem, gradient), found in rates.items():
+        assert set(rates) == {
+            (problem, gradient)
+            for problem in ("quadrotor", "consumption", "bicycle")
+            for gradient in MAIN_GRADIENTS
+        }
+        for (problem, _), found in rates.items():
             own = RECOMMENDED[problem]["learning_rate"]
-            tuned = {2 * own, own / 2} if gradient in MAIN_GRADIENTS else set()
-            if problem not in ("quadrotor", "consumption", "bicycle"):
-                tuned = set()
-            assert found == {None} | tuned
+            assert found == {2 * own, own / 2}
 
-    @pytest.mark.parametrize("n_agents", [1, 6])
-    def test_targets_train_jfb_on_each_of_its_maps_alike(self, n_agents):
+    @pytest.mark.parametrize(
+        ("problem", "n_agents"),
+        [*(("quadrotor", n) for n in (1, 6, 20, 100)), ("rotor-quadrotor", 1)],
+    )
+    def test_targets_train_jfb_on_each_of_its_maps_alike(self, problem, n_agents):
         rows = [
             c
             for c in PRESETS["targets"]()
-            if (c.problem, c.n_agents, c.gradient) == ("quadrotor", n_agents, "jfb")
-            and (c.recipe, c.learning_rate, c.compile) == ("recommended", None, True)
+            if (c.problem, c.n_agents, c.gradient) == (problem, n_agents, "jfb")
+            and (c.recipe, c.compile) == ("recommended", True)
         ]
-        assert {(c.map, c.solver) for c in rows} == set(JFB_MAPS)
+        assert {c.map for c in rows} == {name for name, _ in JFB_MAPS}
         assert len({replace(c, map="scaled", solver="picard") for c in rows}) == 1
 
     def test_targets_compile_every_method_that_can_be(self):

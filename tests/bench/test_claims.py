@@ -37,13 +37,11 @@ def must_hold(data: dict[str, pd.DataFrame]) -> list[str]:
     return [line for claim in checked for line in claim.failures(data)]
 
 
-@pytest.mark.parametrize("name", ["verify", "verify-quick"])
-def test_every_committed_verdict_follows_from_the_committed_records(name: str) -> None:
+def test_every_committed_verdict_follows_from_the_committed_records() -> None:
     """Whole rows: verdict, value, findings and tables."""
-    quick = name == "verify-quick"
-    folder = ROOT / "reports" / name
+    folder = ROOT / "reports" / "release" / "verify"
     content = json.loads((folder / "verify.json").read_text(encoding="utf-8"))
-    outcome, _ = judge_records(quick, records_of(quick, folder))
+    outcome, _ = judge_records(False, records_of(False, folder))
     found = json.loads(json.dumps(asdict(outcome)))
     assert found["missing"] == content["missing"]
     for part in ("claims", "beyond"):
@@ -51,7 +49,7 @@ def test_every_committed_verdict_follows_from_the_committed_records(name: str) -
         rows = [row | {"figure": None} for row in content[part]]
         assert [row | {"figure": None} for row in found[part]] == rows
     records = by_job(read_records(folder))
-    wanted = [job for job in jobs(quick) if record_of(job, records) is not None]
+    wanted = [job for job in jobs(False) if record_of(job, records) is not None]
     assert len(wanted) == len(records), "records that no claim asks for"
 
 

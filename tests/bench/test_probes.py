@@ -168,10 +168,20 @@ def test_memory_against_iterations() -> None:
     assert second > 2 * sizes["unrolled"][1]
 
 
+@pytest.mark.parametrize("gradient", ["unrolled", "unrolled-network"])
+def test_memory_at_the_tolerance_is_at_the_parameters_that_jfb_has_after_training(gradient) -> None:
+    case = Case(problem="bicycle", n_agents=1, gradient="jfb", batch_size=2, n_steps=1)
+    case = replace(case, gradient=gradient, train_steps=2)
+    (row,) = measured(case, Memory(iterations=()))["rows"]
+    assert row["stop"] == "tolerance"
+    assert row["K"] >= 1
+    assert row["saved_bytes"] > 0
+
+
 @pytest.mark.slow
 def test_a_prediction_has_a_row_for_each_memory() -> None:
     case = replace(SMALL, gradient="unrolled", tolerance=None, max_iterations=7)
-    record = measured(case, Prediction(memory=(1e6, 1e12)))
+    record = measured(case, Prediction(memory=(1e5, 1e12)))
     small, large = (row["crossover"] for row in record["rows"])
     assert small < 7 < large
     assert record["predicted"]["saved_tensor_bytes"] > 0
