@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from jfbcore.extras.muon import Muon
+
 #: names a training configuration may give
 OPTIMIZERS = ("adam", "muon")
 
@@ -54,15 +56,15 @@ def build_optimizer(
 ) -> ScheduledOptimizer:
     """Adam, or Muon for the matrices among the parameters with Adam for the vectors.
 
-    Muon (Jordan et al., 2024; torch.optim.Muon) makes every matrix update orthogonal: each
-    direction of a layer moves at the same pace, however small its part of the gradient. Where the
-    cost is as ill-conditioned as a heavy terminal cost makes it, that takes a fraction of Adam's
-    steps. `matrix_rate`: the matrices' learning rate in units of the vectors'.
+    Muon (Jordan et al., 2024) makes every matrix update orthogonal: each direction of a layer moves
+    at the same pace, however small its part of the gradient. Where the cost is as ill-conditioned
+    as a heavy terminal cost makes it, that takes a fraction of Adam's steps.
+    `matrix_rate`: the matrices' learning rate in units of the vectors'.
     """
     parameters = list(parameters)
     if name == "adam":
         return ScheduledOptimizer([(torch.optim.Adam(parameters, betas=betas), 1.0)])
     vectors = torch.optim.Adam([p for p in parameters if p.dim() != 2], betas=betas)
     # No weight decay: a value function has no reason to be small.
-    matrices = torch.optim.Muon([p for p in parameters if p.dim() == 2], weight_decay=0.0)
+    matrices = Muon([p for p in parameters if p.dim() == 2])
     return ScheduledOptimizer([(vectors, 1.0), (matrices, matrix_rate)])
