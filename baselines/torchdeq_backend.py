@@ -61,6 +61,13 @@ class TorchDEQ(GradientEstimator):
             )
         return None
 
+    def supports_pull_back(self, solver: Solver) -> str | None:
+        """The reason why no compiled rollout runs it."""
+        return (
+            "torchdeq stops its solver on the host and attaches its gradient to autograd's graph, "
+            "which a compiled rollout does not have; use the eager rollout"
+        )
+
     def attach(self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor) -> Solution:
         """torchdeq's own solution, its derivative attached in its train mode."""
         u, residual, iterations = self._solve(fixed_point_map, solver, initial)

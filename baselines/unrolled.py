@@ -107,3 +107,11 @@ class UnrolledCheckpoint(GradientEstimator):
     def supports_solver(self, solver: Solver) -> str | None:
         """None, or the reason why this gradient cannot work with `solver`."""
         return needs_iterations("unrolled-checkpoint", solver)
+
+    def supports_pull_back(self, solver: Solver) -> str | None:
+        """The reason why no compiled rollout runs it."""
+        return (
+            "unrolled-checkpoint chooses what of autograd's graph is kept, and a compiled rollout "
+            f"has no such graph; use unrolled with an exact number of at most {LONGEST_PULL_BACK} "
+            "iterations, or the eager rollout"
+        )

@@ -51,6 +51,25 @@ class GradientEstimator(abc.ABC):
         """None, or the reason why the derivative cannot be had without a graph to the solve."""
         return f"{type(self).__name__} needs the eager rollout"
 
+    def supports_capture(self, solver: Solver) -> str | None:
+        """None, or the reason why a rollout whose solver is not tested, as on a GPU, cannot have
+        the derivative."""
+        return None
+
+    def solve(
+        self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor
+    ) -> tuple[Solution, Tensor]:
+        """The solution without a graph, and what a rollout without a graph keeps of it."""
+        solution = solver.solve(fixed_point_map, initial)
+        return solution, self.kept(initial, solution.control)
+
+    def repeat(
+        self, fixed_point_map: BoundMap, solver: Solver, initial: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is kept of `steps` untested steps of the solver, residual (batch,), control."""
+        control, residual = solver.repeat(fixed_point_map, initial, steps)
+        return self.kept(initial, control), residual, control
+
     def kept(self, initial: Tensor, solved: Tensor) -> Tensor:
         """What a rollout without a graph keeps for `reattach`: the solver's control (batch, m)."""
         return solved

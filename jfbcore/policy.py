@@ -107,7 +107,10 @@ class HamiltonianPolicy(Policy):
         """None, or why no compiled rollout can run this policy."""
         if self.gradient.recompute:
             return "a compiled rollout keeps the network's layers; `recompute` needs the eager one"
-        return self.solver.supports_repeat() or self.gradient.supports_pull_back(self.solver)
+        reason = self.solver.supports_repeat() or self.gradient.supports_pull_back(self.solver)
+        if reason is None and self.problem.device.type != "cpu":
+            reason = self.gradient.supports_capture(self.solver)
+        return reason
 
     def forward(self, t: Time, z: Tensor, warm_start: Tensor | None = None) -> Decision:
         """The control that maximises H at time `t` and states `z` (batch, n)."""

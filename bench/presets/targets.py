@@ -28,8 +28,13 @@ _RANKED = ("jfb", "implicit", "direct")
 _COMPETITORS = ("unrolled", "cvxpylayers-moreau")
 #: problems whose scaled map is not Newton's, so that JFB's gradient depends on the map
 _BIASED = ("quadrotor", "rotor-quadrotor")
-#: with a limit so many times as long, because its step is not compiled: equal steps count there
-_EAGER = 4
+#: methods of which the whole schedule is asked, whatever it takes, on these: their limit is so many
+#: times as long
+_WHOLE = (
+    *(("costate-network", "quadrotor", n) for n in (1, 6, 20)),
+    ("reversible", "rotor-quadrotor", 1),
+)
+_LONGER = 4
 
 
 def targets() -> Iterator[Case]:
@@ -44,8 +49,9 @@ def targets() -> Iterator[Case]:
         for gradient in _RANKED:
             yield trained("recommended", problem, n_agents, gradient, seconds)
     quadrotors = [size for size in _TRAINED if size[0] == "quadrotor"]
-    for problem, n_agents, seconds in quadrotors[:3]:
-        yield trained("recommended", problem, n_agents, "costate-network", _EAGER * seconds)
+    for gradient, problem, n_agents in _WHOLE:
+        seconds = LENGTHS[problem][n_agents][1]
+        yield trained("recommended", problem, n_agents, gradient, _LONGER * seconds)
     for problem, n_agents, seconds in quadrotors[:2]:
         for gradient in SUPERVISED:
             yield trained("recommended", problem, n_agents, gradient, seconds)

@@ -15,7 +15,7 @@ class TimeStep:
     """The parts of a time step of `policy`, given what its network says of the states.
 
     `output` is the costate p (batch, n), or the control of a policy without an inner problem.
-    `kept` (batch, m) is what the gradient method keeps of the inner solve.
+    `kept` (batch, …) is what the gradient method keeps of the inner solve.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -39,8 +39,7 @@ class TimeStep:
         assert isinstance(self.policy, HamiltonianPolicy)
         bound = self.bind(t, z, output)
         initial = self.start(bound, t, z, start)
-        solution = self.policy.solver.solve(bound, initial)
-        return solution, self.policy.gradient.kept(initial, solution.control)
+        return self.policy.gradient.solve(bound, self.policy.solver, initial)
 
     def repeat(
         self, t: Tensor, z: Tensor, output: Tensor, start: Tensor | None, steps: int
@@ -49,8 +48,7 @@ class TimeStep:
         assert isinstance(self.policy, HamiltonianPolicy)
         bound = self.bind(t, z, output)
         initial = self.start(bound, t, z, start)
-        control, residual = self.policy.solver.repeat(bound, initial, steps)
-        return self.policy.gradient.kept(initial, control), residual, control
+        return self.policy.gradient.repeat(bound, self.policy.solver, initial, steps)
 
     def control(self, t: Tensor, z: Tensor, output: Tensor, kept: Tensor) -> Tensor:
         """The control that flies, differentiable in state and network output."""
