@@ -30,6 +30,9 @@ from jfbcore.kernels import native
 #: first dimension may have any length above one
 Job = tuple[Callable[..., Any], tuple[Any, ...], list[Tensor]]
 _CONSTANT = -1
+#: settings of torch's code generator: compiling its headers ahead takes longer than one build gains
+#: by it, and that the compiler knows this machine's vector instructions need not be tried out
+_FASTER_BUILDS = {"aot_inductor.precompile_headers": False, "cpp.vec_isa_ok": True}
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,13 @@ def libraries(module: nn.Module, jobs: Mapping[str, Job]) -> dict[str, Library]:
         places[name] = Path(own.name) / name if key is None else folder / f"rollout-{key}"
         if not places[name].exists():
             missing[name] = job, places[name]
+    builds = [
+        functools.partial(_build, module, name, job, place)
+        for name, (job, place) in missing.items()
+    ]
     with own:
-        _in_processes(
-            [
-                functools.partial(_build, module, name, job, place)
-                for name, (job, place) in missing.items()
-            ]
-        )
+        if builds:
+            _in_processes([functools.partial(_build_all, builds)])
         return {name: Library(place, name, module) for name, place in places.items()}
 
 
@@ -121,6 +124,17 @@ def _in_processes(tasks: list[Callable[[], None]]) -> None:
         raise RuntimeError(f"compiling a rollout failed: {failures[0]}")
 
 
+def _build_all(builds: list[Callable[[], None]]) -> None:
+    """Import the code generator once, for processes that build at the same time."""
+    import sympy
+    import torch._inductor.codegen.cpp_wrapper_cpu
+    import torch._inductor.compile_fx  # noqa: F401
+
+    # Indices into memory are polynomials: the two agree, and the other took a tenth of a build.
+    sympy.simplify = sympy.expand
+    _in_processes(builds)
+
+
 def _build(module: nn.Module, name: str, job: Job, place: Path) -> None:
     """Compile one function and leave library and signature in the folder `place`."""
     from torch._inductor.compile_fx import compile_fx_aot
@@ -133,6 +147,7 @@ def _build(module: nn.Module, name: str, job: Job, place: Path) -> None:
         options = {
             "aot_inductor.output_path": f"{scratch}/{name}.so",
             "cpp.threads": threads,
+            **_FASTER_BUILDS,
         }
         compile_fx_aot(graph, fakes, config_patches=options)
         finished = Path(scratch) / "finished"
