@@ -126,12 +126,9 @@ def _in_processes(tasks: list[Callable[[], None]]) -> None:
 
 def _build_all(builds: list[Callable[[], None]]) -> None:
     """Import the code generator once, for processes that build at the same time."""
-    import sympy
     import torch._inductor.codegen.cpp_wrapper_cpu
     import torch._inductor.compile_fx  # noqa: F401
 
-    # Indices into memory are polynomials: the two agree, and the other took a tenth of a build.
-    sympy.simplify = sympy.expand
     _in_processes(builds)
 
 
