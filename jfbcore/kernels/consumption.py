@@ -68,8 +68,8 @@ class ConsumptionHamiltonian(Hamiltonian):
             marginal = self.discount * excess.pow(-problem.gamma)
             lowest = self.discount * problem.max_excess**-problem.gamma
             price = self._price(u).clamp_min(lowest)
-            gap = torch.log(marginal / price)
-            ratio = torch.expm1(gap / problem.gamma) / torch.expm1(gap)
+            gap = (marginal - price) / price
+            ratio = _expm1(gap.log1p() / problem.gamma) / gap
             # 0/0 at the fixed point itself; the limit is 1/gamma, to within |gap|.
             ratio = torch.where(gap.abs() < 1e-5, 1.0 / problem.gamma, ratio)
             return excess / price * ratio
@@ -129,6 +129,12 @@ class ConsumptionHamiltonian(Hamiltonian):
         if eta == 1.0:
             return curvature
         return curvature + eta * (eta - 1.0) * self._p_habits * u.pow(eta - 2.0)
+
+
+def _expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1 to rounding in compiled code, too, whose own expm1 subtracts."""
+    half = torch.tanh(0.5 * x)
+    return torch.where(x.abs() < 0.5, 2.0 * half / (1.0 - half), x.exp() - 1.0)
 
 
 def _part(x: Tensor, columns: slice) -> Tensor:

@@ -197,6 +197,8 @@ def test_a_build_that_fails_says_why(monkeypatch):
         (Quadrotor(3, **SETTINGS), IndexedValueNetwork),
         # The one whose dense network has units.
         (RotorQuadrotor(1, **SETTINGS), ValueNetwork),
+        # Its scaling takes small differences of powers, which the code generator rounds anew.
+        (Consumption(5, **SETTINGS), ValueNetwork),
     ],
 )
 @pytest.mark.parametrize("method", ["jfb", "jfb-many"])
