@@ -22,7 +22,9 @@ from bench.report.figures.canvas import WIDTH
 
 NUMBER = None
 TABLE = "trace"
-CLAIM = "Is JFB's gradient off by no more than |dT/du| (one-step differentiation, arXiv 2305.13768)?"
+CLAIM = (
+    "Is JFB's gradient off by no more than |dT/du| (one-step differentiation, arXiv 2305.13768)?"
+)
 CRITERION = (
     "Holds in a run where, at every measured step whose inner tolerance was reached, the relative "
     "difference of JFB's expected gradient to the exact one is at most the largest |dT/du| along "
@@ -47,10 +49,10 @@ def judge(data: Tables) -> Judgement:
         f"in {int(runs.all().sum())} of {runs.ngroups} runs, at {int(within.sum())} of "
         f"{len(within)} measured steps; never above {number(most)} times |dT/du|",
         verdict(runs.all()),
-        f"{seeds_of(table)}; for a single decision the bound is a theorem: du/dp by one application "
-        "is (I - dT/du) times the true one. A rollout adds up decisions whose errors may point the "
-        "same way, and amplifies them; the bound there is a question. Steps whose inner tolerance "
-        "was missed are left out",
+        f"{seeds_of(table)}; for a single decision the bound is a theorem: du/dp by one "
+        "application is (I - dT/du) times the true one. A rollout adds up decisions whose errors "
+        "may point the same way, and amplifies them; the bound there is a question. Steps whose "
+        "inner tolerance was missed are left out",
         tuple(_beyond(table[~within])),
         (
             Numbers.of(

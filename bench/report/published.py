@@ -60,7 +60,9 @@ def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
         gaps=_gap_table(frames["release/targets"]),
     )
     cpu, gpu = frames["release/sweep"], frames["gpu"]
-    training = _trained(curve_frame([runs["release/targets"]], frames["release/targets"]), "optimality_gap")
+    training = _trained(
+        curve_frame([runs["release/targets"]], frames["release/targets"]), "optimality_gap"
+    )
     usual = (cpu["ascent"] == "scaled map") | (cpu["gradient"] == "direct")
     to_tolerance = cpu["max_iterations"].isna() | cpu["tolerance"].notna()
     steps = cpu[usual & to_tolerance & (cpu["problem"] == "quadrotor")]
@@ -73,7 +75,9 @@ def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
             "memory-iterations.svg": memory_iterations_figures(six, (SAVED,))[0].figure,
             "memory-gpu.svg": memory_iterations_figures(hundred, (ALLOCATED,))[0].figure,
             "step-time.svg": agents_figures(steps, (STEP,))[0].figure,
-            "gaps.svg": _light(curves_figure(sizes, frames["release/targets"].iloc[:0], "optimality_gap")),
+            "gaps.svg": _light(
+                curves_figure(sizes, frames["release/targets"].iloc[:0], "optimality_gap")
+            ),
         }
 
 

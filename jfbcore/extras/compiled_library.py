@@ -14,7 +14,7 @@ import pickle
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def libraries(module: nn.Module, jobs: Mapping[str, Job]) -> dict[str, Library]:
         return {name: Library(place, name, module) for name, place in places.items()}
 
 
-def _in_processes(tasks: list[Callable[[], None]]) -> None:
+def _in_processes(tasks: Sequence[Callable[[], None]]) -> None:
     """Run `tasks` at the same time, each in a fork of this process.
 
     Raises RuntimeError with the traceback of one that failed.
@@ -124,7 +124,7 @@ def _in_processes(tasks: list[Callable[[], None]]) -> None:
         raise RuntimeError(f"compiling a rollout failed: {failures[0]}")
 
 
-def _build_all(builds: list[Callable[[], None]]) -> None:
+def _build_all(builds: Sequence[Callable[[], None]]) -> None:
     """Import the code generator once, for processes that build at the same time."""
     import torch._inductor.codegen.cpp_wrapper_cpu
     import torch._inductor.compile_fx  # noqa: F401

@@ -131,7 +131,9 @@ def test_every_claim_has_its_figure_in_the_site() -> None:
     figures = documents.claim_figures()
     text = documents.with_figures(PAGES["docs/claims.md"], "drawn")
     assert set(re.findall(r"\]\(drawn/([\w-]+)\.svg\)", text)) == set(figures)
-    judged = json.loads((ROOT / "reports" / "release" / "verify" / "verify.json").read_text(encoding="utf-8"))
+    judged = json.loads(
+        (ROOT / "reports" / "release" / "verify" / "verify.json").read_text(encoding="utf-8")
+    )
     drawn = [row for part in ("claims", "beyond") for row in judged[part] if row["figure"]]
     assert len(figures) == len(drawn) > 0
     assert all(

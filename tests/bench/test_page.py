@@ -33,7 +33,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the committed smoke run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return write_report([ROOT / "reports" / "release" / "smoke"], tmp_path_factory.mktemp("smoke"))
+        return write_report(
+            [ROOT / "reports" / "release" / "smoke"], tmp_path_factory.mktemp("smoke")
+        )
 
 
 def test_it_is_small_and_answers_in_four_lines(page: Path) -> None:

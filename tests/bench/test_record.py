@@ -158,7 +158,14 @@ def test_published_records_are_valid(folder: Path) -> None:
 
 
 def test_something_is_published() -> None:
-    assert {path.name for path in PUBLISHED} >= {"smoke", "field", "targets", "verify", "sweep", "gpu"}
+    assert {path.name for path in PUBLISHED} >= {
+        "smoke",
+        "field",
+        "targets",
+        "verify",
+        "sweep",
+        "gpu",
+    }
 
 
 def test_schema_and_table_are_current() -> None:
