@@ -26,6 +26,7 @@ QUICK_WORDS[REPRODUCED] = "consistent"
 #: that is not there those of the next smaller one
 _STEP_SECONDS = {
     "quadrotor": {1: 0.16, 20: 0.31, 100: 0.6},
+    "rotor-quadrotor": {1: 0.4},
     "bicycle": {1: 0.05, 20: 0.14, 100: 0.25},
     "consumption": {1: 0.09, 100: 0.15},
 }
