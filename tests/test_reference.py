@@ -70,6 +70,7 @@ def test_rollout_pays_what_ipopt_says(problem):
         assert found.cost == pytest.approx(found.objective, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "problem",
     [
@@ -87,6 +88,7 @@ def test_transcription_finds_the_same_optimum(problem):
     assert [x.cost for x in found] == pytest.approx([x.cost for x in exact], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_transcription_comes_back_to_a_coupled_optimum():
     # From afar the two may end in different local optima; from nearby they must agree.
     problem = Quadrotor(3, n_steps=15)

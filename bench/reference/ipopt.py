@@ -32,6 +32,10 @@ _SWARM_TOLERANCE = 1e-7
 _CUTS = 3
 #: starts of a state in all, where nobody says how many
 _FEWEST_STARTS = 3
+#: swarms: one agent in so many flies its second kind of flight, 0 for none of them; and how many of
+#: these are tried after the first state, whose best mixes are the best of other states, too
+_MIXES = (0, 16, 8, 4, 3, 2)
+_KEPT_MIXES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,8 @@ class Ipopt(Solver):
     `starts` is the number of `starting_guesses` per state; None takes 6 for single quadrotors and
     up to 6 bicycles, which have many local optima, and elsewhere as many as make three starts in
     all. The previous state's optimum is tried besides, and with several agents the join of every
-    agent's own best optimum (quadrotors) or trajectories that fan out (bicycles).
+    agent's own best optimum (quadrotors, from seven on with a share of them on their second kind of
+    flight) or trajectories that fan out (bicycles).
     `max_iterations` is for a hundred quadrotors, whose interaction's curvature is left out.
     """
 
@@ -85,13 +90,18 @@ class Ipopt(Solver):
             pairs, stage = cut_interaction(problem), replace(program.stage, interaction=None)
             cut = Program.build(problem, settings, pairs, stage)
         previous: Point | None = None
+        mixes = _MIXES
         for index, state in enumerate(states):
             begin = time.perf_counter()
             if controls is None:
-                points = self._starts(problem, program, alone, state, previous, index)
+                points = self._starts(problem, program, alone, state, previous, index, mixes)
             else:
                 points = [program.point(program.flight(state, controls[index].double()))]
-            best = program.solve_best(state, points)
+            results = [program.solve(state.numpy(), point) for point in points]
+            best = min(results, key=lambda result: result.rank)
+            if len(mixes) == len(points) == len(_MIXES):
+                ranked = sorted(zip(results, mixes, strict=True), key=lambda pair: pair[0].rank)
+                mixes = tuple(mix for _, mix in ranked[:_KEPT_MIXES])
             if best.solution.solved:
                 previous = best.point
                 best = best if cut is None else _cut_off(problem, cut, state, best)
@@ -106,6 +116,7 @@ class Ipopt(Solver):
         state: Tensor,
         previous: Point | None,
         seed: int,
+        mixes: tuple[int, ...],
     ) -> list[Point]:
         points = [] if previous is None else [previous]
         guesses = []
@@ -114,7 +125,7 @@ class Ipopt(Solver):
                 reached, fan, _ = fanned(problem, state[None], spread)
                 guesses.append(Guess(states=reached[0, 1:].numpy(), decisions=fan[0].numpy()))
         elif alone is not None and self.starts is None and _is_swarm(problem):
-            guesses += _agents_guesses(problem, alone, state)
+            guesses += _agents_guesses(problem, alone, state, mixes)
         elif alone is not None:
             guesses.append(_agents_guess(problem, alone, state, self.starts))
         count = self.starts
@@ -148,15 +159,17 @@ def _agents_guess(problem: Problem, alone: Program, state: Tensor, starts: int |
     return _joined([best for best, _ in _agents_optima(problem, alone, state, starts)])
 
 
-def _agents_guesses(problem: Problem, alone: Program, state: Tensor) -> list[Guess]:
-    """Joins of the agents' own optima: all on their best, or every sixteenth, eighth, ... second
-    one on its second kind of flight. Where many agents are in each other's way, two kinds of flight
-    cost less than one.
+def _agents_guesses(
+    problem: Problem, alone: Program, state: Tensor, mixes: tuple[int, ...]
+) -> list[Guess]:
+    """Joins of the agents' own optima: for each of `mixes`, one agent in so many on its second kind
+    of flight, none for 0, all others on their best. Where many agents are in each other's way, two
+    kinds of flight cost less than one.
     """
     optima = _agents_optima(problem, alone, state, None)
     guesses = []
-    for every in (len(optima) + 1, 16, 8, 4, 3, 2):
-        kinds = [i % every == every - 1 for i in range(len(optima))]
+    for every in mixes:
+        kinds = [every > 0 and i % every == every - 1 for i in range(len(optima))]
         guesses.append(_joined([pair[k] for pair, k in zip(optima, kinds, strict=True)]))
     return guesses
 

@@ -157,11 +157,6 @@ class Program:
         squared = ((positions[:, :, None] - positions[:, None]) ** 2).sum(-1)
         return (squared[:, *np.tril_indices(n_agents, -1)] < 4).astype(float)
 
-    def solve_best(self, state: Tensor, points: list[Point]) -> Result:
-        """The best result over starting points, of which there must be at least one."""
-        results = [self.solve(state.numpy(), point) for point in points]
-        return min(results, key=lambda result: result.rank)
-
     def solve(self, state: np.ndarray, point: Point, data: np.ndarray | None = None) -> Result:
         """From `state` (n,) and `point`; `data` (n_steps, d) where the program has any."""
         parameters = state if data is None else np.concatenate([state, data.ravel()])

@@ -174,6 +174,7 @@ class CountingStep(Step):
 
 
 class TestMemory:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "gradient", ["jfb", "unrolled", "unrolled-checkpoint", "reversible", "implicit"]
     )

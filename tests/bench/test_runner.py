@@ -527,6 +527,7 @@ class TestOutcomes:
         assert [w.returncode for w in ended] == [-signal.SIGKILL] * 2
         assert not any(psutil.pid_exists(w.pid) for w in ended)
 
+    @pytest.mark.slow
     @pytest.mark.skipif(
         torch.version.cuda is not None, reason="torch with CUDA maps more than the limit itself"
     )

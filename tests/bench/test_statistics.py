@@ -28,6 +28,7 @@ def covered(pairs, draw, comparisons=200):
     return found / comparisons
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [5, 8, 16])
 @pytest.mark.parametrize("between", [0.0, 0.015])
 def test_the_interval_covers_what_processes_differ_by(pairs, between):

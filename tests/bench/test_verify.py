@@ -170,6 +170,7 @@ class TestCommand:
         assert sum(line[:2] in {f"{n}." for n in range(1, 8)} for line in out.splitlines()) == 7
 
 
+@pytest.mark.slow
 def test_parts_share_the_jobs_without_overlap(tmp_path):
     """Three processes of one folder: each measures its own job, and a run of all is kept out."""
     from bench.records import claim

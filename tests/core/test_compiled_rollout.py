@@ -321,6 +321,7 @@ class HostTraffic(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["jfb", "jfb-newton", "jfb-many", "implicit", "unrolled"])
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_nothing_travels_to_the_host_between_the_first_time_step_and_the_last(problem, method):

@@ -332,6 +332,7 @@ def _serves_quadrotors(method) -> bool:
     return method.inner_problem and all(reason is None for reason in reasons)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", [g for g in METHODS if _serves_quadrotors(METHODS[g])])
 def test_a_rollout_that_is_dropped_leaves_nothing(gradient, monkeypatch):
     """Neither with its backward pass nor without: a cycle through a graph is never collected."""

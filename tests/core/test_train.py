@@ -69,6 +69,7 @@ def spoil(training: Training, steps: set[int], change: Callable[[Tensor], Tensor
 # learning
 
 
+@pytest.mark.slow
 @every_problem
 @pytest.mark.parametrize("gradient", ["jfb", "implicit", "direct"])
 def test_training_lowers_the_cost(name, gradient):

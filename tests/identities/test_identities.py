@@ -911,6 +911,7 @@ def with_value(policy: Policy, problem: Problem, value: nn.Module) -> Policy:
     )
 
 
+@pytest.mark.slow
 @every_combination("case", "gradient")
 def test_permuting_agents_permutes_the_control(case, gradient):
     estimator = ESTIMATORS[gradient]
@@ -952,6 +953,7 @@ class _EachAgent(nn.Module):
         return self.factor * torch.cat((p[:, :, :k].mean(1), p[:, :, k:].flatten(1)), 1)
 
 
+@pytest.mark.slow
 @every_combination("case", "gradient")
 @pytest.mark.parametrize("n_agents", [2, 4])
 def test_identical_uncoupled_agents_are_single_ones(case, gradient, n_agents):

@@ -192,6 +192,7 @@ def test_single_precision_is_as_good_as_its_rounding(case):
         assert relative_error([x.double() for x in found], expected) < 1e-4
 
 
+@pytest.mark.slow
 @every_case
 def test_peak_memory_of_a_step_does_not_depend_on_the_iterations(case):
     """To the byte, the backward pass and what it recomputes included."""
