@@ -90,7 +90,7 @@ class Ipopt(Solver):
             pairs, stage = cut_interaction(problem), replace(program.stage, interaction=None)
             cut = Program.build(problem, settings, pairs, stage)
         previous: Point | None = None
-        mixes = _MIXES
+        mixes: tuple[int, ...] = _MIXES
         for index, state in enumerate(states):
             begin = time.perf_counter()
             if controls is None:
