@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import places
 from bench.case import GRADIENT_NAMES as METHOD_NAMES
 from bench.cli import VERBS
 from bench.environment import ROOT
 
 #: the published records, a folder for each part of `bench.release.plan.PLAN`
-RELEASE = ROOT / "reports" / "release"
+RELEASE = places.release()
 
 
 def ranking() -> str:

@@ -42,9 +42,10 @@ _ROUNDING = 1e-4
 
 def judge(data: Tables) -> Judgement:
     table = _measured(data)
-    within = table["bias"] <= table["rate_max"].clip(lower=_ROUNDING)
+    bound = table["rate_max"].clip(lower=_ROUNDING)
+    within = table["bias"] <= bound
     runs = within.groupby(table["run"], sort=False)
-    most = (table["bias"] / table["rate_max"].clip(lower=_ROUNDING)).max()
+    most = (table["bias"] / bound).max()
     return Judgement(
         f"in {int(runs.all().sum())} of {runs.ngroups} runs, at {int(within.sum())} of "
         f"{len(within)} measured steps; never above {number(most)} times |dT/du|",

@@ -40,10 +40,9 @@ _LONGER = 4
 def targets() -> Iterator[Case]:
     """Training to a target on the recommended recipe: every row that a release ranks.
 
-    Every method that can be is compiled. JFB on quadrotors is there on each of its maps. Beside
+    Every method that can be is compiled. JFB is there on each of its maps where they differ. Beside
     them what else there is to choose: supervision from reference trajectories, a network that
-    outputs the costate, jfb eager and as released, and direct policies of swarms on one dense
-    network.
+    outputs the costate, jfb eager and as released, and a swarm's direct policy on a dense network.
     """
     for problem, n_agents, seconds in _TRAINED:
         for gradient in _RANKED:
