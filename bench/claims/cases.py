@@ -19,7 +19,7 @@ from bench.recipes import RELEASED_INNER, case_settings
 SMALL = (("quadrotor", 1), ("bicycle", 1), ("consumption", 5))
 SHORT = {"quadrotor": 32, "bicycle": 30, "consumption": 25}
 #: the sizes that are trained under measurement; what growth does to memory and gap has its own
-TRACED = (*SMALL, ("quadrotor", 20), ("bicycle", 20))
+TRACED = (*SMALL, ("quadrotor", 20))
 #: seeds of what is random, in a quick check and in all
 SEEDS = {True: 1, False: 5}
 

@@ -12,10 +12,12 @@ _SIZES = (1, 100, 20)
 _BATCH = 32
 #: who competes on memory; all others are flat in K by construction and measured once, to tolerance
 _MEMORY = ("jfb", "unrolled", "unrolled-checkpoint", "reversible", "implicit")
+#: who is timed on quadrotors, and on the other problems
 _TIMED = (
     *("jfb", "implicit", "unrolled", "unrolled-checkpoint", "reversible", "torchdeq"),
     *("cvxpylayers", "cvxpylayers-moreau", "direct"),
 )
+_BRIEFLY = ("jfb", "implicit", "unrolled", "direct")
 
 
 def sweep() -> Iterator[Case]:
@@ -23,12 +25,15 @@ def sweep() -> Iterator[Case]:
 
     Not every combination is measured. Bytes are exact and grow linearly in K and in the batch, so
     three K at one batch and two more batches at one K draw every line; they are counted, not timed,
-    on quadrotors, the paper's largest problem. Time is measured to the tolerance, on all problems,
-    sizes and methods, at one batch.
+    on quadrotors, the paper's largest problem. Time is measured to the tolerance at one batch:
+    every method on quadrotors, four of them on both ends of the other problems.
     """
     for n_agents in _SIZES:
-        for problem in DEFAULT_STEPS:
-            for gradient in _TIMED:
+        for gradient in _TIMED:
+            yield _case("quadrotor", n_agents, gradient)
+    for problem in DEFAULT_STEPS:
+        for n_agents in _SIZES[:2] if problem != "quadrotor" else ():
+            for gradient in _BRIEFLY:
                 yield _case(problem, n_agents, gradient)
     for iterations in (50, 5, 500):
         for n_agents in _SIZES:
