@@ -19,7 +19,8 @@ from bench.recipes import RELEASED_INNER, case_settings
 SMALL = (("quadrotor", 1), ("bicycle", 1), ("consumption", 5))
 SHORT = {"quadrotor": 32, "bicycle": 30, "consumption": 25}
 #: the sizes that are trained under measurement; what growth does to memory and gap has its own
-TRACED = (*SMALL, ("quadrotor", 20))
+SWARM = ("quadrotor", 20)
+TRACED = (*SMALL, SWARM)
 #: seeds of what is random, in a quick check and in all
 SEEDS = {True: 1, False: 5}
 
@@ -61,12 +62,14 @@ def traced(quick: bool) -> list[Job]:
         probe = Trace(minibatch=2) if quick else Trace(
             interval=steps // 4, states=16, minibatch=2, map_every=DEFAULT_STEPS[problem] // 10
         )  # fmt: skip
-        for name, solver in JFB_MAPS:
+        # Of the swarm those maps that grow with it: on Newton's map one agent shows all there is.
+        swarm = (problem, n) == SWARM
+        for name, solver in JFB_MAPS[:2] if swarm else JFB_MAPS:
             # An inner iteration that has not converged after 100 applications is not going to.
             most = 100 if name == "plain" else 500
             own = {"map": name, "solver": solver, "max_iterations": most, "train_steps": steps}
             found += seeded([trained(problem, n, **own, **short)], probe, quick)
-        if not quick:
+        if not quick and not swarm:
             # Its unrolled derivative, 499 applications at every time step, costs what 20 steps do.
             last = replace(probe, recipe="released", interval=4)
             found += seeded([released(problem, n, train_steps=4)], last, quick)
