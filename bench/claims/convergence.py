@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.claims.cases import SHORT, SMALL, case, released, seeded
+from bench.claims.cases import SHORT, SMALL, case, seeded
 from bench.claims.claim import (
     NOT_MEASURED,
     Judgement,
@@ -56,7 +56,6 @@ def jobs(quick: bool) -> list[Job]:
     cases.append(case("quadrotor", 6, train_steps=60))
     # JFB on a Newton map is the exact gradient; goods show that it descends alike.
     cases.append(case("consumption", 5, map="newton", solver="newton", train_steps=60))
-    cases += [released(p, n, train_steps=20) for p, n in SMALL]
     return seeded(cases, Descent(), quick)
 
 

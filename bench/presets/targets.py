@@ -28,27 +28,42 @@ _RATE_FACTORS = (2.0, 0.5)
 _RANKED = ("jfb", "implicit", "direct")
 #: on one quadrotor: unrolling, and the faster of the layers that solve a conic program
 _COMPETITORS = ("unrolled", "cvxpylayers-moreau")
-#: sizes on which JFB is trained on each of its maps: those whose scaled map is not Newton's
-_BIASED = (("quadrotor", 1), ("rotor-quadrotor", 1))
+#: beside the map of the recipe: those on which jfb is biased, or is not where the recipe's is
+_OTHER_MAPS = (
+    ("quadrotor", 1, "scaled"),
+    ("rotor-quadrotor", 1, "newton"),
+    ("quadrotor", 1, "plain"),
+    ("rotor-quadrotor", 1, "plain"),
+)
+#: sizes that come before the other maps
+_FIRST = 6
 
 
 def targets() -> Iterator[Case]:
     """Training to a target on the recommended recipe: every row that a release ranks.
 
-    Every method that can be is compiled. Of each size jfb comes first, and beside the ranked ones
-    stands what else there is to choose on it.
+    Every method that can be is compiled. Each problem comes first, with whom jfb competes with on
+    one quadrotor, then jfb on other maps, then growth.
     """
-    for problem, n_agents, seconds in _TRAINED:
-        same = problem == "quadrotor" and n_agents > 1
-        ranked = [name for name in _RANKED if name != "implicit" or not same]
-        cases = [trained("recommended", problem, n_agents, name, seconds) for name in ranked]
-        yield from cases
-        for map_name, solver in JFB_MAPS if (problem, n_agents) in _BIASED else ():
-            if map_name != cases[0].map:
-                yield replace(cases[0], map=map_name, solver=solver)
-        if (problem, n_agents) == ("quadrotor", 1):
+    for size in _TRAINED[:_FIRST]:
+        yield from _ranked(*size)
+        if size == _TRAINED[0]:
             for gradient in _COMPETITORS:
-                yield trained("recommended", problem, n_agents, gradient, seconds)
+                yield trained("recommended", *size[:2], gradient, size[2])
+    solvers = dict(JFB_MAPS)
+    for problem, n_agents, name in _OTHER_MAPS:
+        (seconds,) = (size[2] for size in _TRAINED if size[:2] == (problem, n_agents))
+        own = trained("recommended", problem, n_agents, "jfb", seconds)
+        yield replace(own, map=name, solver=solvers[name])
+    for size in _TRAINED[_FIRST:]:
+        yield from _ranked(*size)
+
+
+def _ranked(problem: str, n_agents: int, seconds: float) -> Iterator[Case]:
+    same = problem == "quadrotor" and n_agents > 1
+    for gradient in _RANKED:
+        if gradient != "implicit" or not same:
+            yield trained("recommended", problem, n_agents, gradient, seconds)
 
 
 def rates() -> Iterator[Case]:
