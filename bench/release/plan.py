@@ -119,9 +119,9 @@ PLAN = (
     Part(
         name="roofline",
         what="where the time of a step goes",
-        command=("roofline", "--resume"),
+        command=(*("roofline", "--problem", "quadrotor", "--agents", "1", "100"), "--resume"),
         result="roofline.json",
-        hours=0.2,
+        hours=0.05,
         divisible=False,
     ),
 )
