@@ -9,61 +9,44 @@ from bench.case import DEFAULT_STEPS, Case
 from bench.presets.names import COMPILED_GRADIENTS, JFB_MAPS, MAIN_GRADIENTS
 from bench.recipes import LENGTHS, RECOMMENDED, case_settings
 
-#: problems trained to a target, and for how long [s]: `bench.recipes.LENGTHS`. One size of each
-#: first, then what growth does
+#: sizes trained to a target, and for how long [s], `bench.recipes.LENGTHS`: each problem and the
+#: largest swarm first, then growth
 _TRAINED = tuple(
     (problem, n_agents, LENGTHS[problem][start][1])
     for problem, n_agents, start in (
-        *(("quadrotor", 1, 1), ("consumption", 5, 1), ("bicycle", 1, 1)),
-        *(("rotor-quadrotor", 1, 1), ("liquidation", 20, 1), ("quadrotor", 100, 100)),
+        *(("quadrotor", 1, 1), ("quadrotor", 100, 100), ("rotor-quadrotor", 1, 1)),
+        *(("consumption", 5, 1), ("bicycle", 1, 1), ("liquidation", 20, 1)),
         *(("consumption", 100, 100), ("quadrotor", 6, 6), ("quadrotor", 20, 20)),
         *(("bicycle", 20, 20), ("rotor-quadrotor", 6, 6)),
     )
 )
 #: those on which the learning rate is tuned for each gradient, and the factors tried
-_TUNED = _TRAINED[:3]
+_TUNED = (_TRAINED[0], *_TRAINED[3:5])
 _RATE_FACTORS = (2.0, 0.5)
 #: on every problem: the method, the exact gradient and no inner problem at all; of swarms of
 #: quadrotors not the second, because on their Newton map it is the first, as one quadrotor shows
 _RANKED = ("jfb", "implicit", "direct")
 #: on one quadrotor: unrolling, and the faster of the layers that solve a conic program
 _COMPETITORS = ("unrolled", "cvxpylayers-moreau")
-#: beside the map of the recipe: those on which jfb is biased, or is not where the recipe's is
-_OTHER_MAPS = (
-    ("quadrotor", 1, "scaled"),
-    ("rotor-quadrotor", 1, "newton"),
-    ("quadrotor", 1, "plain"),
-    ("rotor-quadrotor", 1, "plain"),
-)
-#: sizes that come before the other maps
-_FIRST = 6
 
 
 def targets() -> Iterator[Case]:
     """Training to a target on the recommended recipe: every row that a release ranks.
 
-    Every method that can be is compiled. Each problem comes first, with whom jfb competes with on
-    one quadrotor, then jfb on other maps, then growth.
+    Every method that can be is compiled.
     """
-    for size in _TRAINED[:_FIRST]:
-        yield from _ranked(*size)
-        if size == _TRAINED[0]:
-            for gradient in _COMPETITORS:
-                yield trained("recommended", *size[:2], gradient, size[2])
     solvers = dict(JFB_MAPS)
-    for problem, n_agents, name in _OTHER_MAPS:
-        (seconds,) = (size[2] for size in _TRAINED if size[:2] == (problem, n_agents))
-        own = trained("recommended", problem, n_agents, "jfb", seconds)
-        yield replace(own, map=name, solver=solvers[name])
-    for size in _TRAINED[_FIRST:]:
-        yield from _ranked(*size)
-
-
-def _ranked(problem: str, n_agents: int, seconds: float) -> Iterator[Case]:
-    same = problem == "quadrotor" and n_agents > 1
-    for gradient in _RANKED:
-        if gradient != "implicit" or not same:
-            yield trained("recommended", problem, n_agents, gradient, seconds)
+    for problem, n_agents, seconds in _TRAINED:
+        same = problem == "quadrotor" and n_agents > 1
+        for gradient in _RANKED:
+            if gradient != "implicit" or not same:
+                yield trained("recommended", problem, n_agents, gradient, seconds)
+        if (problem, n_agents) == ("rotor-quadrotor", 1):
+            own = trained("recommended", problem, n_agents, "jfb", seconds)
+            yield replace(own, map="newton", solver=solvers["newton"])
+        if (problem, n_agents) == ("bicycle", 1):
+            for gradient in _COMPETITORS:
+                yield trained("recommended", *_TRAINED[0][:2], gradient, _TRAINED[0][2])
 
 
 def rates() -> Iterator[Case]:

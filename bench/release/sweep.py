@@ -26,9 +26,9 @@ def sweep() -> Iterator[Case]:
     """Step time and bytes over agents, iterations and batches, thinned to what is drawn.
 
     Not every combination is measured. Bytes are exact and grow linearly in K and in the batch, so
-    two or three K at one batch and two more batches at one K draw every line; they are counted, not timed,
-    on quadrotors, the paper's largest problem. Time is measured to the tolerance at one batch:
-    every method on quadrotors, four of them on both ends of the other problems.
+    two or three K at one batch and two more batches at one K draw every line; they are counted,
+    not timed, on quadrotors, the paper's largest problem. Time is measured to the tolerance at one
+    batch: every method on quadrotors, four of them on both ends of the other problems.
     """
     for n_agents in _SIZES:
         for gradient in _TIMED:
