@@ -9,19 +9,19 @@ from bench.case import DEFAULT_STEPS, Case
 from bench.presets.names import COMPILED_GRADIENTS, JFB_MAPS, MAIN_GRADIENTS
 from bench.recipes import LENGTHS, RECOMMENDED, case_settings
 
-#: sizes trained to a target, and for how long [s], `bench.recipes.LENGTHS`: each problem and the
-#: largest swarm first, then growth
+#: sizes trained to a target, and for how long [s], `bench.recipes.LENGTHS`: one of each problem first,
+#: then growth
 _TRAINED = tuple(
     (problem, n_agents, LENGTHS[problem][start][1])
     for problem, n_agents, start in (
-        *(("quadrotor", 1, 1), ("quadrotor", 100, 100), ("rotor-quadrotor", 1, 1)),
-        *(("consumption", 5, 1), ("bicycle", 1, 1), ("liquidation", 20, 1)),
+        *(("quadrotor", 1, 1), ("rotor-quadrotor", 1, 1), ("consumption", 5, 1)),
+        *(("bicycle", 1, 1), ("liquidation", 20, 1), ("quadrotor", 100, 100)),
         *(("consumption", 100, 100), ("quadrotor", 6, 6), ("quadrotor", 20, 20)),
         *(("bicycle", 20, 20), ("rotor-quadrotor", 6, 6)),
     )
 )
 #: those on which the learning rate is tuned for each gradient, and the factors tried
-_TUNED = (_TRAINED[0], *_TRAINED[3:5])
+_TUNED = (_TRAINED[0], *_TRAINED[2:4])
 _RATE_FACTORS = (2.0, 0.5)
 #: on every problem: the method, the exact gradient and no inner problem at all; of swarms of
 #: quadrotors not the second, because on their Newton map it is the first, as one quadrotor shows
