@@ -6,20 +6,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bench.case import DEFAULT_STEPS, Case
-from bench.presets.names import COMPILED_GRADIENTS, JFB_MAPS, MAIN_GRADIENTS
+from bench.presets.names import COMPILED_GRADIENTS, MAIN_GRADIENTS
 from bench.recipes import LENGTHS, RECOMMENDED, case_settings
 
-#: sizes trained to a target, and for how long [s], `bench.recipes.LENGTHS`: one of each problem first,
-#: then growth
+#: sizes trained to a target, and for how long [s] (`bench.recipes.LENGTHS`), one of each problem
+#: first, then growth
 _TRAINED = tuple(
     (problem, n_agents, LENGTHS[problem][start][1])
     for problem, n_agents, start in (
-        *(("quadrotor", 1, 1), ("rotor-quadrotor", 1, 1), ("consumption", 5, 1)),
-        *(("bicycle", 1, 1), ("liquidation", 20, 1), ("quadrotor", 100, 100)),
+        *(("quadrotor", 1, 1), ("rotor-quadrotor", 1, 1), ("bicycle", 1, 1)),
+        *(("consumption", 5, 1), ("liquidation", 20, 1), ("quadrotor", 100, 100)),
         *(("consumption", 100, 100), ("quadrotor", 6, 6), ("quadrotor", 20, 20)),
         *(("bicycle", 20, 20), ("rotor-quadrotor", 6, 6)),
     )
 )
+#: sizes that are measured before the others' first
+_FIRST = 4
 #: those on which the learning rate is tuned for each gradient, and the factors tried
 _TUNED = (_TRAINED[0], *_TRAINED[2:4])
 _RATE_FACTORS = (2.0, 0.5)
@@ -33,20 +35,27 @@ _COMPETITORS = ("unrolled", "cvxpylayers-moreau")
 def targets() -> Iterator[Case]:
     """Training to a target on the recommended recipe: every row that a release ranks.
 
-    Every method that can be is compiled.
+    Every method that can be is compiled. Of one size of each problem jfb and the exact gradient
+    come first, then what else there is to choose, then growth.
     """
-    solvers = dict(JFB_MAPS)
-    for problem, n_agents, seconds in _TRAINED:
-        same = problem == "quadrotor" and n_agents > 1
-        for gradient in _RANKED:
-            if gradient != "implicit" or not same:
-                yield trained("recommended", problem, n_agents, gradient, seconds)
-        if (problem, n_agents) == ("rotor-quadrotor", 1):
-            own = trained("recommended", problem, n_agents, "jfb", seconds)
-            yield replace(own, map="newton", solver=solvers["newton"])
-        if (problem, n_agents) == ("bicycle", 1):
-            for gradient in _COMPETITORS:
-                yield trained("recommended", *_TRAINED[0][:2], gradient, _TRAINED[0][2])
+    for size in _TRAINED[:_FIRST]:
+        yield from _ranked(*size, _RANKED[:2])
+        if size[:2] == ("rotor-quadrotor", 1):
+            yield replace(trained("recommended", *size[:2], "jfb", size[2]), map="newton")
+    for size in _TRAINED[:_FIRST]:
+        yield from _ranked(*size, _RANKED[2:])
+    yield from _ranked(*_TRAINED[0], _COMPETITORS)
+    for size in _TRAINED[_FIRST:]:
+        yield from _ranked(*size, _RANKED)
+
+
+def _ranked(
+    problem: str, n_agents: int, seconds: float, gradients: tuple[str, ...]
+) -> Iterator[Case]:
+    same = problem == "quadrotor" and n_agents > 1
+    for gradient in gradients:
+        if gradient != "implicit" or not same:
+            yield trained("recommended", problem, n_agents, gradient, seconds)
 
 
 def rates() -> Iterator[Case]:
