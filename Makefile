@@ -13,12 +13,13 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP ?= $(BIN)/python -m pip
 
 .PHONY: help venv bench report release release-check docs gpu axe test test-all test-slurm lint \
-	format ci nightly history history-quick history-site continuous time-gate dist clean
+	format ci nightly history history-quick history-site continuous time-gate dist data clean
 
 help:
 	@echo "make bench   run the smoke preset and write $(SMOKE)/index.html"
 	@echo "make report  render the published runs into $(HTML)/index.html"
 	@echo "make release   measure all that is published, resumable; make release-check says what is missing"
+	@echo "make dist, make data  build the packages, and the release's records as data"
 	@echo "make gpu     measure on a GPU, eight minutes, records under $(GPU)"
 	@echo "make test    run the tests but for the slow ones"
 	@echo "make test-all  run all tests: what is compiled, and Parquet, too"
@@ -58,8 +59,11 @@ report: $(STAMP)
 release: $(STAMP)
 	$(BIN)/python -m bench release
 
+# Complete and of one state; and every page, table and verdict is what the records say.
 release-check: $(STAMP)
 	$(BIN)/python -m bench release --check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -k "summary or generated or committed" \
+		tests/test_published.py tests/bench/test_documents.py tests/bench/test_claims.py
 
 # On a machine with a GPU: eight minutes, resumable; whatever torch is there serves.
 GPU := reports/runs/gpu-headline
@@ -108,7 +112,7 @@ format: $(STAMP) $(VENV)/.lint
 	$(BIN)/python -m ruff format .
 
 # What continuous integration runs: on every change, and every night.
-ci: lint $(VENV)/.export test
+ci: lint $(VENV)/.export test release-check
 	$(BIN)/python -m bench gate
 	$(BIN)/python -m bench verify --quick
 
@@ -147,8 +151,15 @@ history-site: $(STAMP)
 	$(BIN)/asv --config .asv.site.json publish
 	rm .asv.site.json
 
-dist: $(STAMP)
+dist: $(STAMP) $(VENV)/.publish
 	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
+# The release's records as data: lines, Parquet, schema, card, checksums, and all of it as one archive.
+DATA := build/jfbbench-data-$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+data: $(STAMP) $(VENV)/.export
+	rm -rf $(DATA) $(DATA).zip
+	$(BIN)/python -m bench release --pack $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

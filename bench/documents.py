@@ -1,13 +1,14 @@
 """The generated parts of README and of the documentation, each between its markers.
 
-`python -m bench.documents` writes them anew: README's answer and ranking, the tables of claims, of
-the field and of the gate's proof from the published records, the page of commands from the parsers.
-A test fails where one is stale. It draws the figure of the proof, too.
+`python -m bench.documents` writes them anew: the answer, the ranking, the tables of trainings, of
+claims, of the field and of the gate's proof from the published records, the page of commands from
+the parsers. A test fails where one is stale. It draws the figure of the proof, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import re
@@ -19,26 +20,63 @@ from bench import places
 from bench.case import GRADIENT_NAMES as METHOD_NAMES
 from bench.cli import VERBS
 from bench.environment import ROOT
+from bench.record_schema import record_table
 
 #: the published records, a folder for each part of `bench.release.plan.PLAN`
 RELEASE = places.release()
 
 
-def ranking() -> str:
-    """The answer as a list and the ranking as a table, of training to stated gaps."""
+@functools.cache
+def _ranked() -> tuple[str, str]:
+    """The answer as a list and the ranking as a table: gaps of the trainings, bytes of the sweep."""
     from bench.report.answer import answer
     from bench.report.frames import case_frame, curve_frame
     from bench.report.load import load_run
     from bench.report.ranking import gaps_at_equal_time, ranking, ranking_table
     from bench.report.style import markdown_table
 
-    runs = [load_run(RELEASE / "targets")]
+    runs = [load_run(RELEASE / name) for name in ("targets", "sweep")]
     cases = case_frame(runs)
     gaps = gaps_at_equal_time(curve_frame(runs, cases), cases)
     ranked = ranking(cases, gaps)
     lines = [f"- **{name}:** {line}" for name, line in answer(runs, cases, ranked, gaps)]
     table = ranking_table(ranked)
-    return "\n".join([*lines, "", markdown_table(table.columns, table.texts())])
+    return "\n".join(lines), markdown_table(table.columns, table.texts())
+
+
+def ranking() -> str:
+    """The answer and the ranking below it."""
+    return "\n\n".join(_ranked())
+
+
+def headline() -> str:
+    """The answer alone."""
+    return _ranked()[0]
+
+
+def trainings() -> str:
+    """Every training of the release: seconds and steps to each target, and the gap at the end."""
+    from bench.report.frames import case_frame, curve_frame
+    from bench.report.load import load_run
+    from bench.report.style import markdown_table
+    from bench.report.tables import target_tables
+    from bench.report.targets import target_times
+
+    runs = [load_run(RELEASE / "targets")]
+    cases = case_frame(runs)
+    table, *_ = target_tables(target_times(curve_frame(runs, cases), cases))
+    return markdown_table(table.columns, table.texts(below=True))
+
+
+def claims_in_brief() -> str:
+    """Each claim of the papers on a line: its verdict and the first thing that was measured."""
+    from bench.report.load import load_run
+
+    rows = [row for row in load_run(RELEASE / "verify").claims if row["number"]]
+    return "\n".join(
+        f"{row['number']}. {row['claim']}: **{row['verdict']}**, {row['value'].split(';')[0]}."
+        for row in rows
+    )
 
 
 def claims() -> str:
@@ -73,15 +111,14 @@ def claims() -> str:
 def claim_figures() -> dict[str, str]:
     """The SVG of each figure of the claims, by name, drawn from the records."""
     from bench.report.figures.canvas import save, theme
-    from bench.verify import judge_records, records_of
+    from bench.verify import drawn, judge_records, records_of
 
     found = {}
     _, data = judge_records(False, records_of(False, RELEASE / "verify"))
     with tempfile.TemporaryDirectory() as folder, theme():
-        for claim, own in data:
-            if claim.TABLE in own and (figure := claim.figure(own)) is not None:
-                path = save(figure, Path(folder) / f"{claim.FIGURE}.svg")
-                found[claim.FIGURE] = path.read_text(encoding="utf-8")
+        for claim, figure in drawn(data):
+            path = save(figure, Path(folder) / f"{claim.FIGURE}.svg")
+            found[claim.FIGURE] = path.read_text(encoding="utf-8")
     return found
 
 
@@ -101,7 +138,7 @@ def with_figures(text: str, folder: str) -> str:
 
 
 def side_by_side() -> str:
-    """Every method on 1, 6, 20 and 100 quadrotors: a step's time, bytes and errors."""
+    """Every method on quadrotors: a step's time, bytes and errors."""
     from bench.records import read_records
     from bench.report.style import format_bytes, format_seconds, markdown_table
 
@@ -155,11 +192,14 @@ def commands() -> str:
 
 #: file -> marker -> what stands there
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"ranking": ranking},
+    "README.md": {"ranking": ranking, "claims": claims_in_brief},
+    "CHANGELOG.md": {"headline": headline},
+    "docs/recipes.md": {"trainings": trainings},
     "docs/claims.md": {"claims": claims},
     "docs/field.md": {"field": side_by_side},
     "docs/commands.md": {"commands": commands},
     "docs/gate.md": {"proof": proof},
+    "docs/records.md": {"record table": record_table},
 }
 SELF_TEST = RELEASE / "selftest" / "gate_selftest.json"
 

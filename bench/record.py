@@ -3,7 +3,8 @@
 A new metric is one line here, with `since` one above the latest version where records of that one
 are kept, and the probe that measures it. Checks on load, the JSON Schema, the table in
 docs/records.md, the columns of `cases.csv` and the gate's quantities are derived from these lines;
-after a change of them `python -m bench.record_schema` writes the two files again.
+after a change of them `python -m bench.record_schema` writes the schema again and `python -m
+bench.documents` the table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the declared fields decide: faults of a record, its JSON Schema, the documentation's table.
 
-`python -m bench.record_schema` writes the schema file and the table again.
+`python -m bench.record_schema` writes the schema file again, `python -m bench.documents` the table.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.environment import ROOT
 from bench.record import SCHEMA_VERSION, Field, Type, parts
 
 #: shipped with the package
 SCHEMA_FILE = Path(__file__).with_name("record.schema.json")
-TABLE_FILE = ROOT / "docs" / "records.md"
-#: between these lines the documentation's table is generated
-MARKERS = ("<!-- record table: begin -->", "<!-- record table: end -->")
 #: what a table's column of whole numbers holds
 _LARGEST = 2**63 - 1
 _WORDS: dict[Type, str] = {
@@ -175,8 +171,8 @@ def _required(path: str, version: int) -> dict[str, Any]:
     return node | ({"properties": properties} if properties else {})
 
 
-def readme_table() -> str:
-    """the documentation's table: a row for each field of the record itself, with its parts."""
+def record_table() -> str:
+    """The documentation's table: a row for each field of the record itself, with its parts."""
     rows = ["| field | meaning |", "|---|---|"]
     for field in parts():
         entry = field if field.type != "array" else parts(field.path)[0]
@@ -189,16 +185,6 @@ def readme_table() -> str:
     return "\n".join(rows)
 
 
-def with_table(text: str) -> str:
-    """The page `text` with the table as it is now; ValueError where it has no place for one."""
-    begin, end = MARKERS
-    head, found, rest = text.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"{TABLE_FILE} has no lines {begin} and {end}")
-    return f"{head}{begin}\n{readme_table()}\n{end}{tail}"
-
-
 def schema_text() -> str:
     """The schema file's content."""
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
@@ -206,7 +192,6 @@ def schema_text() -> str:
 
 def main() -> None:
     SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")
-    TABLE_FILE.write_text(with_table(TABLE_FILE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -120,8 +120,10 @@ def most_tasks() -> int:
     return _USUAL_ARRAY - 1
 
 
-def submit(folder: Path, name: str, count: int, flags: Sequence[str], options: SlurmOptions) -> str:
-    """Submit the tasks 0..count-1 of `folder` as an array called `name`; its job id."""
+def submit(
+    folder: Path, name: str, count: int, flags: Sequence[str], options: SlurmOptions
+) -> None:
+    """Submit the tasks 0..count-1 of `folder` as an array called `name`."""
     places = os.pathsep.join(os.path.abspath(place) for place in sys.path)
     script = [
         "#!/bin/sh",
@@ -132,11 +134,10 @@ def submit(folder: Path, name: str, count: int, flags: Sequence[str], options: S
     path = folder / "task.sh"
     path.write_text("\n".join(script) + "\n", encoding="utf-8")
     throttle = f"%{options.throttle}" if options.throttle else ""
-    answer = call(
-        *("sbatch", "--parsable", f"--job-name={name}", f"--array=0-{count - 1}{throttle}"),
+    call(
+        *("sbatch", f"--job-name={name}", f"--array=0-{count - 1}{throttle}"),
         *("--nodes=1", "--ntasks=1", f"--output={folder}/%a.log", *flags, str(path)),
     )
-    return answer.strip().partition(";")[0]
 
 
 def states(names: Sequence[str]) -> dict[tuple[str, int], State]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bench import csv_cells
 from bench.claims import discover
 from bench.claims.claim import NOT, NOT_MEASURED, PARTLY, REPRODUCED, Judgement, Tables
 from bench.claims.tables import Record, by_job, record_of, tables
@@ -17,6 +18,9 @@ from bench.jobs import Job, RunSettings
 from bench.probes.step import Step
 from bench.records import read_object, read_records, write_json
 from bench.runner import run_jobs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCHEMA_VERSION = 4
 #: what a quick check says in place of a verdict, which takes longer runs and more seeds
@@ -51,7 +55,7 @@ class Outcome:
 
 
 def jobs(quick: bool) -> list[Job]:
-    """Every job of every claim once, seed 0 of everything before any other seed, long trainings last."""
+    """Every job of every claim once: seed 0 before any other seed, long trainings last."""
     found = {job: None for claim in discover() for job in claim.jobs(quick)}
     return sorted(found, key=lambda job: (job.case.train_seconds is not None, job.seed))
 
@@ -197,6 +201,13 @@ def _row(claim: ModuleType, data: Tables, absent: Sequence[Job], quick: bool) ->
     }
 
 
+def drawn(data: Sequence[tuple[ModuleType, Tables]]) -> Iterator[tuple[ModuleType, Figure]]:
+    """Each claim with its figure, of those that have data and draw one."""
+    for claim, found in data:
+        if claim.TABLE in found and (figure := claim.figure(found)) is not None:
+            yield claim, figure
+
+
 def _draw(data: Sequence[tuple[ModuleType, Tables]], out: Path) -> set[str]:
     """Write the figures of the claims with data; their names below `out`."""
     import matplotlib as mpl
@@ -205,14 +216,13 @@ def _draw(data: Sequence[tuple[ModuleType, Tables]], out: Path) -> set[str]:
 
     mpl.use("Agg")
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    drawn = set()
+    names = set()
     with theme():
-        for claim, found in data:
-            if claim.TABLE in found and (figure := claim.figure(found)) is not None:
-                name = f"figures/{claim.FIGURE}.png"
-                figure.savefig(out / name, dpi=130)
-                drawn.add(name)
-    return drawn
+        for claim, figure in drawn(data):
+            name = f"figures/{claim.FIGURE}.png"
+            figure.savefig(out / name, dpi=130)
+            names.add(name)
+    return names
 
 
 def _write_tables(data: Sequence[tuple[ModuleType, Tables]], out: Path) -> None:
@@ -221,7 +231,7 @@ def _write_tables(data: Sequence[tuple[ModuleType, Tables]], out: Path) -> None:
     for claim, found in data:
         for name, table in found.items():
             stem = "trace" if name == "trace" else f"{claim.FIGURE}-{name}"
-            table.to_csv(out / "data" / f"{stem}.csv", index=False)
+            csv_cells.table(table).to_csv(out / "data" / f"{stem}.csv", index=False)
 
 
 def _limits(quick: bool, outcome: Outcome, records: Mapping[str, Record]) -> list[str]:

@@ -743,15 +743,6 @@ def arguments(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def test_command_without_records_is_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / "records").mkdir()
-    with pytest.raises(ValueError, match="no records") as caught:
-        command.run(arguments(str(tmp_path)))
-    assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="not a directory"):
-        command.run(arguments(str(tmp_path / "nowhere")))
-
-
 def test_several_runs_are_reported_in_the_first_of_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

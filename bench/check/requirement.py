@@ -29,9 +29,6 @@ class Requirement:
     holds: Callable[[Any], str | None]
     essential: bool = False
 
-    def __call__(self, subject: Any) -> str | None:
-        return self.holds(subject)
-
 
 def requirement(
     what: str, remedy: str, *, essential: bool = False

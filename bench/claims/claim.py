@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.diagnostics import MISSED
+from bench.report.style import seeds_in_words
 
 REPRODUCED, PARTLY, NOT = "reproduced", "partly", "not"
 NOT_MEASURED = "not measured"
@@ -56,9 +57,9 @@ def verdict(holds: Iterable[bool]) -> str:
     return REPRODUCED if all(found) else PARTLY if any(found) else NOT
 
 
-def worst(table: pd.DataFrame, column: str, by: str = "run") -> pd.Series:
+def worst(table: pd.DataFrame, column: str) -> pd.Series:
     """The largest value per run; not a number where there is none at all."""
-    return table.groupby(by, sort=False)[column].max()
+    return table.groupby("run", sort=False)[column].max()
 
 
 def missed_tolerance(table: pd.DataFrame) -> pd.Series:
@@ -93,9 +94,9 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def spread(values: pd.Series, digits: int = 3) -> str:
+def spread(values: pd.Series) -> str:
     """The smallest and the largest of what is finite, such as "0.5 to 2"."""
-    low, high = number(values.min(), digits), number(values.max(), digits)
+    low, high = number(values.min()), number(values.max())
     return low if low == high else f"{low} to {high}"
 
 
@@ -117,6 +118,4 @@ def share(part: int, whole: int) -> str:
 
 def seeds_of(table: pd.DataFrame) -> str:
     """How many seeds stand behind a table, such as "1 to 3 seeds a run"."""
-    counts = table.groupby("run")["seed"].nunique()
-    low, high = int(counts.min()), int(counts.max())
-    return f"{low} seed{'s' if low > 1 else ''}" if low == high else f"{low} to {high} seeds"
+    return seeds_in_words(table.groupby("run")["seed"].nunique())

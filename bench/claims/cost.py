@@ -28,7 +28,7 @@ from bench.recipes import case_settings
 from bench.registry import has_inner_problem
 from bench.release.plan import TARGETS
 from bench.report.figures.canvas import handle, line_style
-from bench.report.style import look
+from bench.report.style import counted, look
 
 NUMBER = 6
 TABLE = "training"
@@ -108,14 +108,14 @@ def judge(data: Tables) -> Judgement:
              _reached(table, size, key, target))
             for key, row in sorted(part.iterrows(), key=_jfb_first)
         ]  # fmt: skip
-    seeds = table["seed"].nunique()
+    seeds = counted(table["seed"].nunique(), "seed")
     return Judgement(
         f"JFB's interval overlaps that of the best other gradient with an inner problem, or lies "
         f"below it, in {sum(holds)} of {len(holds)} sizes and maps"
         if holds
         else "no two to compare yet",
         verdict(holds) if holds else NOT_MEASURED,
-        f"median over {seeds} seed{'s' if seeds > 1 else ''}, with the least and the greatest of "
+        f"median over {seeds}, with the least and the greatest of "
         "one (of five, a 94 % interval of the median); the same limit and the same training steps "
         "within a size, each on one core. A run that has ended keeps its gap. The "
         "direct policy, which has no inner problem, is shown beside them",

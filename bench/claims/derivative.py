@@ -13,7 +13,7 @@ from bench.claims.claim import Judgement, Numbers, Tables, number
 from bench.claims.panels import series_figure
 from bench.jobs import Job
 from bench.probes.derivative import Derivative
-from bench.report.style import look
+from bench.report.style import counted, look
 
 NUMBER = None
 TABLE = "derivative"
@@ -66,12 +66,12 @@ def judge(data: Tables) -> Judgement:
     unrolled = curves[curves["gradient"] == "unrolled"]
     converging = unrolled[unrolled["converges"]]
     cursed = converging[converging["growth"] > _GROWTH]
-    seeds = data["derivative"]["seed"].nunique()
+    seeds = counted(data["derivative"]["seed"].nunique(), "seed")
     return Judgement(
         f"the error grows beyond that at K = 1 by up to {_factor(unrolled['growth'].max())}",
         f"yes in {len(cursed)} of {len(converging)} cases that converge" if len(cursed) else "no",
         "relative error of the whole policy gradient against implicit differentiation at Newton's "
-        f"control, float64, median over {seeds} seed{'s' if seeds > 1 else ''}. Unrolled runs K "
+        f"control, float64, median over {seeds}. Unrolled runs K "
         "iterations from the cold start, so that its error is that of control and derivative "
         "together; jfb(k) tracks k applications from the converged control. Yes where the error "
         f"exceeds {_GROWTH:g} times the one at K = 1 and falls below it in the end; "

@@ -10,7 +10,7 @@ from bench.claims.panels import series_figure
 from bench.jobs import Job
 from bench.probes.maximisers import Maximisers
 from bench.probes.trace import Trace
-from bench.report.style import Look
+from bench.report.style import Look, counted
 
 NUMBER = None
 TABLE = "maximisers"
@@ -45,12 +45,12 @@ def judge(data: Tables) -> Judgement:
     found = local[local > 0.0]
     flown = table[(table["policy"] == "trained") & (table["start"] == "cold")]
     kappas = flown.groupby("run", sort=False)["kappa_max"].max()
-    seeds = table["seed"].nunique()
+    seeds = counted(table["seed"].nunique(), "seed")
     return Judgement(
         f"at most {number(100 * local.max())} % of the steering angles; largest |kappa| of the "
         f"trained policies: {'; '.join(f'{run} {number(k)}' for run, k in kappas.items())}",
         "no" if found.empty else f"in {len(found)} of {len(local)} measurements",
-        f"median over {seeds} seed{'s' if seeds > 1 else ''}; kappa = p_psi v / l. An interior "
+        f"median over {seeds}; kappa = p_psi v / l. An interior "
         f"local maximiser stands beside a global one on the steering bound for |kappa| between "
         f"{LOCAL_FROM:g} and {LOCAL_TO:g}. Every steering angle that met its tolerance is held "
         "against the best of a grid over the whole range, at the initial and the trained policy, "

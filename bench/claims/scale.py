@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,7 +11,6 @@ from bench.claims.cases import SMALL, seeded, trained
 from bench.claims.claim import NOT_MEASURED, Judgement, Numbers, Tables, number, spread, verdict
 from bench.claims.panels import series_figure
 from bench.jobs import Job
-from bench.presets.targets import trained as trained_to_target
 from bench.probes.training import Train
 from bench.release.plan import TARGETS
 from bench.report.style import look
@@ -21,28 +19,24 @@ NUMBER = 7
 TABLE = "training"
 #: how far from the reference a run may end
 _NEAR = 0.1
-CLAIM = "100 quadrotors, 100 bicycles, 100 goods and 100 assets are trained to near the optimum"
+CLAIM = "100 agents, goods or assets are trained to near the optimum"
 CRITERION = (
     "Holds for a problem where every seed ends at most "
     f"{100 * _NEAR:.0f} % above the reference cost."
 )
 FIGURE = "claim-7-scale"
 CAPTION = "Optimality gap of jfb at 100 agents, goods or assets against training steps."
-#: problems that are trained to a target at smaller sizes only, with seconds for this one
-_OWN = (("bicycle", 240.0), ("liquidation", 30.0))
 
 
 def jobs(quick: bool) -> list[Job]:
     if quick:
         cases = [trained(problem, 100, n_steps=16, train_steps=12) for problem, _ in SMALL]
         return seeded(cases, Train(evaluations=4), quick)
-    found = [
+    return [
         Job(case=each, seed=seed)
         for each, seed in TARGETS.jobs()
         if each.n_agents == 100 and each.gradient == "jfb" and each.recipe == "recommended"
     ]
-    own = [trained_to_target("recommended", p, 100, "jfb", seconds) for p, seconds in _OWN]
-    return found + seeded([replace(each, compile=True) for each in own], Train(), quick)
 
 
 def judge(data: Tables) -> Judgement:

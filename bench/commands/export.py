@@ -10,6 +10,8 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from bench import csv_cells
+
 HELP = "write the records of runs as one table"
 
 
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         if args.parquet:
             frame.to_parquet(args.parquet, index=False)
         if args.csv:
-            frame.to_csv(args.csv, index=False)
+            csv_cells.table(frame).to_csv(args.csv, index=False)
         for path in files:
             print(f"{path}: {len(frame)} rows, {len(frame.columns)} columns")
     if args.pack:

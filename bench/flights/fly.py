@@ -92,19 +92,19 @@ def recorded(flown: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     return flown.times, flown.states, flown.controls
 
 
-def flight(name: str, flown: Rollout, index: int = 0) -> Flight:
-    """Sample `index` of a recorded rollout."""
+def flight(name: str, flown: Rollout) -> Flight:
+    """The first sample of a recorded rollout."""
     times, states, controls = recorded(flown)
-    own = [part.cpu().double().numpy() for part in (times, states[:, index], controls[:, index])]
-    return Flight(name, own[0], own[1], own[2], flown.cost[index].item())
+    own = [part.cpu().double().numpy() for part in (times, states[:, 0], controls[:, 0])]
+    return Flight(name, own[0], own[1], own[2], flown.cost[0].item())
 
 
-def untrained(policy: Policy, seed: int = 0) -> Policy:
-    """The same policy with parameters as training draws them, from `seed`."""
-    generator = torch.Generator().manual_seed(seed)
+def untrained(policy: Policy) -> Policy:
+    """The same policy with parameters as training draws them from seed 0."""
+    generator = torch.Generator().manual_seed(0)
     if not isinstance(policy, HamiltonianPolicy):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             return rebuild(describe(policy), policy.problem.device)
     twin, network = copy.copy(policy), policy.value_network
     inner = network.agent_network if isinstance(network, SharedValueNetwork) else network
@@ -156,20 +156,9 @@ def optimal_flight(problem: Problem, state: Tensor, solution: Solution) -> Fligh
 def gaps_of(problem: Problem, solutions: Sequence[Solution] | None, own_states: bool) -> Gaps:
     """What costs are compared with: `solutions`, or the references on file of held-out states."""
     if solutions is not None:
-        from bench.reference.cache import Reference, discretisation_hash
+        from bench.reference.cache import make_reference
 
-        costs = tuple(each.cost if each.solved else None for each in solutions)
-        found = Reference(
-            problem=problem.name,
-            n_agents=problem.n_agents,
-            method="ipopt",
-            label="locally optimal",
-            discretisation=discretisation_hash(problem),
-            costs=costs,
-            statuses=tuple(each.status for each in solutions),
-            seconds=tuple(each.seconds for each in solutions),
-            versions={},
-        )
+        found = make_reference(problem, "ipopt", solutions)
         return Gaps(found, None) if found.solved else Gaps(None, "IPOPT solved none of the states")
     if own_states:
         return Gaps(None, "no reference for states of one's own; --optimum solves them by IPOPT")

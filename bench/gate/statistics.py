@@ -17,17 +17,11 @@ FEWEST_PAIRS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A ratio of times, head to base, its bootstrap interval, and the pairs of processes and
-    blocks of steps that it rests on."""
+    """A ratio of times, head to base, and its bootstrap interval."""
 
     ratio: float
     low: float
     high: float
-    pairs: int
-    blocks: int
-
-    def __str__(self) -> str:
-        return f"{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def block_ratios(base: Sequence[float], head: Sequence[float]) -> list[float]:
@@ -94,22 +88,16 @@ def ratio_interval(pairs: Sequence[Sequence[float]], *, confidence: float, seed:
     if means.std() > 0:
         wider *= medians.std(ddof=1) / math.sqrt(k) / means.std()
     low, high = centre + wider * (np.quantile(means, (tail, 1 - tail)) - centre)
-    return Interval(
-        ratio=math.exp(centre),
-        low=math.exp(low),
-        high=math.exp(high),
-        pairs=k,
-        blocks=sum(map(len, logs)),
-    )
+    return Interval(ratio=math.exp(centre), low=math.exp(low), high=math.exp(high))
 
 
-def exact_bounds(events: int, runs: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson's two-sided bounds of the rate behind `events` in `runs`.
+def exact_bounds(events: int, runs: int) -> tuple[float, float]:
+    """Clopper-Pearson's two-sided 95 % bounds of the rate behind `events` in `runs`.
 
     They hold whatever the rate is: of 100 runs without an alarm the rate may still be 3.6 %, and
     368 are needed before it is at most 1 %. Raises ValueError for counts that cannot be.
     """
     if not 0 <= events <= runs or runs < 1:
         raise ValueError(f"`events` must be between 0 and `runs` >= 1, got {events} of {runs}")
-    interval = binomtest(events, runs).proportion_ci(confidence, method="exact")
+    interval = binomtest(events, runs).proportion_ci(0.95, method="exact")
     return float(interval.low), float(interval.high)

@@ -18,7 +18,7 @@ from typing import Any
 # ("forkserver" in asv.conf.json), so that torch is imported once and not several hundred times.
 import torch
 
-from bench.build import Unsupported
+from bench.build import Unsupported, build_problem
 from bench.case import Case
 from bench.environment import default_threads
 from bench.jobs import Job, RunSettings
@@ -145,9 +145,10 @@ class Quantities:
         Below it the last iterate is anywhere: a residual that grows there is nothing lost. n/a
         where exactly K iterations were asked for, whose residual is one of rounding.
         """
-        tolerance = CASES[case].tolerance
-        if tolerance is None:
+        asked = CASES[case].tolerance
+        if asked is None:
             return math.nan
+        tolerance = asked * build_problem(CASES[case]).gradient_scale
         return max(_read(records[case], "residual", "max") / tolerance, 1.0)
 
     def track_cuda_peak_bytes(self, records: dict[Key, dict], *case: Any) -> float:

@@ -15,8 +15,6 @@ MAIN_GRADIENTS = (
 MORE_GRADIENTS = ("jfb-3", "torchdeq-phantom", "torchdeq-implicit", "implicit-gmres")
 #: what a problem that is there for its Hamiltonian or its formula is measured with in brief
 FEW_GRADIENTS = ("jfb", "implicit", "unrolled", "cvxpylayers", "direct")
-#: those that fit reference trajectories before, or instead of, minimising the cost
-SUPERVISED = ("supervised", "pretrained-jfb")
 #: maps and solvers on which JFB is measured in rows of equal rank: its bias is the map's
 JFB_MAPS = (("plain", "picard"), ("scaled", "picard"), ("newton", "newton"))
 #: problems beside quadrotors in the smoke preset: agents or goods, and time steps

@@ -16,6 +16,7 @@ def released() -> Iterator[Case]:
     """
     # Here, so that listing the other presets does not import torch.
     from bench.build import released_tolerance
+    from bench.recipes import RELEASED_INNER
 
     for problem in ("quadrotor", "bicycle", "consumption"):
         for n_agents in (1, 6, 20, 100):
@@ -30,11 +31,5 @@ def released() -> Iterator[Case]:
                     train_steps=10,
                 )
                 if has_inner_problem(gradient):
-                    case = replace(
-                        case,
-                        map="plain",
-                        step_size=1e-4,
-                        max_iterations=499,
-                        tolerance=released_tolerance(case),
-                    )
+                    case = replace(case, **RELEASED_INNER, tolerance=released_tolerance(case))
                 yield case

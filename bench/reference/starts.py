@@ -12,8 +12,8 @@ from torch import Tensor
 from bench.reference.solution import fly
 from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
 
-#: starts tried per state for bicycles unless told otherwise
-BICYCLE_STARTS = 6
+#: starts tried per state unless told otherwise
+_STARTS = 6
 #: bow of the path sideways, relative to its length; extra full turns; driven backwards
 _BICYCLE_PATHS = (
     (0.0, 0, False),
@@ -23,8 +23,6 @@ _BICYCLE_PATHS = (
     (0.0, 1, False),
     (0.0, 0, True),
 )
-#: starts tried per state for quadrotors unless told otherwise
-QUADROTOR_STARTS = 6
 #: yaw, and tilt towards the target in its x and y direction, all in rad at mid-flight. Optima
 #: come in two kinds: one long lean with the thrust reversed half way, and a lean each way. The
 #: first is usually the cheaper, and hovering leads to the second.
@@ -59,10 +57,10 @@ def starting_guesses(
     the first with a smooth random change of its decisions and states drawn from `seed`.
     """
     if isinstance(problem, Bicycle):
-        paths = _BICYCLE_PATHS[: count or BICYCLE_STARTS]
+        paths = _BICYCLE_PATHS[: count or _STARTS]
         guesses = [_bicycle(problem, state.numpy(), *path) for path in paths]
     elif isinstance(problem, Quadrotor):
-        leans = _QUADROTOR_LEANS[: count or QUADROTOR_STARTS]
+        leans = _QUADROTOR_LEANS[: count or _STARTS]
         guesses = [_quadrotor(problem, state.numpy(), *lean) for lean in leans]
     else:
         guesses = [_constant(problem, state)]

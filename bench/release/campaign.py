@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.environment import ROOT, fingerprint, git_revision, processor
 from bench.records import read_object, write_json
-from bench.release.plan import Part
+from bench.release.plan import Part, planned
 
 #: exit codes with which a part has done its work: a self-test below its goal is a result, too
 _DONE = (0, 1)
@@ -30,9 +30,9 @@ def measure_release(directory: Path, plan: Sequence[Part], *, part: str = "1/1")
     state = _state()
     begun = read_object(manifest)
     if begun is None:
-        write_json(manifest, state | {"started": datetime.now(UTC).isoformat(timespec="seconds")})
-    else:
-        _same(begun, state)
+        begun = state | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    _same(begun, state)
+    write_json(manifest, begun | {"plan": (begun.get("plan") or {}) | planned(plan)})
     for each in plan:
         hours = f"about {each.core_hours():.1f} h on one core"
         print(f"{each.name}: {each.what} ({hours})", file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.record import UNDISTURBED
 from bench.records import entries, read_object, read_records
-from bench.release.plan import Part
+from bench.release.plan import Part, planned
 
 if TYPE_CHECKING:
     from bench.report.load import Run
@@ -121,16 +121,36 @@ class Findings:
 
 
 def check_release(directory: Path, plan: Sequence[Part]) -> Findings:
-    """Hold what lies under `directory` against `plan`, part by part."""
+    """Hold what lies under `directory` against `plan`, part by part.
+
+    What is due of a preset is what its release planned, as `release.json` says: a case that has
+    joined since is for the next one.
+    """
     findings = Findings()
+    begun = (read_object(directory / "release.json") or {}).get("plan") or {}
     for part in plan:
-        check = _check_result if part.preset is None else _check_records
-        check(findings, part, directory / part.name)
+        folder = directory / part.name
+        if part.preset is None:
+            _check_result(findings, part, folder)
+        else:
+            own = begun.get(part.name) or planned((part,))[part.name]
+            due = {(case, seed) for case in own["cases"] for seed in range(own["seeds"])}
+            _check_records(findings, part, folder, due)
     return findings
 
 
-def _check_records(findings: Findings, part: Part, folder: Path) -> None:
-    due = {(case.id, seed) for case, seed in part.jobs()}
+def _note(findings: Findings, name: str, record: Record) -> None:
+    """What a record has against it, and of which code and machine it is."""
+    for word in flaws(record):
+        reason = f": {record['reason']}" if word == "crashed" else ""
+        findings.flawed[word].append(f"{name}{reason}")
+    findings.fingerprints[record.get("fingerprint") or "none"] += 1
+    machine = record.get("machine") or {}
+    place = ", ".join(str(machine[name]) for name in ("cpu", "gpu") if machine.get(name))
+    findings.machines[place] += 1
+
+
+def _check_records(findings: Findings, part: Part, folder: Path, due: set[tuple[str, int]]) -> None:
     seeds: Counter[str] = Counter()
     # What is not begun yet is missing, and no damaged file.
     for record in read_records(folder) if folder.is_dir() else ():
@@ -141,13 +161,7 @@ def _check_records(findings: Findings, part: Part, folder: Path) -> None:
             continue
         due.remove((case, seed))
         seeds[case] += 1
-        for word in flaws(record):
-            reason = f": {record['reason']}" if word == "crashed" else ""
-            findings.flawed[word].append(f"{name}{reason}")
-        findings.fingerprints[record.get("fingerprint") or "none"] += 1
-        machine = record.get("machine") or {}
-        place = ", ".join(str(machine[name]) for name in ("cpu", "gpu") if machine.get(name))
-        findings.machines[place] += 1
+        _note(findings, name, record)
     findings.missing += [f"{part.name}/{case}, seed {seed}" for case, seed in sorted(due)]
     findings.seeds[part.name] = min(seeds.values(), default=0)
 
@@ -159,8 +173,12 @@ def _check_result(findings: Findings, part: Part, folder: Path) -> None:
         return
     environment = read_object(folder / "environment.json") or result.get("environment") or {}
     findings.missing += [f"{part.name}: job {job}" for job in result.get("missing") or ()]
-    for job in result.get("crashed") or ():
-        findings.flawed["crashed"].append(f"{part.name}: job {job}")
+    for job in result.get("failed") or ():
+        name = job["id"] if isinstance(job, dict) else job
+        findings.flawed["failed"].append(f"{part.name}: job {name}")
+    for record in read_records(folder) if list(entries(folder)) else ():
+        case = record["case"]
+        _note(findings, f"{part.name}/{case['id']}, seed {case['seed']}", record)
     findings.fingerprints[environment.get("fingerprint") or "none"] += 1
     findings.machines[str(environment.get("cpu"))] += 1
     if (environment.get("git") or {}).get("dirty") is not False:

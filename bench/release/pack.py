@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 from collections.abc import Sequence
@@ -27,24 +28,25 @@ def pack_release(directory: Path, plan: Sequence[Part], out: Path, version: str)
 
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"`pack` must be an empty or a new folder, got {out}")
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ValueError("`pack` needs pyarrow; pip install jfbbench[export]")
     out.mkdir(parents=True, exist_ok=True)
     there = [part for part in plan if (directory / part.name).is_dir()]
     counts = {}
     for part in there:
+        own = out / part.name
+        own.mkdir()
         records = list(read_records(directory / part.name))
         if records:
             counts[part.name] = len(records)
             lines = (f"{json.dumps(finite(record), allow_nan=False)}\n" for record in records)
-            (out / f"{part.name}.jsonl").write_text("".join(lines), encoding="utf-8")
+            (own / "records.jsonl").write_text("".join(lines), encoding="utf-8")
         if part.result:
-            shutil.copy(directory / part.name / part.result, out / f"{part.name}-{part.result}")
+            shutil.copy(directory / part.name / part.result, own)
     runs = load_runs([directory / part.name for part in there])
     cases = case_frame(runs)
-    try:
-        cases.to_parquet(out / "cases.parquet", index=False)
-        curve_frame(runs, cases).to_parquet(out / "curves.parquet", index=False)
-    except ImportError as error:
-        raise ValueError("`pack` needs pyarrow; pip install jfbbench[export]") from error
+    cases.to_parquet(out / "cases.parquet", index=False)
+    curve_frame(runs, cases).to_parquet(out / "curves.parquet", index=False)
     shutil.copy(SCHEMA_FILE, out)
     card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     limits = [limit for run in runs for limit in run.environment.get("limits") or ()]
@@ -58,8 +60,9 @@ def pack_release(directory: Path, plan: Sequence[Part], out: Path, version: str)
     )
     (out / "README.md").write_text(content, encoding="utf-8")
     sums = (
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
-        for path in sorted(out.iterdir())
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(out).as_posix()}\n"
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
     )
     (out / _CHECKSUMS).write_text("".join(sums), encoding="utf-8")
     return Path(shutil.make_archive(str(out), "zip", out))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.case import Case
@@ -57,6 +58,15 @@ class Part:
         """What the part takes on one core, estimated."""
         seconds = sum(_training_seconds(case) + self.overhead for case, _ in self.jobs())
         return self.hours + seconds / 3600
+
+
+def planned(plan: Sequence[Part]) -> dict[str, dict[str, Any]]:
+    """The cases and seeds of every preset's part, as `release.json` keeps them."""
+    return {
+        part.name: {"seeds": part.seeds, "cases": list(dict.fromkeys(c.id for c, _ in part.jobs()))}
+        for part in plan
+        if part.preset is not None
+    }
 
 
 def _training_seconds(case: Case) -> float:

@@ -68,7 +68,7 @@ def _which(inner: pd.DataFrame, ties: pd.DataFrame) -> str:
         top, *others = ties.to_dict("records")
         words = ", ".join(f"{o['gradient']} {o['tied']} of {o['instances']}" for o in others)
         return (
-            f"{top['gradient']}: after equal training time it is the best of those with an inner "
+            f"{top['gradient']}: within the same time limit it is the best of those with an inner "
             f"problem, or its seeds overlap the best, on {top['tied']} of {top['instances']} "
             f"problems and sizes{f' ({words})' if words else ''}."
         )

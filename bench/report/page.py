@@ -16,7 +16,6 @@ from bench.environment import ROOT
 from bench.report import header
 from bench.report.answer import answer
 from bench.report.figures.canvas import Drawing, save, theme
-from bench.report.figures.contraction import contraction_figure
 from bench.report.figures.convergence import convergence_figures
 from bench.report.figures.crossings import crossing_figure
 from bench.report.figures.headline import headline_figure
@@ -45,7 +44,6 @@ _SHOWN = (
     ("training", "Gap against seconds", ("convergence-optimality-gap",)),
     ("training", "Cost against seconds", ("convergence-evaluation-cost", "convergence-loss")),
     ("profile", "How often a gradient is near the fastest", ("profile-target", "profile-step")),
-    ("bias", "Gradient bias against |dT/du|", ("contraction",)),
 )
 #: flights that are shown where a run has none of its own
 _OWN_FLIGHTS = ROOT / "docs" / "flights"
@@ -73,7 +71,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     measured = any(run.records or run.roofline for run in runs)
     cases = _cases(runs, out) if measured else {}
     with theme():
-        others = [*contraction_figure(runs), *roofline_figures(runs)]
+        others = roofline_figures(runs)
     drawings = [*cases.pop("drawings", ()), *others]
     for drawing in drawings:
         save(drawing.figure, out / "figures" / f"{drawing.name}.svg", _DOTS_PER_INCH)

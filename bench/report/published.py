@@ -38,7 +38,7 @@ RUNS = {
     "gpu": "one H100",
 }
 #: fewer seeds than this make no line and no row
-_SEEDS = 3
+_SEEDS = 5
 _KEYS = ["problem", "n_agents", "gradient", "ascent", "environment", "execution"]
 
 
@@ -66,13 +66,13 @@ def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
     usual = (cpu["ascent"] == "scaled map") | (cpu["gradient"] == "direct")
     to_tolerance = cpu["max_iterations"].isna() | cpu["tolerance"].notna()
     steps = cpu[usual & to_tolerance & (cpu["problem"] == "quadrotor")]
-    six = cpu[(cpu["problem"] == "quadrotor") & (cpu["n_agents"] == 6)]
+    twenty = cpu[(cpu["problem"] == "quadrotor") & (cpu["n_agents"] == 20)]
     hundred = gpu[(gpu["problem"] == "quadrotor") & (gpu["n_agents"] == 100)]
     sizes = panels(training, ("problem", "n_agents", "environment"))
     with theme():
         return text, {
             # what timed out or was not measured is marked
-            "memory-iterations.svg": memory_iterations_figures(six, (SAVED,))[0].figure,
+            "memory-iterations.svg": memory_iterations_figures(twenty, (SAVED,))[0].figure,
             "memory-gpu.svg": memory_iterations_figures(hundred, (ALLOCATED,))[0].figure,
             "step-time.svg": agents_figures(steps, (STEP,))[0].figure,
             "gaps.svg": _light(

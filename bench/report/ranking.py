@@ -2,7 +2,8 @@
 
 Step time and memory are relative, so that sizes can be put together: each instance (problem, size,
 workload, stopping rule) gives the ratio to the best there, and a row shows the geometric mean. The
-gap is read off the training curves at the time when the first of an instance's runs ended.
+gap is read off the training curves at the instance's time limit: a run whose schedule ended before
+keeps what it reached.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ NO_MAP = "none"
 _NOTE = (
     "Step time and peak memory are geometric means, over problems and sizes, of the ratio to "
     "the best method there; rows that missed their tolerance do not count. A direct policy "
-    "solves no inner problem. The gap is what a method is above the reference optimum when the "
-    "first run of a problem ends: median, in brackets the middle half, over problems and "
-    "seeds. Methods that serve fewer problems are averaged over those."
+    "solves no inner problem. The gap is what a method is above the reference optimum at the time "
+    "limit, which is the same for all on a problem; a run that has done its training steps before "
+    "keeps its gap: median, in brackets the middle half, over problems and seeds. Methods that "
+    "serve fewer problems are averaged over those."
 )
 
 
@@ -80,18 +82,20 @@ def ranking(cases: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
 
 
 def gaps_at_equal_time(curves: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
-    """The optimality gap of every trained seed at the time when its instance's first run ended.
+    """The optimality gap of every trained seed at the shortest time limit of its instance.
 
-    One row per seed: the instance, gradient, map, `at` [s] and `gap`; a diverged run's gap is
-    infinite. Only runs on a recipe's own learning rate, and only runs of a stated length in
-    seconds: others do not compete for time.
+    Every method has the same training steps within the same limit; one that has done them before
+    keeps the gap it ended with. One row per seed: the instance, gradient, map, `at` [s] and `gap`;
+    a diverged run's gap is infinite. Only runs on a recipe's own learning rate, and only runs of a
+    stated length in seconds: others do not compete for time.
     """
     seed = ["run", "id", "seed"]
-    maps = cases.assign(map=cases["map"].fillna(NO_MAP))[[*seed, "map"]].drop_duplicates()
+    limits = cases.assign(map=cases["map"].fillna(NO_MAP))[[*seed, "map", "train_seconds"]]
     known = own_rate(curves[curves["optimality_gap"].notna() & curves["recipe"].notna()])
-    known = known.merge(maps, on=seed, how="left")
+    known = known.merge(limits.drop_duplicates(seed), on=seed, how="left")
+    known = known[known["train_seconds"].notna()]
     ok = known["status"] == "ok"
-    known["at"] = known.groupby(seed, dropna=False)["seconds"].transform("max").where(ok)
+    known["at"] = known["train_seconds"].astype(float)
     known["at"] = known.groupby(list(TARGET_INSTANCE), dropna=False)["at"].transform("min")
     reached = known[(known["seconds"] <= known["at"]) | ~ok].sort_values("seconds")
     last = reached.groupby(seed, dropna=False).tail(1).sort_index()

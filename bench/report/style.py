@@ -93,7 +93,7 @@ def markdown_table(columns: Sequence[object], rows: Iterable[Sequence[object]]) 
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: object, noun: str) -> str:
     """A number and its noun, such as "1 seed" or "5 seeds"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -106,8 +106,7 @@ def seeds_in_words(counts: pd.Series) -> str:
 
 def sized(problem: str, number: object) -> str:
     """Agents of a problem, such as "6 agents"; consumption has goods."""
-    noun = "good" if problem == "consumption" else "agent"
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return counted(number, "good" if problem == "consumption" else "agent")
 
 
 def format_bytes(value: float) -> str:

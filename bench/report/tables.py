@@ -41,9 +41,16 @@ class Table:
     notes: Sequence[str] = ()
     anchor: str = ""
 
-    def texts(self) -> list[list[str]]:
-        """What the rows say, without what they sort by."""
-        return [[cell if isinstance(cell, str) else cell.text for cell in row] for row in self.rows]
+    def texts(self, *, below: bool = False) -> list[list[str]]:
+        """What the rows say, without what they sort by; with their second lines where `below`."""
+        return [
+            [
+                cell if isinstance(cell, str)
+                else ", ".join(filter(None, (cell.text, cell.below if below else "")))
+                for cell in row
+            ]
+            for row in self.rows
+        ]  # fmt: skip
 
 
 def number(

@@ -163,7 +163,7 @@ def test_what_is_decided_is_not_timed_again():
     ],
 )
 def test_judgement_of_one_interval(low, high, verdict):
-    interval = Interval(ratio=1.0, low=low, high=high, pairs=5, blocks=20)
+    interval = Interval(ratio=1.0, low=low, high=high)
     assert judge(interval, Settings(threshold=0.04)) is verdict
 
 
@@ -334,7 +334,7 @@ def test_a_revision_is_unpacked_and_leaves_nothing_behind(repository):
 
 
 def test_the_table_puts_regressions_first():
-    interval = Interval(ratio=1.0, low=0.9, high=1.01, pairs=5, blocks=10)
+    interval = Interval(ratio=1.0, low=0.9, high=1.01)
     found = [
         TimeComparison(case="fine", verdict=Verdict.SAME, interval=interval, base_seconds=[0.02]),
         TimeComparison(case="gone", verdict=Verdict.VANISHED, reason="crashes"),

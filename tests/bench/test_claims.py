@@ -23,7 +23,7 @@ from bench.claims import (
     scale,
     variance,
 )
-from bench.claims.cases import TRACED, traced
+from bench.claims.cases import SMALL, SWARM, traced
 from bench.claims.claim import NOT, NOT_MEASURED, PARTLY, REPRODUCED
 from bench.claims.tables import by_job, record_of
 from bench.environment import ROOT
@@ -67,8 +67,10 @@ def test_all_of_it_covers_every_problem_with_five_seeds() -> None:
     }
     kinds = [("recommended", name) for name in ("plain", "scaled", "newton")]
     kinds.append(("released", "plain"))
-    assert {problem for problem, _ in TRACED} == {"quadrotor", "bicycle", "consumption"}
-    assert runs == {(*size, *kind, seed) for size in TRACED for kind in kinds for seed in range(5)}
+    assert {problem for problem, _ in SMALL} == {"quadrotor", "bicycle", "consumption"}
+    small = {(*size, *kind, seed) for size in SMALL for kind in kinds for seed in range(5)}
+    swarm = {(*SWARM, *kind, seed) for kind in kinds[:2] for seed in range(5)}
+    assert runs == small | swarm
 
 
 def test_the_released_recipe_asks_for_the_released_residual() -> None:

@@ -143,16 +143,21 @@ def test_a_commit_without_a_case_has_no_number_for_it(monkeypatch):
 
 
 def test_a_residual_below_its_tolerance_is_as_good_as_any_other():
+    from bench.build import build_problem
     from bench.history import benchmarks
 
     found = {}
     for case in quick():
         for residual in (1e-6, 9e-5, 2e-4):
-            record = {"status": "ok", "residual": {"max": residual}}
+            # A tolerance is in units of the problem's gradient scale, a residual is not.
+            scale = build_problem(case).gradient_scale
+            record = {"status": "ok", "residual": {"max": residual * scale}}
             name = benchmarks.key(case)
             value = benchmarks.Quantities().track_missed_tolerance({name: record}, *name)
-            found[case.tolerance, residual] = value
-    assert [found[1e-4, r] for r in (1e-6, 9e-5, 2e-4)] == [1.0, 1.0, 2.0]
+            before = found.setdefault((case.tolerance, residual), value)
+            assert value == pytest.approx(before, nan_ok=True)
+    assert [found[1e-4, r] for r in (1e-6, 9e-5)] == [1.0, 1.0]
+    assert found[1e-4, 2e-4] == pytest.approx(2.0)
     assert all(math.isnan(found[None, r]) for r in (1e-6, 9e-5, 2e-4))
 
 

@@ -59,16 +59,20 @@ def test_ratios_are_geometric_means_over_instances(tmp_path: Path) -> None:
     assert cells["implicit"][2] == "4.0×"
 
 
-def test_gaps_are_read_off_when_the_first_run_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("limit", "jfb"), [(10.0, 0.1), (7.0, 0.5)])
+def test_gaps_are_read_off_at_the_shortest_limit(tmp_path: Path, limit: float, jfb: float) -> None:
+    """A run that ends before keeps its gap; of one that goes on later points do not count."""
     records = [
         trained("jfb", 0, [(0, 9.0), (4, 0.5), (8, 0.1)]),
         trained("implicit", 0, [(0, 9.0), (5, 0.3)]),
     ]
+    records[1]["case"]["train_seconds"] = limit
     _, _, ranked, gaps = ranked_run(tmp_path, records)
-    # implicit ends at 5 s, when jfb was last seen at 4 s
-    assert dict(zip(gaps["gradient"], gaps["gap"], strict=True)) == {"jfb": 0.5, "implicit": 0.3}
-    assert ranked["gradient"].tolist() == ["implicit", "jfb"]
-    assert ranking_table(ranked).texts()[0][4] == "30%"  # of a single run
+    assert dict(zip(gaps["gradient"], gaps["gap"], strict=True)) == {"jfb": jfb, "implicit": 0.3}
+    assert ranked["gradient"].tolist() == (
+        ["jfb", "implicit"] if jfb < 0.3 else ["implicit", "jfb"]
+    )
+    assert ranking_table(ranked).texts()[0][4] == f"{min(jfb, 0.3):.0%}"  # of a single run
 
 
 def test_seeds_that_overlap_are_a_tie_and_the_others_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from bench import places
+from bench.compare import compare_runs
 from bench.jobs import Job
 from bench.records import empty_record, write_json
 from bench.release import campaign
 from bench.release.check import check_release
 from bench.release.pack import pack_release
-from bench.release.plan import PLAN, Part
+from bench.release.plan import PLAN, Part, planned
 from tests.bench.helpers import run_cli
 
 _RECORDS = Part(
@@ -49,6 +52,13 @@ def _edit(directory: Path, **changes: Any) -> str:
     path = Job(case=case, seed=seed).path(directory / "small")
     write_json(path, json.loads(path.read_text()) | changes)
     return f"small/{case.id}, seed {seed}"
+
+
+def test_the_published_release_is_complete_and_of_one_state():
+    findings = check_release(places.release(), PLAN)
+    assert list(findings.lines()) == []
+    assert findings.complete, findings.summary()
+    assert findings.seeds["targets"] == 5
 
 
 def test_a_complete_release_has_nothing_to_say(tmp_path):
@@ -95,10 +105,40 @@ def test_what_is_not_begun_is_missing_and_no_damaged_file(tmp_path, recwarn):
     assert not recwarn.list
 
 
+def test_what_joins_the_plan_later_is_for_the_next_release(tmp_path):
+    directory = _release(tmp_path)
+    write_json(directory / "release.json", {"plan": planned((_RECORDS,))})
+    more = dataclasses.replace(_RECORDS, filters=("problem=bicycle",), seeds=3)
+    assert len(more.jobs()) > len(_RECORDS.jobs())
+    assert check_release(directory, (more, _RESULT)).complete
+    (directory / "release.json").unlink()
+    assert check_release(directory, (more, _RESULT)).missing
+
+
 def test_jobs_that_a_result_lacks_are_missing(tmp_path):
     directory = _release(tmp_path)
     write_json(directory / "claims" / "verify.json", {"claims": [], "missing": ["a job"]})
     assert check_release(directory, (_RECORDS, _RESULT)).missing == ["claims: job a job"]
+
+
+@pytest.mark.parametrize("failed", [{"a job": "timeout: too slow"}, [{"id": "a job"}]])
+def test_jobs_of_a_result_that_failed_are_named(tmp_path, failed):
+    """As `bench verify` and `bench roofline` list them."""
+    directory = _release(tmp_path)
+    write_json(directory / "claims" / "verify.json", {"claims": [], "failed": failed})
+    findings = check_release(directory, (_RECORDS, _RESULT))
+    assert findings.flawed["failed"] == ["claims: job a job"]
+    assert "1 failed" in findings.summary()
+
+
+def test_the_records_of_a_result_are_held_to_the_same(tmp_path):
+    directory = _release(tmp_path)
+    case, seed = _RECORDS.jobs()[0]
+    record = json.loads(Job(case=case, seed=seed).path(directory / "small").read_text())
+    path = Job(case=case, seed=seed).path(directory / "claims")
+    write_json(path, record | {"git": {"commit": "c" * 40, "dirty": True}})
+    findings = check_release(directory, (_RECORDS, _RESULT))
+    assert findings.flawed["dirty"] == [f"claims/{case.id}, seed {seed}"]
 
 
 def test_the_plan_names_presets_and_verbs_that_exist_and_ranks_on_five_seeds():
@@ -140,14 +180,18 @@ def test_a_packed_release_is_whole_and_its_checksums_hold(tmp_path):
 
     directory, out = _release(tmp_path / "release"), tmp_path / "data"
     archive = pack_release(directory, (_RECORDS, _RESULT), out, "9.9")
-    lines = (out / "small.jsonl").read_text().splitlines()
+    lines = (out / "small" / "records.jsonl").read_text().splitlines()
     assert len(lines) == len(pd.read_parquet(out / "cases.parquet")) == len(_RECORDS.jobs())
     assert {json.loads(line)["fingerprint"] for line in lines} == {"f" * 16}
-    assert (out / "claims-verify.json").is_file()
+    assert (out / "claims" / "verify.json").is_file()
+    beside = compare_runs(out, directory)
+    assert beside.equal
+    assert len(beside.counts.compared) == len(lines)
     sums = dict(
         reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines()
     )
-    assert set(sums) == {path.name for path in out.iterdir()} - {"SHA256SUMS"}
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert set(sums) == files - {"SHA256SUMS"}
     for name, checksum in sums.items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == checksum
     card = (out / "README.md").read_text()

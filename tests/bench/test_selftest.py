@@ -113,7 +113,7 @@ def test_rows_of_the_deterministic_gate(caught, tmp_path, monkeypatch):
 
 def comparison(verdict, ratio=1.0, injected=SAME, case="case"):
     """A comparison as it is on file."""
-    interval = Interval(ratio=ratio, low=ratio * 0.99, high=ratio * 1.01, pairs=5, blocks=40)
+    interval = Interval(ratio=ratio, low=ratio * 0.99, high=ratio * 1.01)
     found = TimeComparison(case=case, verdict=verdict, interval=interval, base_seconds=[0.02])
     return {"injected": injected, "round": 1} | found.cells | {"pair_ratios": [ratio] * 5}
 
@@ -224,7 +224,7 @@ def made_up(monkeypatch):
         def compare_times(kind, cases, settings):
             asked.append((kind, len(cases)))
             verdict = find(kind)
-            interval = Interval(ratio=1.0, low=0.9, high=1.1, pairs=5, blocks=40)
+            interval = Interval(ratio=1.0, low=0.9, high=1.1)
             return [
                 TimeComparison(case=case.id, verdict=verdict, interval=interval) for case in cases
             ]

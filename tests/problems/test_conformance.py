@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.check import hamiltonian as checks
 from bench.check import points
 from bench.check.points import BATCH, Point, generator
 from bench.check.requirement import require_close
@@ -133,9 +132,6 @@ class TestHamiltonian:
         (expected,) = torch.autograd.grad(gradient_by_definition(point), point.u, v)
         require_close(point.hamiltonian().hvp(point.u, v), expected, "hvp")
 
-    def test_hessian_is_symmetric(self, name, n_agents):
-        checks.hessian_is_symmetric(draw_point(name, n_agents))
-
     def test_mixed_derivatives(self, name, n_agents):
         """In u, z and p: every gradient estimator is made of them."""
         point = draw_point(name, n_agents).require_grad()
@@ -157,14 +153,6 @@ class TestHamiltonian:
         found = torch.autograd.grad(point.hamiltonian().value(point.u).sum(), inputs)
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, **ROUNDING)
-
-    def test_curvature_scaling(self, name, n_agents):
-        point = draw_point(name, n_agents).require_grad()
-        scaling = point.hamiltonian().curvature_scaling(point.u)
-        assert not scaling.requires_grad
-        assert scaling.shape in (point.u.shape, (BATCH, 1))
-        assert scaling.isfinite().all()
-        assert (scaling > 0).all()
 
     # A value network may start with a zero gradient, and its costates are of any size later.
     @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -197,12 +185,6 @@ class TestHamiltonian:
         else:
             torch.testing.assert_close(found, coefficient(point.u), **ROUNDING)
             torch.testing.assert_close(found, coefficient(other), **ROUNDING)
-
-    def test_newton_direction(self, name, n_agents):
-        checks.newton_direction_ascends(draw_point(name, n_agents))
-
-    def test_projection(self, name, n_agents):
-        checks.projection_is_one(draw_point(name, n_agents))
 
     def test_inputs_are_left_alone(self, name, n_agents):
         point = draw_point(name, n_agents).require_grad()

@@ -84,9 +84,9 @@ def _gap_figure(gaps: pd.DataFrame) -> Drawing:
     ax.grid(visible=False, axis="y")
     legend_above(figure, [handle(look(name), name, line=False) for name in names], 5)
     caption = (
-        "How far above the reference optimum each method is when the first run of a problem ends: "
-        "median over seeds, with its best map, and the range. Left is better; a number behind a "
-        "problem is its agents or goods."
+        "How far above the reference optimum each method is at the time limit, which is the same "
+        "for all on a problem: median over seeds, with its best map, and the range. Left is "
+        "better; a number behind a problem is its agents or goods."
     )
     return Drawing("headline", "Gap at equal time", caption, figure)
 
