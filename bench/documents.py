@@ -28,7 +28,7 @@ RELEASE = places.release()
 
 @functools.cache
 def _ranked() -> tuple[str, str]:
-    """The answer as a list and the ranking as a table: gaps of the trainings, bytes of the sweep."""
+    """The answer as a list, the ranking as a table: gaps of trainings, bytes of the sweep."""
     from bench.report.answer import answer
     from bench.report.frames import case_frame, curve_frame
     from bench.report.load import load_run
