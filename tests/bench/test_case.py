@@ -326,33 +326,36 @@ class TestOtherPresets:
             own = RECOMMENDED[problem]["learning_rate"]
             assert found == {2 * own, own / 2}
 
-    @pytest.mark.parametrize(
-        ("problem", "n_agents"),
-        [*(("quadrotor", n) for n in (1, 6, 20, 100)), ("rotor-quadrotor", 1)],
-    )
-    def test_targets_train_jfb_on_each_of_its_maps_alike(self, problem, n_agents):
+    def test_targets_train_jfb_alike_where_it_is_biased_and_where_it_is_exact(self):
         rows = [
-            c
-            for c in PRESETS["targets"]()
-            if (c.problem, c.n_agents, c.gradient) == (problem, n_agents, "jfb")
-            and (c.recipe, c.compile) == ("recommended", True)
+            c for c in PRESETS["targets"]() if (c.problem, c.gradient) == ("rotor-quadrotor", "jfb")
         ]
-        assert {c.map for c in rows} == {name for name, _ in JFB_MAPS}
-        assert len({replace(c, map="scaled", solver="picard") for c in rows}) == 1
+        assert {c.map for c in rows} == {"scaled", "newton"}
+        assert len({replace(c, map="scaled") for c in rows}) == 1
+
+    def test_growth_has_what_targets_leave_out(self):
+        cases = [*PRESETS["targets"](), *PRESETS["growth"]()]
+        assert len({c.id for c in cases}) == len(cases)
+        jfb = {(c.problem, c.n_agents) for c in cases if c.gradient == "jfb"}
+        assert jfb == {(c.problem, c.n_agents) for c in cases if c.gradient == "direct"}
+        assert {problem for problem, _ in jfb} == set(PROBLEM_NAMES)
+        assert {n for problem, n in jfb if problem == "quadrotor"} == {1, 6, 20, 100}
 
     def test_targets_compile_every_method_that_can_be(self):
         """Held to what the policies say, on the smallest case of each problem and method."""
         smallest = {
             (c.problem, c.gradient): c
-            for c in sorted(PRESETS["targets"](), key=lambda c: (-c.n_agents, c.compile))
-            if c.recipe == "recommended"
+            for c in sorted(
+                (*PRESETS["targets"](), *PRESETS["growth"]()),
+                key=lambda c: (-c.n_agents, c.compile),
+            )
         }
         for case in smallest.values():
             assert case.compile == compiling_pays(case, training_config(case, 0)), case.id
 
     def test_the_field_is_every_method_at_every_size(self):
         cases = list(PRESETS["field"]())
-        for n_agents in (1, 6, 20, 100):
+        for n_agents in (1, 20, 100):
             found = [c for c in cases if c.n_agents == n_agents]
             assert {c.gradient for c in found} == set(GRADIENT_NAMES)
             maps = {(c.map, c.solver) for c in found if c.gradient == "jfb"}

@@ -30,7 +30,7 @@ def test_a_verb_names_the_extra_it_lacks(capsys, monkeypatch):
 def test_the_version_is_said(capsys):
     code, out, _ = run_cli(capsys, "--version")
     assert code == 0
-    assert out.startswith("jfbbench 0.")
+    assert out.startswith("jfbbench 1.")
 
 
 def test_where_names_what_is_read_and_written(capsys):

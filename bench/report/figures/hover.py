@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -59,7 +60,8 @@ def titled(path: Path) -> None:
 def inline(path: Path, label: str) -> str:
     """The SVG in `path` as part of an HTML page: its ids its own, as wide as its box."""
     text = path.read_text(encoding="utf-8")
-    own = re.sub(r"[^A-Za-z0-9]", "-", path.stem)
+    # Short, because it is written thousands of times.
+    own = f"f{zlib.crc32(path.stem.encode()):x}"
     text = re.sub(r'\bid="([^"]+)"', rf'id="{own}-\1"', text[text.index("<svg") :])
     text = re.sub(r'(href="|url\()#', rf"\1#{own}-", text)
     head, _, rest = text.partition(">")
