@@ -85,11 +85,15 @@ def judge(data: Tables) -> Judgement:
                      f"{_WORDS[row.gradient].partition(',')[0]}", number(row.first),
                      number(row.largest), f"{row.largest_at}", number(row.last), f"{row.last_at}",
                      _answer(row))
-                    for row in curves.sort_values("gradient", ascending=False).itertuples()
+                    for row in _by_gradient(curves).itertuples()
                 ),
             ),
         ),
     )  # fmt: skip
+
+
+def _by_gradient(curves: pd.DataFrame) -> pd.DataFrame:
+    return curves.sort_values("gradient", ascending=False, kind="stable")
 
 
 def _answer(row: Any) -> str:

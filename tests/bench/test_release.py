@@ -186,7 +186,7 @@ def test_a_packed_release_is_whole_and_its_checksums_hold(tmp_path):
     assert (out / "claims" / "verify.json").is_file()
     beside = compare_runs(out, directory)
     assert beside.equal
-    assert beside.counts.compared == len(lines)
+    assert beside.counts.compared == len({json.loads(line)["case"]["id"] for line in lines})
     sums = dict(
         reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines()
     )
