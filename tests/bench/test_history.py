@@ -7,8 +7,10 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
@@ -99,6 +101,51 @@ def test_the_cases_tracked_are_the_quick_ones():
     assert {benchmarks.key(case) for case in cases} <= combinations
     for value in itertools.chain(*benchmarks.PARAMETERS.values()):
         assert any(value in benchmarks.key(case) for case in cases), f"{value} has no case"
+
+
+_ABSENT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+_ONE_CASE = """
+from bench.history import benchmarks
+name = ("consumption", 1, "direct", "scaled", "to tolerance")
+benchmarks.CASES = {name: benchmarks.CASES[name]}
+record = benchmarks.Quantities().setup_cache()[name]
+print(record["status"], record["reason"])
+"""
+
+
+def test_what_asv_installs_is_enough_to_measure(tmp_path):
+    """Its environment holds what asv.conf.json names, and not the extra that the reports need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    installs = json.loads((ROOT / "asv.conf.json").read_text())["install_command"]
+    words = set(re.findall(r"[\w-]+", " ".join(installs)))
+    named = words.union(*(map(_name, extras[extra]) for extra in extras if extra in words))
+    lacking = {_name(line) for extra in ("bench", "reference") for line in extras[extra]}
+    absent = {{"nvidia-ml-py": "pynvml", "pillow": "PIL"}.get(x, x) for x in lacking - named}
+    absent -= {"pandas"}  # torch asks for it in a way that such a hook cannot answer
+    (tmp_path / "sitecustomize.py").write_text(_ABSENT.format(names=absent))
+    ran = subprocess.run(
+        [sys.executable, "-c", _ONE_CASE],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == "ok None\n", ran.stderr[-2000:]
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[\[<>=]", requirement)[0]
 
 
 @pytest.mark.slow
