@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from bench.gate.counts import Comparison, compare, summarise
 from bench.records import RecordError, read_object, read_records
 
-#: resamples of the bootstrap over cases
-_RESAMPLES = 4000
-#: coverage of every interval
+#: coverage of the interval of all ratios, and of those of all methods together
 _CONFIDENCE = 0.95
 
 Record = dict[str, Any]
@@ -27,10 +26,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ratio:
-    """Step times of the second run over those of the first, for one method or for all of them.
+    """A geometric mean of ratios over `cases`, within [low, high] but for chance.
 
-    `ratio` is the geometric mean over `cases`; `low` and `high` bound it by a bootstrap over cases
-    (95 %), and are None for a single case, whose own quartiles say nothing of other cases.
+    Of all methods together it is the second run's step time over the first's. Of one method it is
+    how much more its step times changed than the others' did: 1 where the two machines agree on
+    how fast it is beside them. `low` and `high` are None where there are too few cases.
     """
 
     method: str
@@ -39,23 +39,23 @@ class Ratio:
     low: float | None = None
     high: float | None = None
 
-    def holds(self, factor: float) -> bool | None:
-        """Whether the interval contains `factor`; None without an interval."""
-        if self.low is None or self.high is None:
-            return None
-        return self.low <= factor <= self.high
+    @property
+    def apart(self) -> bool:
+        """Whether the interval leaves out 1."""
+        return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
 
 @dataclass(frozen=True)
 class SideBySide:
     """What `compare_runs` returns; `only` counts the records of the first and second run alone.
 
-    `ratios`: of all methods together, then of each. `gaps`: by case, least, median and greatest
+    `speed`: of the machines, by all step times; `ratios`: of each method beside the others. `gaps`: by case, least, median and greatest
     over seeds of either run. `verdicts`: by claim, of either run. `versions`: by package, those
     that differ.
     """
 
     counts: Comparison
+    speed: Ratio | None
     ratios: tuple[Ratio, ...]
     gaps: Mapping[str, tuple[tuple[float, float, float], ...]]
     verdicts: Mapping[str, tuple[str, str]]
@@ -95,13 +95,13 @@ def compare_runs(first: Path, second: Path) -> SideBySide:
         for name in sorted({*old, *new}):
             if old.get(name) != new.get(name):
                 versions[name] = (old.get(name), new.get(name))
-    together = [("all methods", [t for own in times.values() for t in own])] if times else []
     # Cases of one run alone are counted, not compared: a part of a release is a fair run.
     counts = compare(summarise(one for one, _ in pairs), summarise(other for _, other in pairs))
     mine, yours = _claims(first), _claims(second)
     return SideBySide(
         counts=counts,
-        ratios=tuple(_ratio(name, own) for name, own in [*together, *sorted(times.items())]),
+        speed=_speed(times),
+        ratios=tuple(_beside_others(name, times) for name in sorted(times) if len(times) > 1),
         gaps={case: tuple(map(_spread, zip(*own, strict=True))) for case, own in gaps.items()},
         verdicts={claim: (mine[claim], yours[claim]) for claim in mine if claim in yours},
         only=(len(a) - len(pairs), len(b) - len(pairs)),
@@ -134,13 +134,13 @@ def _lines(found: SideBySide) -> Iterator[str]:
         yield f"  {move.case}: {move.quantity}{numbers} ({move.change})"
     for claim, (one, other) in found.verdicts.items():
         yield f"verdict {'equal' if one == other else 'DIFFERENT'}: {claim}: {one} -> {other}"
-    if found.ratios:
+    if found.speed is not None:
         yield from ("", "step time, second run over first (95 % interval over cases)")
+        yield _row(found.speed)
+    if found.ratios:
+        yield "of each method, relative to the others (95 % that all intervals hold)"
     for ratio in found.ratios:
-        interval = "" if ratio.low is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"
-        other = ratio is not found.ratios[0] and ratio.holds(found.ratios[0].ratio) is False
-        apart = "  apart from the others" if other else ""
-        yield f"  {ratio.method:24} {ratio.ratio:.3f}{interval}  {ratio.cases} cases{apart}"
+        yield _row(ratio) + ("  APART" if ratio.apart else "")
     if found.gaps:
         yield from ("", "optimality gap: least, median, greatest over seeds")
     for case, both in found.gaps.items():
@@ -157,15 +157,36 @@ def _records(directory: Path) -> Iterator[Record]:
             yield from read_records(inner)
 
 
-def _ratio(name: str, ratios: list[float]) -> Ratio:
-    logs = np.log(np.asarray(ratios))
-    mean = float(np.exp(logs.mean()))
+def _row(ratio: Ratio) -> str:
+    interval = "" if ratio.low is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"
+    return f"  {ratio.method:24} {ratio.ratio:.3f}{interval}  {ratio.cases} cases"
+
+
+def _speed(times: Mapping[str, list[float]]) -> Ratio | None:
+    """Of all ratios of step times together, with Student's interval of their logarithms."""
+    logs = np.log([ratio for own in times.values() for ratio in own])
+    if not len(logs):
+        return None
     if len(logs) < 2:
-        return Ratio(name, len(logs), mean)
-    picks = np.random.default_rng(0).integers(len(logs), size=(_RESAMPLES, len(logs)))
-    tail = (1 - _CONFIDENCE) / 2
-    low, high = np.exp(np.quantile(logs[picks].mean(axis=1), (tail, 1 - tail)))
-    return Ratio(name, len(logs), mean, float(low), float(high))
+        return Ratio("all methods", len(logs), float(np.exp(logs.mean())))
+    half = stats.t.ppf((1 + _CONFIDENCE) / 2, len(logs) - 1) * stats.sem(logs)
+    low, middle, high = np.exp(logs.mean() + half * np.array([-1, 0, 1]))
+    return Ratio("all methods", len(logs), float(middle), float(low), float(high))
+
+
+def _beside_others(name: str, times: Mapping[str, list[float]]) -> Ratio:
+    """One method's ratios over those of all others, with Welch's interval of their logarithms.
+
+    Wide enough for as many methods as there are (Bonferroni).
+    """
+    own = np.log(times[name])
+    rest = np.log([ratio for other in times if other != name for ratio in times[other]])
+    ratio = float(np.exp(own.mean() - rest.mean()))
+    if min(len(own), len(rest)) < 2 or own.std() == rest.std() == 0:
+        return Ratio(name, len(own), ratio)
+    welch = stats.ttest_ind(own, rest, equal_var=False)
+    interval = welch.confidence_interval(1 - (1 - _CONFIDENCE) / len(times))
+    return Ratio(name, len(own), ratio, float(np.exp(interval.low)), float(np.exp(interval.high)))
 
 
 def _spread(values: tuple[float, ...]) -> tuple[float, float, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,22 +44,52 @@ def _nothing(case: Case, record: dict[str, Any]) -> None:
     """Leaves the record as it is."""
 
 
-def test_a_machine_twice_as_slow_is_equal_and_its_factor_is_named(tmp_path, capsys):
-    def slower(case: Case, record: dict[str, Any]) -> None:
-        # The implicit rows by another factor: 4 in place of 2.
-        record["step_seconds"]["median"] *= 2.0 if case.gradient == "jfb" else 4.0
+def _times(factor: Callable[[Case], float]) -> Callable[[Case, dict[str, Any]], None]:
+    def change(case: Case, record: dict[str, Any]) -> None:
+        record["step_seconds"]["median"] *= factor(case)
 
-    first, second = _run(tmp_path / "a", _nothing), _run(tmp_path / "b", slower)
+    return change
+
+
+def test_a_machine_twice_as_slow_is_equal_and_its_factor_is_named(tmp_path, capsys):
+    first = _run(tmp_path / "a", _nothing)
+    second = _run(tmp_path / "b", _times(lambda case: 2 * 1.1 ** (case.n_agents % 3 - 1)))
     found = compare_runs(first, second)
     assert found.equal
-    ratios = {ratio.method: ratio.ratio for ratio in found.ratios}
-    # of all together the geometric mean of 2 and 4
-    assert ratios == pytest.approx({"all methods": 8**0.5, "jfb": 2.0, "implicit": 4.0})
-    assert found.ratios[0].holds(found.ratios[0].ratio) is True
+    # cases take 2, 1.82 and 2.2 times as long, whatever the method
+    assert found.speed.low < found.speed.ratio < found.speed.high
+    assert found.speed.ratio == pytest.approx(2.0, rel=0.05)
+    assert [ratio.ratio for ratio in found.ratios] == pytest.approx([1.0, 1.0])
+    assert not any(ratio.apart for ratio in found.ratios)
     code, out, _ = run_cli(capsys, "compare", first, second)
     assert code == 0
-    # Both methods lie outside of the other's interval, which is exact here.
-    assert out.count("apart from the others") == 2
+    assert "APART" not in out
+
+
+def test_a_method_that_is_slower_beside_the_others_is_said(tmp_path, capsys):
+    def factor(case: Case) -> float:
+        return (4 if case.gradient == "implicit" else 2) * 1.01**case.n_agents
+
+    first, second = _run(tmp_path / "a", _nothing), _run(tmp_path / "b", _times(factor))
+    found = compare_runs(first, second)
+    ratios = {ratio.method: ratio for ratio in found.ratios}
+    assert ratios["implicit"].ratio == pytest.approx(2.0)
+    assert ratios["jfb"].ratio == pytest.approx(0.5)
+    # Welch's interval of three logarithms a side, each at 97.5 %: n - 1 = 2 twice is 4 degrees.
+    logs = [0.00995033 * n for n in (1, 6, 20)]
+    half = 3.4954 * statistics.stdev(logs) * (2 / 3) ** 0.5
+    assert ratios["jfb"].low == pytest.approx(0.5 * math.exp(-half), rel=1e-4)
+    assert ratios["jfb"].apart
+    code, out, _ = run_cli(capsys, "compare", first, second)
+    assert code == 0
+    assert out.count("APART") == 2
+
+
+def test_one_case_a_method_has_no_interval(tmp_path):
+    first, second = _run(tmp_path / "a", _nothing), _run(tmp_path / "b", _nothing)
+    for case in _CASES[2:]:
+        record_path(second, case, 0).unlink()
+    assert [ratio.low for ratio in compare_runs(first, second).ratios] == [None, None]
 
 
 def test_one_byte_more_is_different(tmp_path, capsys):
