@@ -21,8 +21,8 @@ _TUNED = (("quadrotor", 1), ("bicycle", 1), ("consumption", 5))
 _RATE_FACTORS = (2.0, 0.5)
 #: the method, the exact gradient, and no inner problem at all
 _RANKED = ("jfb", "implicit", "direct")
-#: unrolling, and the faster of the layers that solve a conic program
-_COMPETITORS = ("unrolled", "cvxpylayers-moreau")
+#: unrolling, the faster of the layers that solve a conic program, and fitting to optima first
+_COMPETITORS = ("unrolled", "cvxpylayers-moreau", "pretrained-jfb")
 
 
 def targets() -> Iterator[Case]:
