@@ -130,9 +130,10 @@ class ScannedRollout:
         t, bias = at
         if not isinstance(policy, HamiltonianPolicy):
             control = policy(t, z).control
-            z_next, cost, _ = time_step.fly(t, h, z, control, control)
-            nothing = torch.zeros_like(running)
-            rest = [nothing, torch.zeros((), dtype=torch.int64), z.clone(), control.clone()]
+            cost, *cost_gradient = time_step.cost_gradient(t, h, z, control)
+            z_next = z + h * policy.problem.dynamics(t, z, control)
+            nothing = torch.zeros_like(running), torch.zeros((), dtype=torch.int64)
+            rest = [*nothing, z.clone(), control.clone(), *cost_gradient]
             return [z_next, running + cost, *(x.clone() for x in start)], rest
         assert layers is not None
         costates, saved = policy.value_network.saved_costate(layers, bias, z)
@@ -179,8 +180,10 @@ class ScannedRollout:
         if not isinstance(policy, HamiltonianPolicy):
 
             def through(carry: list[Tensor], i: Tensor) -> tuple[list[Tensor], Tensor]:
-                t, z, control = (take(x, i) for x in (times, *kept))
-                onto, bar = time_step.pull_back(t, h, z, control, control, carry[0], running_bar)
+                t, z, control, cost_z, cost_u = (take(x, i) for x in (times, *kept))
+                onto, bar = time_step.pull_back(
+                    t, h, z, control, control, carry[0], running_bar, (cost_z, cost_u)
+                )
                 return [time_step.pull_network(t, z, bar, onto)], bar.clone()
 
             return scan(through, [z_bar], backwards)[1].flip(0)
