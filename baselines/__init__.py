@@ -59,7 +59,7 @@ METHODS: dict[str, Method] = {
     "direct": PolicyMethod(DirectPolicy),
     "costate-network": CostateNetworkMethod(),
     "supervised": EstimatorMethod(JFB(), Supervision()),
-    "pretrained-jfb": EstimatorMethod(JFB(), Supervision(share=0.4)),
+    "pretrained-jfb": EstimatorMethod(JFB(), Supervision(share=0.1, trajectories=16)),
 }
 #: the gradient estimators among them, by the same names
 GRADIENTS: dict[str, GradientEstimator] = {

@@ -54,7 +54,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 #: coarser grid count for less), and the seconds that they are given: what compiled jfb takes on one
 #: core, building included, and half of that again (`docs/recipes.md`). The same for every method.
 LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
-    "quadrotor": {1: (700, 100.0), 6: (900, 150.0), 20: (1300, 250.0), 100: (850, 400.0)},
+    "quadrotor": {1: (700, 100.0), 6: (900, 150.0), 20: (1300, 250.0), 100: (950, 180.0)},
     "bicycle": {1: (3000, 150.0), 20: (4800, 400.0)},
     "consumption": {1: (280, 60.0), 100: (770, 90.0)},
     "rotor-quadrotor": {1: (1500, 150.0), 6: (1500, 300.0)},
@@ -73,6 +73,8 @@ _ANY_SOLVER = ("jfb", "implicit", "supervised", "pretrained", "costate")
 _SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed", "rotor-quadrotor": "shared"}
 #: agents' states in a minibatch of a shared network
 _SHARED_STATES = 200
+#: the least batch of such a network: where agents need not part, every one of them is a sample
+_LEAST_BATCH = {"shared": 2, "indexed": 8}
 #: runs of fewer steps stay on the case's own grid and costs; so do cases on a coarser grid
 _SHORTEST_STAGED_RUN = 200
 
@@ -95,8 +97,9 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
     if problem == "rotor-quadrotor" and gradient == "reversible":
         settings |= {"map": "newton"}  # it applies the map twice an iteration, and inverts it
     if problem in _SHARED_NETWORKS and n_agents > 1:
-        batch = min(settings["batch_size"], max(8, _SHARED_STATES // n_agents))
-        settings |= {"network": _SHARED_NETWORKS[problem], "batch_size": batch}
+        network = _SHARED_NETWORKS[problem]
+        batch = max(_LEAST_BATCH[network], _SHARED_STATES // n_agents)
+        settings |= {"network": network, "batch_size": min(settings["batch_size"], batch)}
     return settings
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jfbcore.train import Training
     from jfbcore.value_network import ValueNetwork
 
-__version__ = "1.0.0"
+__version__ = "1.1.0.dev0"
 #: where each public name is defined
 _HOMES = {
     "extras.checkpoints": "load save",

@@ -31,8 +31,13 @@ from jfbcore.kernels import native
 Job = tuple[Callable[..., Any], tuple[Any, ...], list[Tensor]]
 _CONSTANT = -1
 #: settings of torch's code generator: compiling its headers ahead takes longer than one build gains
-#: by it, and that the compiler knows this machine's vector instructions need not be tried out
-_FASTER_BUILDS = {"aot_inductor.precompile_headers": False, "cpp.vec_isa_ok": True}
+#: by it; that the compiler knows this machine's vector instructions need not be tried out; and a
+#: loop's output that is written over at once would be declared twice (a swarm's batch of one)
+_SETTINGS = {
+    "aot_inductor.precompile_headers": False,
+    "cpp.vec_isa_ok": True,
+    "inplace_buffers": False,
+}
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ def _build(module: nn.Module, name: str, job: Job, place: Path) -> None:
         options = {
             "aot_inductor.output_path": f"{scratch}/{name}.so",
             "cpp.threads": threads,
-            **_FASTER_BUILDS,
+            **_SETTINGS,
         }
         compile_fx_aot(graph, fakes, config_patches=options)
         finished = Path(scratch) / "finished"

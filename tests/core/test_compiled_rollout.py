@@ -74,9 +74,11 @@ def make_policy(problem: Problem, method: str, network: Any = ValueNetwork) -> P
     )
 
 
-def costs_and_gradient(policy: Policy, roll: Any, **options: Any) -> tuple[Tensor, Tensor]:
+def costs_and_gradient(
+    policy: Policy, roll: Any, batch: int = 4, **options: Any
+) -> tuple[Tensor, Tensor]:
     problem = policy.problem
-    x = problem.sample_initial_states(4, torch.Generator().manual_seed(1))
+    x = problem.sample_initial_states(batch, torch.Generator().manual_seed(1))
     policy.zero_grad()
     cost = roll(policy, x, **options).cost
     cost.mean().backward()
@@ -127,6 +129,13 @@ def test_the_loop_of_a_processor(problem, method, warm_start, network):
     roll = CompiledRollout(policy)
     assert isinstance(roll.engine, ScannedRollout)
     agrees(policy, roll, AMPLIFIED.get(method, 1e-12), warm_start=warm_start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_swarm_of_a_single_sample(dtype):
+    policy = make_policy(Quadrotor(n_agents=2, n_steps=7, dtype=dtype), "jfb", SharedValueNetwork)
+    agrees(policy, CompiledRollout(policy), 1e-12 if dtype == torch.float64 else 1e-5, batch=1)
 
 
 @pytest.mark.slow
