@@ -35,6 +35,7 @@ RUNS = {
     "release/field": "every method side by side on quadrotors",
     "release/targets": "training to stated gaps on the recommended recipe",
     "release/sweep": "time and memory of a training step at full horizons",
+    "growth": "pre-training, a hundred quadrotors, reversible: by the code after 1.0.0",
     "gpu": "one H100",
 }
 #: fewer seeds than this make no line and no row
