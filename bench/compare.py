@@ -49,9 +49,9 @@ class Ratio:
 class SideBySide:
     """What `compare_runs` returns; `only` counts the records of the first and second run alone.
 
-    `speed`: of the machines, by all step times; `ratios`: of each method beside the others. `gaps`: by case, least, median and greatest
-    over seeds of either run. `verdicts`: by claim, of either run. `versions`: by package, those
-    that differ.
+    `speed`: of the machines, by all step times; `ratios`: of each method beside the others. `gaps`:
+    by case, least, median and greatest over seeds of either run. `verdicts`: by claim, of either
+    run. `versions`: by package, those that differ.
     """
 
     counts: Comparison

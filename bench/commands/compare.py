@@ -1,8 +1,9 @@
 """Put two runs side by side: a release and one's own, or two machines.
 
 Exact counts, statuses and verdicts must be equal; step times are given as ratios with intervals,
-for all methods together (the machines' speeds) and for each beside the others. Either DIR may be a folder of run
-directories. Exit code: 0 what must be equal is, 1 it is not, 2 usage, 3 nothing in common.
+for all methods together (the machines' speeds) and for each beside the others. Either DIR may be a
+folder of run directories. Exit code: 0 what must be equal is, 1 it is not, 2 usage, 3 nothing in
+common.
 """
 
 from __future__ import annotations
