@@ -69,10 +69,19 @@ class TimeStep:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """h L (batch,) and its gradients in state (batch, n) and control (batch, m), in one pass:
         what is expensive in both, such as the distances of agents, is evaluated once."""
-        cost, pull, *_ = torch.func.vjp(
-            lambda z, u: h * self.problem.running_cost(t, z, u), z, control
-        )
-        return cost, *pull(torch.ones_like(cost))
+
+        def running(z: Tensor, u: Tensor) -> Tensor:
+            return h * self.problem.running_cost(t, z, u)
+
+        if torch.compiler.is_compiling():
+            cost, pull, *_ = torch.func.vjp(running, z, control)
+            return cost, *pull(torch.ones_like(cost))
+        # Elsewhere neither torch.func nor cotangents: both import what only compiling needs, 100 MB.
+        with torch.enable_grad():
+            z, control = (x.detach().requires_grad_() for x in (z, control))
+            total = (cost := running(z, control)).sum()
+        gradients = torch.autograd.grad(total, (z, control), materialize_grads=True)
+        return cost.detach(), *gradients
 
     def pull_back(
         self,
