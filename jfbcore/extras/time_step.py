@@ -76,12 +76,12 @@ class TimeStep:
         if torch.compiler.is_compiling():
             cost, pull, *_ = torch.func.vjp(running, z, control)
             return cost, *pull(torch.ones_like(cost))
-        # Elsewhere neither torch.func nor cotangents: both import what only compiling needs, 100 MB.
+        # Elsewhere without torch.func and cotangents: both import 100 MB that only compiling needs.
         with torch.enable_grad():
             z, control = (x.detach().requires_grad_() for x in (z, control))
             total = (cost := running(z, control)).sum()
-        gradients = torch.autograd.grad(total, (z, control), materialize_grads=True)
-        return cost.detach(), *gradients
+        cost_z, cost_u = torch.autograd.grad(total, (z, control), materialize_grads=True)
+        return cost.detach(), cost_z, cost_u
 
     def pull_back(
         self,

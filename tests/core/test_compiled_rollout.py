@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ from baselines import (
     Unrolled,
     UnrolledCheckpoint,
 )
+from bench.environment import ROOT
 from jfbcore.extras import build_digest, compiled_library
 from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.compiled_rollout import CompiledRollout, Grid
@@ -297,6 +300,32 @@ def test_a_gpu_does_not_count_what_reversible_inverts():
     problem = Quadrotor(1, n_steps=3, device="meta")
     policy = make_policy(problem, "reversible")
     assert "wait" in (policy.supports_compiled_rollout() or "")
+
+
+_ONE_TIME_STEP = """
+import sys
+import torch
+from jfbcore import JFB, HamiltonianPolicy, Picard, ScaledMap, ValueNetwork
+from jfbcore.extras.time_step import TimeStep
+from jfbcore.problems import Quadrotor
+
+problem, network = Quadrotor(3, dtype=torch.float64), ValueNetwork.for_problem
+parts = {"fixed_point_map": ScaledMap(), "solver": Picard(), "gradient": JFB()}
+time_step = TimeStep(HamiltonianPolicy(problem, network(problem), **parts))
+z = problem.sample_initial_states(4, torch.Generator().manual_seed(0))
+at = torch.tensor(0.0), torch.tensor(0.1), z, problem.initial_control(0.0, z) + 0.1
+with torch.no_grad():
+    found = time_step.cost_gradient(*at)
+assert not {"torch._dynamo", "torch._inductor", "sympy"} & set(sys.modules)
+cost, pull = torch.func.vjp(lambda z, u: at[1] * problem.running_cost(at[0], z, u), *at[2:])
+for one, other in zip(found, (cost, *pull(torch.ones_like(cost)))):
+    torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-15)
+"""
+
+
+def test_a_process_that_compiles_nothing_imports_no_compiler():
+    """Of a loop from the cache it runs one time step, to see what that keeps."""
+    subprocess.run([sys.executable, "-c", _ONE_TIME_STEP], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("option", [{"penalties": True}, {"segment": 3}])
