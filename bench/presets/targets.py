@@ -23,6 +23,8 @@ _RATE_FACTORS = (2.0, 0.5)
 _RANKED = ("jfb", "implicit", "direct")
 #: unrolling, the faster of the layers that solve a conic program, and fitting to optima first
 _COMPETITORS = ("unrolled", "cvxpylayers-moreau", "pretrained-jfb")
+#: the maps on which jfb of quadrotors is biased
+_BIASED = ("scaled", "plain")
 
 
 def targets() -> Iterator[Case]:
@@ -43,7 +45,9 @@ def targets() -> Iterator[Case]:
 def growth() -> Iterator[Case]:
     """The same on larger swarms and portfolios, direct policies everywhere, and what else competes.
 
-    Of swarms of quadrotors without the exact gradient: on their Newton map it is jfb's.
+    Of swarms of quadrotors without the exact gradient: on their Newton map it is jfb's. At the end
+    jfb on the maps where it is biased, at every size of quadrotors, and on the one where it is
+    exact of six rotor quadrotors.
     """
     for problem, n_agents in _GROWTH:
         same = problem == "quadrotor"
@@ -53,6 +57,11 @@ def growth() -> Iterator[Case]:
         yield trained("recommended", "quadrotor", 1, gradient)
     for problem, n_agents in (*_FIRST[1:], *_GROWTH):
         yield trained("recommended", problem, n_agents, "direct")
+    for problem, n_agents in (*_FIRST, *_GROWTH):
+        if problem == "quadrotor":
+            case = trained("recommended", problem, n_agents, "jfb")
+            yield from (replace(case, map=name, solver="picard") for name in _BIASED)
+    yield replace(trained("recommended", "rotor-quadrotor", 6, "jfb"), map="newton")
 
 
 def rates() -> Iterator[Case]:

@@ -340,6 +340,9 @@ class TestOtherPresets:
         assert jfb == {(c.problem, c.n_agents) for c in cases if c.gradient == "direct"}
         assert {problem for problem, _ in jfb} == set(PROBLEM_NAMES)
         assert {n for problem, n in jfb if problem == "quadrotor"} == {1, 6, 20, 100}
+        for n_agents in (1, 6, 20, 100):
+            own = [c for c in cases if (c.problem, c.n_agents) == ("quadrotor", n_agents)]
+            assert {(c.map, c.solver) for c in own if c.gradient == "jfb"} == set(JFB_MAPS)
 
     def test_targets_compile_every_method_that_can_be(self):
         """Held to what the policies say, on the smallest case of each problem and method."""
