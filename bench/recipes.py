@@ -52,7 +52,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 }
 #: per problem, from a number of agents on: whole training steps of a recommended run (those on a
 #: coarser grid count for less), and the seconds that they are given: what compiled jfb takes on one
-#: core, building included, and half of that again (`docs/recipes.md`). The same for every method.
+#: core, building included, and up to half more (`docs/recipes.md`). The same for every method.
 LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
     "quadrotor": {1: (700, 100.0), 6: (900, 150.0), 20: (1300, 250.0), 100: (950, 180.0)},
     "bicycle": {1: (3000, 150.0), 20: (4800, 400.0)},

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -94,7 +95,8 @@ def test_every_verb_works_outside_the_repository(installed, tmp_path):
         return done.stdout + (done.stderr if code else "")
 
     before = site_hash(installed)
-    assert run("--version").startswith("jfbbench 0.")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert run("--version") == f"jfbbench {version}\n"
     where = dict(line.split("\t") for line in run("where").splitlines())
     assert where["runs"] == str(tmp_path / "jfbbench-runs" / "PRESET")
     assert where["references read first, and written"].startswith(str(tmp_path))
