@@ -74,7 +74,6 @@ class Step(Probe):
 def _time(record: dict[str, Any], case: Case, step: Body) -> None:
     """Time the step, or at least run it where its memory depends on having been run."""
     from bench import measure
-    from jfbcore.kernels import native
 
     reasons = record["null_reasons"]
     if case.timed:
@@ -93,7 +92,10 @@ def _time(record: dict[str, Any], case: Case, step: Body) -> None:
         for _ in range(1 if case.device == "cpu" else measure.WARM_UP * case.compile):
             step()
     if case.compile:
-        record["native_kernels"] = native.serves(step.states)
+        from jfbcore.extras.compiled_rollout import CompiledRollout
+
+        rollout = step.rollout
+        record["native_kernels"] = isinstance(rollout, CompiledRollout) and rollout.native_kernels
     else:
         reason = step.policy.supports_compiled_rollout() or "it was not asked for"
         compiled = ("compile_seconds", "native_kernels")

@@ -3,8 +3,9 @@
 Forwards nothing is recorded but, of each time step, the state, what the network says and what the
 inner solver found. Backwards each time step is pulled back by itself, and the gradients of the
 network's parameters are evaluated once for all time steps, as a few large products. On a processor
-each direction is one compiled loop over time (`scanned_rollout`); on a GPU the compiled time steps
-of a whole rollout are captured as CUDA graphs (`captured_rollout`).
+each direction is one compiled loop over time (`scanned_rollout`). On a GPU it is one kernel where
+there is one for the policy (`fused_rollout`), else one compiled function for each time step
+(`stepped_rollout`), and all of it is captured as CUDA graphs (`captured_rollout`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from torch import Tensor
 
 from jfbcore import _validate
 from jfbcore.extras.captured_rollout import CapturedRollout
+from jfbcore.extras.fused_rollout import FusedRollout
 from jfbcore.extras.scanned_rollout import ScannedRollout
+from jfbcore.extras.stepped_rollout import Directions, SteppedRollout
+from jfbcore.kernels import native, swarm
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import InnerStatistics, Rollout, check_states
 from jfbcore.rollout import rollout as eager_rollout
@@ -80,12 +84,21 @@ class CompiledRollout:
         self.policy = policy
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self._backend = backend
-        scanned = policy.problem.device.type == "cpu" and backend == "inductor"
-        self.engine: Engine = (
-            ScannedRollout(policy)
-            if scanned
-            else CapturedRollout(policy, self._compiled, on_gpu if capture is None else capture)
+        if policy.problem.device.type == "cpu" and backend == "inductor":
+            self.engine: Engine = ScannedRollout(policy)
+            return
+        fused = backend == "inductor" and native.wanted() and swarm.serves(policy)
+        directions: Directions = (
+            FusedRollout(policy) if fused else SteppedRollout(policy, self._compiled)
         )
+        self.engine = CapturedRollout(policy, directions, on_gpu if capture is None else capture)
+
+    @property
+    def native_kernels(self) -> bool:
+        """Whether kernels written by hand take whole rollouts, or on a CPU parts of them."""
+        if isinstance(self.engine, CapturedRollout):
+            return isinstance(self.engine.directions, FusedRollout)
+        return native.serves(self.parameters[0])
 
     def __call__(
         self,

@@ -87,14 +87,14 @@ def _core(
 ):
     """`core_formula`, with its names, for ROWS rows; PADDED is the power of two from WIDTH on."""
     columns = tl.arange(0, PADDED)
-    w, W, b = _parameters(readout, weights, biases, WIDTH, PADDED, N_LAYERS)
+    w, W, b = layer_parameters(readout, weights, biases, WIDTH, PADDED, N_LAYERS)
     for turn in range(ROWS):
         row = tl.program_id(0) * ROWS + turn
         mine = row * TOTAL + columns
         inside = (columns < WIDTH) & (row < n_rows)
         a = tl.load(a0 + mine, mask=inside, other=0.0)
-        slopes = _slopes(a, W, b, step, N_LAYERS)
-        pulled = _pulled(slopes, w, W, step, N_LAYERS)
+        slopes = layer_slopes(a, W, b, step, N_LAYERS)
+        pulled = layer_pulls(slopes, w, W, step, N_LAYERS)
         tl.store(out + mine, slopes[0] * pulled[0], mask=inside)
         _hand_on(a0, out, row, n_rows, WIDTH, TOTAL, REST)
 
@@ -118,28 +118,16 @@ def _core_vjp(
 ):
     """`core_vjp_formula`, with its names."""
     columns = tl.arange(0, PADDED)
-    w, W, b = _parameters(readout, weights, biases, WIDTH, PADDED, N_LAYERS)
+    w, W, b = layer_parameters(readout, weights, biases, WIDTH, PADDED, N_LAYERS)
     for turn in range(ROWS):
         row = tl.program_id(0) * ROWS + turn
         mine = row * TOTAL + columns
         inside = (columns < WIDTH) & (row < n_rows)
         a = tl.load(a0 + row * WIDTH + columns, mask=inside, other=0.0)
         bar = tl.load(pulled_bar + mine, mask=inside, other=0.0)
-        slopes = _slopes(a, W, b, step, N_LAYERS)
-        pulled = _pulled(slopes, w, W, step, N_LAYERS)
-
-        slope_bars = (bar * pulled[0],)
-        q_bar = bar * slopes[0]
-        for i in tl.static_range(1, N_LAYERS + 1):
-            cotangent = step * _times_transposed(q_bar, W[i - 1])
-            slope_bars = slope_bars + (cotangent * pulled[i],)
-            q_bar += cotangent * slopes[i]
-
-        state_bar = tl.zeros_like(a)
-        for i in tl.static_range(N_LAYERS, 0, -1):
-            a_bar = slope_bars[i] * (1.0 - slopes[i] * slopes[i]) + step * state_bar * slopes[i]
-            state_bar += _times(a_bar, W[i - 1])
-        a_bar = slope_bars[0] * (1.0 - slopes[0] * slopes[0]) + state_bar * slopes[0]
+        slopes = layer_slopes(a, W, b, step, N_LAYERS)
+        pulled = layer_pulls(slopes, w, W, step, N_LAYERS)
+        a_bar = layer_pull_back(slopes, pulled, bar, W, step, N_LAYERS)
         tl.store(out + mine, a_bar, mask=inside)
         _hand_on(pulled_bar, out, row, n_rows, WIDTH, TOTAL, REST)
 
@@ -157,7 +145,7 @@ def _hand_on(
 
 
 @triton.jit
-def _parameters(
+def layer_parameters(
     readout, weights, biases, WIDTH: tl.constexpr, PADDED: tl.constexpr, N_LAYERS: tl.constexpr
 ):
     """Readout, weights and biases with zeros beyond the width."""
@@ -175,7 +163,7 @@ def _parameters(
 
 
 @triton.jit
-def _slopes(a, W, b, step, N_LAYERS: tl.constexpr):
+def layer_slopes(a, W, b, step, N_LAYERS: tl.constexpr):
     """tanh(a_0), ..., tanh(a_{d-1})."""
     slope, state = _tanh_and_antiderivative(a)
     slopes = (slope,)
@@ -187,7 +175,7 @@ def _slopes(a, W, b, step, N_LAYERS: tl.constexpr):
 
 
 @triton.jit
-def _pulled(slopes, w, W, step, N_LAYERS: tl.constexpr):
+def layer_pulls(slopes, w, W, step, N_LAYERS: tl.constexpr):
     """q_0, ..., q_{d-1}."""
     q = w
     pulled = (q,)
@@ -195,6 +183,23 @@ def _pulled(slopes, w, W, step, N_LAYERS: tl.constexpr):
         q += step * _times(slopes[i] * q, W[i - 1])
         pulled = (q,) + pulled
     return pulled
+
+
+@triton.jit
+def layer_pull_back(slopes, pulled, bar, W, step, N_LAYERS: tl.constexpr):
+    """The cotangent of a_0 for the cotangent `bar` of the core."""
+    slope_bars = (bar * pulled[0],)
+    q_bar = bar * slopes[0]
+    for i in tl.static_range(1, N_LAYERS + 1):
+        cotangent = step * _times_transposed(q_bar, W[i - 1])
+        slope_bars = slope_bars + (cotangent * pulled[i],)
+        q_bar += cotangent * slopes[i]
+
+    state_bar = tl.zeros_like(bar)
+    for i in tl.static_range(N_LAYERS, 0, -1):
+        a_bar = slope_bars[i] * (1.0 - slopes[i] * slopes[i]) + step * state_bar * slopes[i]
+        state_bar += _times(a_bar, W[i - 1])
+    return slope_bars[0] * (1.0 - slopes[0] * slopes[0]) + state_bar * slopes[0]
 
 
 @triton.jit

@@ -31,6 +31,11 @@ operators = torch.ops.jfbcore
 _loaded = False
 
 
+def wanted() -> bool:
+    """False where the environment says JFB_NATIVE=0: then the formulas serve everywhere."""
+    return os.environ.get("JFB_NATIVE") != "0"
+
+
 @functools.cache
 def load() -> bool:
     """Build the kernels where that was not done before, and register them: whether they serve.
@@ -38,7 +43,7 @@ def load() -> bool:
     Warns with the compiler's first words where building fails.
     """
     global _loaded
-    if os.environ.get("JFB_NATIVE") == "0":
+    if not wanted():
         return False
     try:
         torch.ops.load_library(str(_build()))

@@ -28,6 +28,7 @@ from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.compiled_rollout import CompiledRollout, Grid
 from jfbcore.extras.scanned_rollout import ScannedRollout
 from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.extras.stepped_rollout import SteppedRollout
 from jfbcore.jfb import JFB, GradientEstimator
 from jfbcore.kernels import native
 from jfbcore.maps import FixedPointMap, NewtonMap, PlainMap, ScaledMap
@@ -258,14 +259,15 @@ def test_too_few_iterations_are_raised_until_the_tolerance_is_met():
 
 def test_steps_that_are_compiled_serve_where_fewer_are_needed():
     policy = make_policy(PROBLEMS["quadrotors"](), "jfb")
-    engine = CapturedRollout(policy, lambda function: function, capture=False)
+    stepped = SteppedRollout(policy, lambda function: function)
+    engine = CapturedRollout(policy, stepped, capture=False)
     x = policy.problem.sample_initial_states(4, torch.Generator().manual_seed(1))
     first = engine.fly(Grid((4, x.shape[1]), 7, False), x).count
-    engine._bodies[2 * first] = engine._bodies.pop(first)
+    stepped._bodies[2 * first] = stepped._bodies.pop(first)
     other = engine.fly(Grid((4, x.shape[1]), 6, False), x)
     assert other.count == 2 * first
     assert other.residual.max() <= 1e-9
-    assert list(engine._bodies) == [2 * first]
+    assert list(stepped._bodies) == [2 * first]
 
 
 def test_without_grad_mode_it_is_the_eager_rollout():
@@ -369,7 +371,7 @@ def test_nothing_travels_to_the_host_between_the_first_time_step_and_the_last(pr
     assert isinstance(here, HamiltonianPolicy)
     assert isinstance(there, HamiltonianPolicy)
     there.value_network = here.value_network.to("meta")
-    engine = CapturedRollout(there, lambda function: function, capture=False)
+    engine = SteppedRollout(there, lambda function: function)
     x = torch.empty(3, there.problem.state_dim, dtype=torch.float64, device="meta")
     count = {"jfb": 3, "implicit": 3, "jfb-newton": 4, "jfb-many": 37, "unrolled": 5}[method]
     grid = Grid((3, x.shape[1]), 4, warm_start=True)

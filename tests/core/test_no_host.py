@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from baselines import METHODS, build_policy
-from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.compiled_rollout import Grid
+from jfbcore.extras.stepped_rollout import SteppedRollout
 from jfbcore.maps import MAPS
 from jfbcore.policy import Policy
 from jfbcore.problems import PROBLEMS, Problem, Quadrotor
@@ -55,10 +55,10 @@ def _crossings(policy: Policy, count: int) -> _Crossings:
     problem = policy.problem
     states = torch.empty(_BATCH, problem.state_dim, device="meta")
     grid = Grid((_BATCH, problem.state_dim), _STEPS, False)
-    engine = CapturedRollout(policy, lambda function: function, False)
+    engine = SteppedRollout(policy, lambda function: function)
     with torch.no_grad():
         # Once per grid, not per rollout: times and step length.
-        engine._times(_STEPS, states)
+        engine._grids(_STEPS, states)
         with _Crossings() as crossings:
             flight = engine.run(grid, count, states)
             ones = states.new_ones(_BATCH)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.compiled_rollout import Grid
+from jfbcore.extras.stepped_rollout import SteppedRollout
 from jfbcore.held_out import held_out_states
 from jfbcore.jfb import JFB
 from jfbcore.maps import FixedPointMap, PlainMap, ScaledMap
@@ -149,7 +150,8 @@ def test_a_rollout_of_counted_steps_takes_no_more_than_help():
         solver=Picard(tolerance=1e-9),
         gradient=JFB(),
     )
-    rollout = CapturedRollout(policy, lambda function: function, capture=False)
+    stepped = SteppedRollout(policy, lambda function: function)
+    rollout = CapturedRollout(policy, stepped, capture=False)
     flight = rollout.fly(Grid((8, 12), 4, False), held_out_states(problem, 8))
     assert flight.residual.max() > 1e-9
     assert flight.count < 200
