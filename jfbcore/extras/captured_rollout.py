@@ -39,6 +39,8 @@ class Flight:
     terminal_cost: Tensor
     final_state: Tensor
     residual: Tensor
+    #: the largest residual
+    worst: Tensor
     generation: int = 0
 
     @property
@@ -53,6 +55,7 @@ class _Capture:
 
     states: Tensor
     kept: Any
+    worst: Tensor
     forward: torch.cuda.CUDAGraph
     backward: torch.cuda.CUDAGraph
     bars: tuple[Tensor, ...]
@@ -84,11 +87,11 @@ class CapturedRollout:
             if solver is None or solver.tolerance is None or count >= solver.max_iterations:
                 return flight
             # One number to the host per rollout. A NaN asks for no further iterations.
-            if not bool((flight.residual > solver.tolerance).any()):
+            worst = float(flight.worst)
+            if not worst > solver.tolerance:
                 self._reachable.pop(grid, None)
                 return flight
-            enough = self._reachable.get(grid, solver.tolerance)
-            if recounted or not bool((flight.residual > enough).any()):
+            if recounted or not worst > self._reachable.get(grid, solver.tolerance):
                 return flight
             if raised:
                 recounted = True
@@ -108,11 +111,9 @@ class CapturedRollout:
                 "a later rollout has overwritten this captured one; call backward() before the "
                 "next rollout, or use CompiledRollout(policy, capture=False)"
             )
-        for static, given in zip(captured.bars, bars, strict=True):
-            static.copy_(given)
+        torch._foreach_copy_(captured.bars, bars)
         captured.backward.replay()
-        # Copies, in one kernel: the next replay overwrites the static ones.
-        return list(torch._foreach_mul(captured.gradients, 1.0))
+        return _copies(captured.gradients)
 
     def _first_count(self, grid: Grid, states: Tensor) -> int:
         """Steps of the solver that one rollout needs, from one that tests as it goes."""
@@ -140,6 +141,7 @@ class CapturedRollout:
     def _fly(self, grid: Grid, count: int, states: Tensor) -> Flight:
         if not self.capture:
             kept, generation = self.directions.run(grid, count, states), 0
+            worst = kept.residual.amax()
         else:
             name = (grid, count)
             if name not in self._captures:
@@ -148,11 +150,11 @@ class CapturedRollout:
             captured.states.copy_(states)
             captured.forward.replay()
             captured.generation += 1
-            kept, generation = captured.kept, captured.generation
-        said = (kept.running_cost, kept.terminal_cost, kept.final_state, kept.residual)
-        if self.capture:  # the next replay overwrites them
-            said = tuple(tensor.clone() for tensor in said)
-        return Flight(count, kept, *said, generation)
+            kept, generation, worst = captured.kept, captured.generation, captured.worst
+        running, terminal, final, residual = _copies(
+            [kept.running_cost, kept.terminal_cost, kept.final_state, kept.residual]
+        )
+        return Flight(count, kept, running, terminal, final, residual, worst, generation)
 
     def _record(self, grid: Grid, count: int, states: Tensor) -> _Capture:
         """Compile and warm up on a side stream, then capture both directions."""
@@ -172,6 +174,12 @@ class CapturedRollout:
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(forward, pool=pool):
             kept = run(grid, count, static)
+            worst = kept.residual.amax()
         with torch.cuda.graph(backward, pool=pool):
             found = gradients(kept, bars)
-        return _Capture(static, kept, forward, backward, bars, found)
+        return _Capture(static, kept, worst, forward, backward, bars, found)
+
+
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    """Copies, in one kernel: what a captured graph has written, its next replay overwrites."""
+    return list(torch._foreach_mul(tensors, 1.0))

@@ -34,7 +34,7 @@ class FusedFlight:
     @property
     def final_state(self) -> Tensor:
         """z_n, (batch, n)."""
-        return self.flown.states[-1]
+        return self.flown.final_state
 
     @property
     def residual(self) -> Tensor:
@@ -56,7 +56,7 @@ class FusedRollout:
         step."""
         times, step_length = self._grids(grid.n_steps, states)
         flown = self.swarm.fly(states, times, step_length, count, grid.warm_start)
-        terminal = self.policy.problem.terminal_cost(flown.states[-1])
+        terminal = self.policy.problem.terminal_cost(flown.final_state)
         return FusedFlight(flown, times, step_length, terminal)
 
     def gradients(self, flight: FusedFlight, bars: tuple[Tensor, ...]) -> list[Tensor]:
@@ -64,8 +64,8 @@ class FusedRollout:
         running_bar, terminal_bar, z_bar = bars
         z_bar = z_bar + self.time_step.pull_terminal(flight.final_state, terminal_bar)
         output_bars = self.swarm.pull_back(flight.flown, flight.step_length, z_bar, running_bar)
-        states = flight.flown.states.unbind(0)
-        return parameter_gradients(self.policy, flight.times, states, output_bars.unbind(0))
+        states = flight.flown.states
+        return parameter_gradients(self.policy, flight.times, states, output_bars)
 
     def ready(self, least: int, most: int) -> int:
         """`least`: no number costs more to begin than another."""

@@ -85,8 +85,8 @@ class ScannedRollout:
             flown.layers, flown.times, flown.step_length, flown.final_state, flown.kept, *bars
         )
         if not isinstance(self.policy, HamiltonianPolicy):
-            states = list(flown.kept[0])
-            return list(parameter_gradients(self.policy, flown.times, states, list(results)))
+            found = parameter_gradients(self.policy, flown.times, flown.kept[0], results)
+            return list(found)
         names = [
             name for name, p in self.policy.value_network.named_parameters() if p.requires_grad
         ]

@@ -144,7 +144,8 @@ class SteppedRollout:
                 z_bar,
                 running_bar,
             )
-        return parameter_gradients(self.policy, flight.times, flight.states, output_bars)
+        states = torch.stack(flight.states[:-1])
+        return parameter_gradients(self.policy, flight.times, states, torch.stack(output_bars))
 
     def ready(self, least: int, most: int) -> int:
         """The least number that is compiled already, else `least`."""

@@ -5,7 +5,8 @@ waits for another program and nothing is launched between two time steps. What o
 to another, and what a layout by agents hands to one by coordinates, goes through memory that the
 program has written itself, with a barrier between.
 
-`jfbcore.kernels.quadrotor` has the formulas of the agents, by the same names.
+`jfbcore.kernels.quadrotor` has the formulas of the agents, by the same names. Coordinates come
+first and agents last, so that a coordinate of all agents is contiguous.
 """
 
 # Helpers return more than each caller needs; the compiler drops the rest.
@@ -27,13 +28,13 @@ from jfbcore.kernels._sweep_triton import (
 
 @triton.jit(do_not_specialize=["n_batch", "n_steps", "count"])
 def there(
-    states,  # (steps + 1, batch, 12 N), of which the first is given
+    states,  # (steps + 1, batch, 12, N), of which the first is given
     costates,  # (steps, batch, 6, N): those that controls act on
-    kept,  # (steps, batch, 4 N): the solver's controls
+    kept,  # (steps, batch, 4, N): the solver's controls
     opened,  # (steps, batch, OPEN): pre-activations of the opening layer, then A y
     residuals,  # (steps, batch)
     running,  # (batch,)
-    matrix,  # (OPEN, 12 N)
+    matrix,  # (OPEN, 12 N), its columns as a state's coordinates
     closing,  # (6 N, STRIDE): the columns of `matrix` that controls act on, as rows
     table,  # (steps, ROW): biases of `matrix` at every time
     linear,  # (6, N)
@@ -71,6 +72,11 @@ def there(
     cost = h * 0.0
     v0 = tl.zeros([AGENTS], h.dtype)
     v1, v2, v3 = v0, v0, v0
+    mine = states + sample * (12 * N) + agent
+    x0, x1, x2 = _three(mine, N, here)
+    y0, y1, y2 = _three(mine + 3 * N, N, here)
+    dx0, dx1, dx2 = _three(mine + 6 * N, N, here)
+    dy0, dy1, dy2 = _three(mine + 9 * N, N, here)
     for i in range(n_steps):
         row = i * n_batch + sample
         z = states + row * (12 * N)
@@ -83,14 +89,17 @@ def there(
         slopes = layer_slopes(tl.where(j < WIDTH, a, 0.0), W, b, RESIDUAL_STEP, N_LAYERS)
         pulled = layer_pulls(slopes, w, W, RESIDUAL_STEP, N_LAYERS)
         x = tl.where(j < WIDTH, slopes[0] * pulled[0], a)
-        for first in range(0, 6 * N, ROWS):
-            k = first + tl.arange(0, ROWS)
-            value = _rows(closing, x, k, 6 * N, STRIDE, PADDED)
-            value += tl.load(linear + k, mask=k < 6 * N, other=0.0)
+        k = tl.arange(0, ROWS)
+        entries = _rows(closing, k, 6 * N, STRIDE, PADDED)
+        for _ in range(0, 6 * N, ROWS):
+            following = _rows(closing, k + ROWS, 6 * N, STRIDE, PADDED)
+            value = tl.sum(entries * x[None, :], 1) + tl.load(linear + k, mask=k < 6 * N, other=0.0)
             tl.store(p + k, value, mask=k < 6 * N)
+            entries = following
+            k += ROWS
         tl.debug_barrier()
 
-        s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, d1, d2, d3 = _attitude(z, agent, here)
+        s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, d1, d2, d3 = _attitude(y0, y1, y2)
         p0, p1, p2 = _three(p + agent, N, here)
         c1, c2, c3 = _three(p + 3 * N + agent, N, here)
         c0 = (d1 * p0 + d2 * p1 + d3 * p2) / -MASS
@@ -108,28 +117,29 @@ def there(
             u3 += scale * r3
         scale, r0, r1, r2, r3 = _ascent(u0, u1, u2, u3, c0, c1, c2, c3, longest, N)
         tl.store(residuals + row, tl.sqrt(tl.sum(r0 * r0 + r1 * r1 + r2 * r2 + r3 * r3)))
-        _store_four(kept + row * (4 * N) + 4 * agent, u0, u1, u2, u3, here)
+        u = kept + row * (4 * N) + agent
+        tl.store(u, u0, mask=here)
+        _store_three(u + N, N, u1, u2, u3, here)
         # One application more, as the way back tracks it.
         v0, v1, v2, v3 = u0 + scale * r0, u1 + scale * r1, u2 + scale * r2, u3 + scale * r3
-
-        mine = z + 12 * agent
-        x0, x1, x2 = _three(mine, 1, here)
-        y0, y1, y2 = _three(mine + 3, 1, here)
-        dx0, dx1, dx2 = _three(mine + 6, 1, here)
-        dy0, dy1, dy2 = _three(mine + 9, 1, here)
-        thrust = v0 / MASS
-        after = mine + n_batch * (12 * N)
-        _store_three(after, x0 + h * dx0, x1 + h * dx1, x2 + h * dx2, here)
-        _store_three(after + 3, y0 + h * dy0, y1 + h * dy1, y2 + h * dy2, here)
-        dx0, dx1 = dx0 + h * (d1 * thrust), dx1 + h * (d2 * thrust)
-        _store_three(after + 6, dx0, dx1, dx2 + h * (d3 * thrust - G), here)
-        _store_three(after + 9, dy0 + h * v1, dy1 + h * v2, dy2 + h * v3, here)
 
         effort = _exponential(v0, v1, v2, v3, N)
         if N > 1 and INTERACTION != 0.0:
             pairs, gx, gy, gz = _pairs(z, N, AGENTS, OTHERS, CUTOFF, False)
-            effort += INTERACTION * (0.25 / N) * tl.sum(pairs)
+            effort += INTERACTION * (0.25 / N) * tl.sum(tl.where(here, tl.sum(pairs, 1) - 1.0, 0.0))
         cost += h * effort
+
+        thrust = v0 / MASS
+        x0, x1, x2 = x0 + h * dx0, x1 + h * dx1, x2 + h * dx2
+        y0, y1, y2 = y0 + h * dy0, y1 + h * dy1, y2 + h * dy2
+        dx0, dx1 = dx0 + h * (d1 * thrust), dx1 + h * (d2 * thrust)
+        dx2 += h * (d3 * thrust - G)
+        dy0, dy1, dy2 = dy0 + h * v1, dy1 + h * v2, dy2 + h * v3
+        after = z + n_batch * (12 * N) + agent
+        _store_three(after, N, x0, x1, x2, here)
+        _store_three(after + 3 * N, N, y0, y1, y2, here)
+        _store_three(after + 6 * N, N, dx0, dx1, dx2, here)
+        _store_three(after + 9 * N, N, dy0, dy1, dy2, here)
         tl.debug_barrier()
     tl.store(running + sample, cost)
 
@@ -140,12 +150,12 @@ def back(
     costates,
     kept,
     opened,
-    z_bar,  # (batch, 12 N), of the final state; overwritten, in the end by the first state's
-    onto,  # (batch, 12 N), for z_bar without its way through the network
+    z_bar,  # (batch, 12, N), of the final state; overwritten, in the end by the first state's
+    onto,  # (batch, 12, N), for z_bar without its way through the network
     running_bar,  # (batch,)
     costate_bars,  # (steps, batch, 6, N), the result
     acting,  # (OPEN, 6 N): the columns of `matrix` that controls act on
-    turned,  # (12 N, STRIDE): `matrix` transposed
+    turned,  # (12 N, STRIDE): the matrix of `there` transposed
     readout,
     weights,
     biases,
@@ -175,30 +185,31 @@ def back(
     h = tl.load(step_length)
     cost_bar = h * tl.load(running_bar + sample)
     bar, rest = z_bar + sample * (12 * N), onto + sample * (12 * N)
-    mine, there = bar + 12 * agent, rest + 12 * agent
+    mine, there = bar + agent, rest + agent
     for done in range(n_steps):
         row = (n_steps - 1 - done) * n_batch + sample
         z = states + row * (12 * N)
         p = costates + row * (6 * N)
 
         # The control that flew: one application of the map to the one that was kept.
-        s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, d1, d2, d3 = _attitude(z, agent, here)
+        yaw, pitch, roll = _three(z + 3 * N + agent, N, here)
+        s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, d1, d2, d3 = _attitude(yaw, pitch, roll)
         p0, p1, p2 = _three(p + agent, N, here)
         c1, c2, c3 = _three(p + 3 * N + agent, N, here)
         c0 = (d1 * p0 + d2 * p1 + d3 * p2) / -MASS
         c1, c2, c3 = -c1, -c2, -c3
         longest = _longest(c0, c1, c2, c3, N)
-        u = kept + row * (4 * N) + 4 * agent
+        u = kept + row * (4 * N) + agent
         u0 = tl.load(u, mask=here, other=0.0)
-        u1, u2, u3 = _three(u + 1, 1, here)
+        u1, u2, u3 = _three(u + N, N, here)
         scale, r0, r1, r2, r3 = _ascent(u0, u1, u2, u3, c0, c1, c2, c3, longest, N)
         v0, v1, v2, v3 = u0 + scale * r0, u1 + scale * r1, u2 + scale * r2, u3 + scale * r3
 
         # Cotangents of what flew, from the next state and the running cost.
-        x0, x1, x2 = _three(mine, 1, here)
-        y0, y1, y2 = _three(mine + 3, 1, here)
-        dx0, dx1, dx2 = _three(mine + 6, 1, here)
-        dy0, dy1, dy2 = _three(mine + 9, 1, here)
+        x0, x1, x2 = _three(mine, N, here)
+        y0, y1, y2 = _three(mine + 3 * N, N, here)
+        dx0, dx1, dx2 = _three(mine + 6 * N, N, here)
+        dy0, dy1, dy2 = _three(mine + 9 * N, N, here)
         f1, f2, f3 = h * dx0, h * dx1, h * dx2
         slope = cost_bar * _exponential(v0, v1, v2, v3, N) / N
         v0_bar = (d1 * f1 + d2 * f2 + d3 * f3) / MASS + slope * v0
@@ -207,12 +218,8 @@ def back(
         thrust_bar = scale * v0_bar / -MASS
         p_bar = costate_bars + row * (6 * N)
         own = p_bar + agent
-        tl.store(own, d1 * thrust_bar, mask=here)
-        tl.store(own + N, d2 * thrust_bar, mask=here)
-        tl.store(own + 2 * N, d3 * thrust_bar, mask=here)
-        tl.store(own + 3 * N, -scale * v1_bar, mask=here)
-        tl.store(own + 4 * N, -scale * v2_bar, mask=here)
-        tl.store(own + 5 * N, -scale * v3_bar, mask=here)
+        _store_three(own, N, d1 * thrust_bar, d2 * thrust_bar, d3 * thrust_bar, here)
+        _store_three(own + 3 * N, N, -scale * v1_bar, -scale * v2_bar, -scale * v3_bar, here)
 
         # Thrust's direction is in the dynamics and in the control; (d direction / d angles)^T w.
         thrust = v0 / MASS
@@ -225,16 +232,16 @@ def back(
         pitch_bar = c_roll * (c_pitch * ahead - w3 * s_pitch)
         roll_bar = c_roll * aside - s_roll * (s_pitch * ahead + w3 * c_pitch)
 
-        _store_three(there + 6, dx0 + h * x0, dx1 + h * x1, dx2 + h * x2, here)
-        _store_three(there + 9, dy0 + h * y0, dy1 + h * y1, dy2 + h * y2, here)
-        _store_three(there + 3, y0 + yaw_bar, y1 + pitch_bar, y2 + roll_bar, here)
+        _store_three(there + 6 * N, N, dx0 + h * x0, dx1 + h * x1, dx2 + h * x2, here)
+        _store_three(there + 9 * N, N, dy0 + h * y0, dy1 + h * y1, dy2 + h * y2, here)
+        _store_three(there + 3 * N, N, y0 + yaw_bar, y1 + pitch_bar, y2 + roll_bar, here)
         if N > 1 and INTERACTION != 0.0:
             pairs, gx, gy, gz = _pairs(z, N, AGENTS, OTHERS, CUTOFF, True)
             away = cost_bar * INTERACTION * (-0.5 / N)
             x0 += away * tl.sum(gx, 1)
             x1 += away * tl.sum(gy, 1)
             x2 += away * tl.sum(gz, 1)
-        _store_three(there, x0, x1, x2, here)
+        _store_three(there, N, x0, x1, x2, here)
         tl.debug_barrier()
 
         # The state's way through the network.
@@ -246,11 +253,14 @@ def back(
         x = tl.where(j < WIDTH, bars, 0.0)
         x = layer_pull_back(slopes, pulled, x, W, RESIDUAL_STEP, N_LAYERS)
         x = tl.where(j < WIDTH, x, bars)
-        for first in range(0, 12 * N, ROWS):
-            k = first + tl.arange(0, ROWS)
-            value = _rows(turned, x, k, 12 * N, STRIDE, PADDED)
-            value += tl.load(rest + k, mask=k < 12 * N, other=0.0)
+        k = tl.arange(0, ROWS)
+        entries = _rows(turned, k, 12 * N, STRIDE, PADDED)
+        for _ in range(0, 12 * N, ROWS):
+            following = _rows(turned, k + ROWS, 12 * N, STRIDE, PADDED)
+            value = tl.sum(entries * x[None, :], 1) + tl.load(rest + k, mask=k < 12 * N, other=0.0)
             tl.store(bar + k, value, mask=k < 12 * N)
+            entries = following
+            k += ROWS
         tl.debug_barrier()
 
 
@@ -264,31 +274,33 @@ def _product(
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """matrix @ x, (PADDED,), of a matrix (ROWS, COLUMNS) much wider than BLOCK, or a small one."""
+    """matrix @ x, (PADDED,), of a matrix (ROWS, COLUMNS). One block is on its way while the one
+    before is multiplied."""
     rows = tl.arange(0, PADDED)[:, None]
-    columns = tl.arange(0, BLOCK)[None, :]
+    k = tl.arange(0, BLOCK)[None, :]
+    start = matrix + rows * STRIDE
+    entries = tl.load(start + k, mask=(rows < ROWS) & (k < COLUMNS), other=0.0)
     total = tl.zeros([PADDED, BLOCK], x.dtype.element_ty)
-    for first in range(0, COLUMNS, BLOCK):
-        k = first + columns
-        inside = k < COLUMNS
-        entries = tl.load(matrix + rows * STRIDE + k, mask=(rows < ROWS) & inside, other=0.0)
-        total += entries * tl.load(x + k, mask=inside, other=0.0)
+    for _ in range(0, COLUMNS, BLOCK):
+        after = k + BLOCK
+        following = tl.load(start + after, mask=(rows < ROWS) & (after < COLUMNS), other=0.0)
+        total += entries * tl.load(x + k, mask=k < COLUMNS, other=0.0)
+        entries = following
+        k = after
     return tl.sum(total, 1)
 
 
 @triton.jit
-def _rows(matrix, x, k, COUNT: tl.constexpr, STRIDE: tl.constexpr, PADDED: tl.constexpr):
-    """Rows `k` of a matrix (COUNT, STRIDE) @ x."""
+def _rows(matrix, k, COUNT: tl.constexpr, STRIDE: tl.constexpr, PADDED: tl.constexpr):
+    """Rows `k` of a matrix (COUNT, STRIDE), zeros beyond its end."""
     columns = tl.arange(0, PADDED)[None, :]
     inside = (k[:, None] < COUNT) & (columns < STRIDE)
-    entries = tl.load(matrix + k[:, None] * STRIDE + columns, mask=inside, other=0.0)
-    return tl.sum(entries * x[None, :], 1)
+    return tl.load(matrix + k[:, None] * STRIDE + columns, mask=inside, other=0.0)
 
 
 @triton.jit
-def _attitude(z, agent, here):
+def _attitude(yaw, pitch, roll):
     """Sines and cosines of yaw, pitch and roll, and the unit thrust direction."""
-    yaw, pitch, roll = _three(z + 12 * agent + 3, 1, here)
     s_yaw, s_pitch, s_roll = tl.sin(yaw), tl.sin(pitch), tl.sin(roll)
     c_yaw, c_pitch, c_roll = tl.cos(yaw), tl.cos(pitch), tl.cos(roll)
     lean = s_pitch * c_roll
@@ -332,18 +344,21 @@ def _pairs(
     GRADIENT: tl.constexpr,
 ):
     """exp(-d^2/2) of all pairs that are near, and its products with their differences, to be
-    summed: (AGENTS, OTHERS) each."""
+    summed: (AGENTS, OTHERS) each. Every agent is near itself, which adds one to the first sum."""
     i = tl.arange(0, AGENTS)[:, None]
-    x, y, w = _three(z + 12 * i, 1, i < N)
+    x = tl.load(z + i, mask=i < N, other=0.0)
+    y = tl.load(z + N + i, mask=i < N, other=0.0)
+    w = tl.load(z + 2 * N + i, mask=i < N, other=0.0)
     total = tl.zeros([AGENTS, OTHERS], z.dtype.element_ty)
     gx, gy, gz = total, total, total
     for first in range(0, N, OTHERS):
         other = first + tl.arange(0, OTHERS)[None, :]
-        ox, oy, oz = _three(z + 12 * other, 1, other < N)
-        dx, dy, dz = x - ox, y - oy, w - oz
+        # Who is not there is far away.
+        dx = x - tl.load(z + other, mask=other < N, other=1e18)
+        dy = y - tl.load(z + N + other, mask=other < N, other=1e18)
+        dz = w - tl.load(z + 2 * N + other, mask=other < N, other=1e18)
         squared = dx * dx + dy * dy + dz * dz
-        near = (squared < CUTOFF) & (i != other) & (i < N) & (other < N)
-        value = tl.where(near, tl.exp(-0.5 * squared), 0.0)
+        value = tl.where(squared < CUTOFF, tl.exp(-0.5 * squared), 0.0)
         total += value
         if GRADIENT:
             gx += value * dx
@@ -361,13 +376,7 @@ def _three(pointer, stride: tl.constexpr, inside):
 
 
 @triton.jit
-def _store_three(pointer, first, second, third, inside):
+def _store_three(pointer, stride: tl.constexpr, first, second, third, inside):
     tl.store(pointer, first, mask=inside)
-    tl.store(pointer + 1, second, mask=inside)
-    tl.store(pointer + 2, third, mask=inside)
-
-
-@triton.jit
-def _store_four(pointer, first, second, third, fourth, inside):
-    tl.store(pointer, first, mask=inside)
-    _store_three(pointer + 1, second, third, fourth, inside)
+    tl.store(pointer + stride, second, mask=inside)
+    tl.store(pointer + 2 * stride, third, mask=inside)

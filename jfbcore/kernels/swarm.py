@@ -63,17 +63,27 @@ def serves(policy: Policy) -> bool:
 
 @dataclass
 class Flown:
-    """What `fly` leaves. `states`: (steps + 1, batch, n). `costates`: (steps, batch, 6, N), of the
-    states that controls act on. `kept`: (steps, batch, m), the solver's controls. `opened`: what
-    the network's first layer says, (steps, batch, rows). `residual`: (steps, batch). `running`:
-    (batch,)."""
+    """What `fly` leaves, coordinates before agents. `coordinates`: of the states, (steps + 1,
+    batch, 12, N). `costates`: (steps, batch, 6, N), of the states that controls act on. `kept`:
+    (steps, batch, 4, N), the solver's controls. `opened`: what the network's first layer says,
+    (steps, batch, rows). `residual`: (steps, batch). `running`: (batch,)."""
 
-    states: Tensor
+    coordinates: Tensor
     costates: Tensor
     kept: Tensor
     opened: Tensor
     residual: Tensor
     running: Tensor
+
+    @property
+    def final_state(self) -> Tensor:
+        """(batch, n)."""
+        return self.coordinates[-1].transpose(1, 2).flatten(1)
+
+    @property
+    def states(self) -> Tensor:
+        """At the beginning of every time step, (steps, batch, n): a copy."""
+        return self.coordinates[:-1].transpose(2, 3).flatten(2)
 
 
 class FusedSwarm:
@@ -95,25 +105,25 @@ class FusedSwarm:
         from jfbcore.kernels import _swarm_triton
 
         problem, network = self.problem, self.network
-        (batch, n), steps, n_agents = states.shape, len(times), problem.n_agents
+        batch, steps, n_agents = len(states), len(times), problem.n_agents
         matrix, table = network.prepare(times)
         opened = matrix.shape[0]
         new = states.new_empty
         flown = Flown(
-            new(steps + 1, batch, n),
+            new(steps + 1, batch, 12, n_agents),
             new(steps, batch, _STEERED, n_agents),
-            new(steps, batch, problem.control_dim),
+            new(steps, batch, 4, n_agents),
             new(steps, batch, opened),
             new(steps, batch),
             new(batch),
         )
-        flown.states[0].copy_(states)
-        closing = _aligned(_steered(matrix).transpose(0, 1))
-        linear = network.linear.view(n_agents, 12)[:, _STEERED:].T.contiguous()
+        flown.coordinates[0] = states.view(batch, n_agents, 12).transpose(1, 2)
+        closing = _aligned(_by_coordinate(matrix, _STEERED).T)
+        linear = _by_coordinate(network.linear[None], _STEERED)
         _swarm_triton.there[(batch,)](
-            *(flown.states, flown.costates, flown.kept, flown.opened),
+            *(flown.coordinates, flown.costates, flown.kept, flown.opened),
             *(flown.residual, flown.running),
-            *(matrix.contiguous(), closing, table, linear, *self._layers(), step_length),
+            *(_by_coordinate(matrix), closing, table, linear, *self._layers(), step_length),
             *(batch, steps, count),
             **self._constants(opened, closing.shape[1]),
             ROW=table.shape[1],
@@ -130,13 +140,14 @@ class FusedSwarm:
         from jfbcore.kernels import _swarm_triton
 
         matrix = torch.cat((self.network.opening, self.network.quadratic))
-        turned = _aligned(matrix.T)
-        bars, z_bar = torch.empty_like(flown.costates), z_bar.clone()
+        turned = _aligned(_by_coordinate(matrix).T)
+        bars = torch.empty_like(flown.costates)
         steps, batch, _, n_agents = bars.shape
+        z_bar = z_bar.view(batch, n_agents, 12).transpose(1, 2).contiguous()
         _swarm_triton.back[(batch,)](
-            *(flown.states, flown.costates, flown.kept, flown.opened),
+            *(flown.coordinates, flown.costates, flown.kept, flown.opened),
             *(z_bar, torch.empty_like(z_bar), running_bar.contiguous(), bars),
-            *(_steered(matrix), turned, *self._layers(), step_length),
+            *(_by_coordinate(matrix, _STEERED), turned, *self._layers(), step_length),
             *(batch, steps),
             **self._constants(matrix.shape[0], turned.shape[1]),
         )
@@ -153,7 +164,9 @@ class FusedSwarm:
     def _constants(self, opened: int, stride: int) -> Mapping[str, Any]:
         """What the kernels are compiled for."""
         problem, network = self.problem, self.network
-        agents, many = _power(problem.n_agents), problem.n_agents >= 16
+        agents = _power(problem.n_agents)
+        # On an H100 more warps are no faster: they wait for each other.
+        warps = 8 if problem.n_agents > 32 else 4
         return {
             "N": problem.n_agents,
             "AGENTS": agents,
@@ -166,10 +179,10 @@ class FusedSwarm:
             "MASS": problem.mass,
             "INTERACTION": problem.interaction_weight,
             "CUTOFF": CUTOFF_SQUARED,
-            "COLUMNS": min(64, _power(_STEERED * problem.n_agents)),
-            "ROWS": min(64, _power(_STEERED * problem.n_agents)),
+            "COLUMNS": min(8 * warps, _power(_STEERED * problem.n_agents)),
+            "ROWS": min(8 * warps, _power(_STEERED * problem.n_agents)),
             "OTHERS": min(32, agents),
-            "num_warps": 16 if many else 8,
+            "num_warps": warps,
         }
 
 
@@ -178,10 +191,10 @@ def _power(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _steered(matrix: Tensor) -> Tensor:
-    """The columns of `matrix` (rows, 12 N) that belong to states a control acts on, by coordinate
-    and then by agent: (rows, 6 N)."""
-    columns = matrix.view(len(matrix), -1, 12)[..., _STEERED:]
+def _by_coordinate(matrix: Tensor, first: int = 0) -> Tensor:
+    """The columns of `matrix` (rows, 12 N), of the coordinates from `first` on, with coordinates
+    before agents: (rows, (12 - first) N)."""
+    columns = matrix.view(len(matrix), -1, 12)[..., first:]
     return columns.transpose(1, 2).flatten(1).contiguous()
 
 
