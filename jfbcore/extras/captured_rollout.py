@@ -23,10 +23,9 @@ from jfbcore.rollout import rollout as eager_rollout
 if TYPE_CHECKING:
     from jfbcore.extras.compiled_rollout import Grid
 
-#: numbers of solver steps tried in turn; few, because each may be compiled or captured by itself
+#: numbers of solver steps tried in turn, in units of the directions' own; few, because a rollout is
+#: captured anew for each
 _LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512)
-#: how many times the steps needed may be taken where that spares compiling
-_WASTE = 3
 
 
 @dataclass
@@ -133,10 +132,9 @@ class CapturedRollout:
         return self._count_above(need, solver.max_iterations)
 
     def _count_above(self, need: int, most: int) -> int:
-        """A number of steps above `need`, at most `most`: one that is compiled already where that
-        is not more than a few times too many, because compiling takes as long as many rollouts."""
-        least = min(next((step for step in _LADDER if step > need), most), most)
-        return self.directions.ready(least, min(_WASTE * least, most))
+        """A number of steps above `need`, at most `most`."""
+        unit = self.directions.unit()
+        return min(next((step * unit for step in _LADDER if step * unit > need), most), most)
 
     def _fly(self, grid: Grid, count: int, states: Tensor) -> Flight:
         if not self.capture:

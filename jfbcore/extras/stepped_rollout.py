@@ -42,8 +42,8 @@ class Directions(Protocol):
         (batch,), the terminal cost (batch,) and the final state (batch, n)."""
         ...
 
-    def ready(self, least: int, most: int) -> int:
-        """A number of solver steps from `least` to `most`: the one that costs least to begin."""
+    def unit(self) -> int:
+        """Numbers of solver steps should be multiples of this one."""
         ...
 
 
@@ -97,13 +97,13 @@ class SteppedRollout:
     def __init__(self, policy: Policy, compiled: Callable[..., Callable[..., Any]]) -> None:
         self.policy = policy
         self.time_step = TimeStep(policy)
-        self._compiled = compiled
-        self._bodies: dict[int, UntestedStep] = {}
+        self._body = UntestedStep(self.time_step, compiled)
         self._grids = Grids(policy.problem)
 
     def run(self, grid: Grid, count: int, states: Tensor) -> SteppedFlight:
         """One rollout from `states` (batch, n), `count` steps of the solver at every time step."""
-        body, times, step_length = self._body(count), *self._grids(grid.n_steps, states)
+        times, step_length = self._grids(grid.n_steps, states)
+        forward = self._body.forward(count)
         running, start = states.new_zeros(states.shape[0]), None
         prepared: Prepared = None
         if isinstance(self.policy, HamiltonianPolicy):
@@ -112,7 +112,7 @@ class SteppedRollout:
                 start = self.policy.problem.initial_control(0.0, states)
         visited, outputs, kept, residuals = [states], list[Tensor](), list[Tensor](), list[Tensor]()
         for i, t in enumerate(times):
-            z, running, output, control, flown, residual = body.forward(
+            z, running, output, control, flown, residual = forward(
                 _at(prepared, i), t, step_length, visited[-1], running, start
             )
             visited.append(z)
@@ -120,7 +120,7 @@ class SteppedRollout:
             kept.append(control)
             residuals.append(residual)
             start = flown if grid.warm_start else None
-        terminal, residual = body.terminal(visited[-1]), torch.stack(residuals)
+        terminal, residual = self._body.terminal(visited[-1]), torch.stack(residuals)
         return SteppedFlight(
             *(count, times, step_length, prepared, visited, outputs, kept),
             *(running, terminal, residual),
@@ -128,7 +128,7 @@ class SteppedRollout:
 
     def gradients(self, flight: SteppedFlight, bars: tuple[Tensor, ...]) -> list[Tensor]:
         """The way back of `flight`: gradients of the parameters."""
-        body = self._body(flight.count)
+        body = self._body
         running_bar, terminal_bar, z_bar = bars
         z_bar = z_bar + body.pull_terminal(flight.final_state, terminal_bar)
         n_steps = len(flight.outputs)
@@ -147,11 +147,6 @@ class SteppedRollout:
         states = torch.stack(flight.states[:-1])
         return parameter_gradients(self.policy, flight.times, states, torch.stack(output_bars))
 
-    def ready(self, least: int, most: int) -> int:
-        """The least number that is compiled already, else `least`."""
-        return min((count for count in self._bodies if least <= count <= most), default=least)
-
-    def _body(self, count: int) -> UntestedStep:
-        if count not in self._bodies:
-            self._bodies[count] = UntestedStep(self.time_step, count, self._compiled)
-        return self._bodies[count]
+    def unit(self) -> int:
+        """As many as one compiled function holds."""
+        return self._body.body

@@ -257,17 +257,29 @@ def test_too_few_iterations_are_raised_until_the_tolerance_is_met():
     assert summary["iterations"]["max"] > 1
 
 
-def test_steps_that_are_compiled_serve_where_fewer_are_needed():
+def test_any_number_of_steps_is_made_of_the_same_functions():
     policy = make_policy(PROBLEMS["quadrotors"](), "jfb")
-    stepped = SteppedRollout(policy, lambda function: function)
-    engine = CapturedRollout(policy, stepped, capture=False)
+    made = []
+
+    def compiled(function):
+        made.append(function)
+        return function
+
+    stepped = SteppedRollout(policy, compiled)
     x = policy.problem.sample_initial_states(4, torch.Generator().manual_seed(1))
-    first = engine.fly(Grid((4, x.shape[1]), 7, False), x).count
-    stepped._bodies[2 * first] = stepped._bodies.pop(first)
-    other = engine.fly(Grid((4, x.shape[1]), 6, False), x)
-    assert other.count == 2 * first
-    assert other.residual.max() <= 1e-9
-    assert list(stepped._bodies) == [2 * first]
+    grid, unit = Grid((4, x.shape[1]), 7, False), stepped.unit()
+    with torch.no_grad():
+        once = stepped.run(grid, unit, x)
+        functions = len(made)
+        thrice = stepped.run(grid, 3 * unit, x)
+    assert len(made) == functions
+    assert thrice.residual.max() < once.residual.max()
+    whole = SteppedRollout(policy, compiled)
+    whole._body.body, whole._body._shared = 3 * unit, False
+    with torch.no_grad():
+        expected = whole.run(grid, 3 * unit, x)
+    assert error(thrice.final_state, expected.final_state) < 1e-14
+    assert error(torch.stack(thrice.kept), torch.stack(expected.kept)) < 1e-14
 
 
 def test_without_grad_mode_it_is_the_eager_rollout():
