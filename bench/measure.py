@@ -192,6 +192,26 @@ def cuda_memory(step: Step) -> dict[str, int]:
     }
 
 
+def busy_seconds(step: Step) -> float:
+    """Seconds of one step in which the GPU ran a kernel or copied; what is left of the step is
+    launches and waiting. Captured graphs count kernel by kernel."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        step()
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profiled.events() or ()
+        if event.device_type == DeviceType.CUDA
+    )
+    busy, until = 0.0, -math.inf
+    for start, end in spans:
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return 1e-6 * busy
+
+
 def gradient_cosine(step: Step) -> float | None:
     """Cosine between this estimator's minibatch gradient and the implicit one, in float64.
 

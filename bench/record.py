@@ -227,6 +227,13 @@ _DECLARED: tuple[Field, ...] = (
     _bytes("cuda.nvml_device_delta_bytes", "peak device use minus the idle baseline, context "
            "included", heading="NVML device"),
     _bytes("cuda.nvml_process_bytes", "peak as the driver counts it", heading="NVML process"),
+    _number(
+        "cuda.busy_seconds",
+        "seconds of a timed step in which the GPU ran anything, by the profiler",
+        minimum=0,
+        heading="GPU busy",
+        since=4,
+    ),
     _text("cuda.nvml_source"),
     _count("cuda.samples"),
     Field(

@@ -22,6 +22,8 @@ from jfbcore.train import Evaluation, Training, TrainingConfig
 
 #: evaluations of a run whose time to target is read off its curve
 _TARGET_EVALUATIONS = 100
+#: the same on a GPU, where evaluating, eager, takes as long as a hundred captured training steps
+_GPU_EVALUATIONS = 20
 
 
 def config(case: Case, seed: int, recipe: str | None = None, **changes: Any) -> TrainingConfig:
@@ -37,7 +39,7 @@ def config(case: Case, seed: int, recipe: str | None = None, **changes: Any) -> 
                 recipe=case.recipe,
                 learning_rate=case.learning_rate,
             ),
-            evaluations=_TARGET_EVALUATIONS,
+            evaluations=_GPU_EVALUATIONS if case.device == "cuda" else _TARGET_EVALUATIONS,
         )
     elif recipe is not None:
         found = recipes.training_config(case, steps=case.train_steps, seed=seed, recipe=recipe)

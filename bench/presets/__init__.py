@@ -42,7 +42,7 @@ TIMEOUTS = {
     "field": 300.0,
     "cpu": 900.0,
     "gpu": 300.0,
-    "gpu-headline": 90.0,
+    "gpu-headline": 200.0,
     "released": 1800.0,
     "targets": 3600.0,
     "growth": 3600.0,

@@ -53,6 +53,10 @@ class Step(Probe):
         _time(record, case, step)
         if case.device == "cuda":
             record["cuda"] |= measure.cuda_memory(step)
+            if case.compile and case.timed:
+                record["cuda"]["busy_seconds"] = measure.busy_seconds(step)
+            else:
+                reasons["cuda.busy_seconds"] = "not a timed compiled case"
         else:
             for name in record["cuda"]:
                 reasons[f"cuda.{name}"] = "a CPU case: no CUDA device in it"

@@ -57,6 +57,7 @@ def steps(monkeypatch) -> list[str]:
         )
     monkeypatch.setattr(measure, "Step", OnTheCPU)
     monkeypatch.setattr(measure, "cuda_memory", allocator)
+    monkeypatch.setattr(measure, "busy_seconds", lambda step: done.append("profiler") or 1.0)
     monkeypatch.setattr(build, "check_device", lambda _: None)
     return done
 
@@ -118,7 +119,9 @@ class TestTimed:
     )
     def test_more_or_compiled_are_not(self, steps, changes, reason):
         record = filled(replace(TIMED, **changes))
-        assert steps == ["measure_time", "allocator", "step"]
+        profiled = ["profiler"] * ("compile" in changes)
+        assert steps == ["measure_time", "allocator", "step", *profiled]
+        assert (record["cuda"]["busy_seconds"] is None) == ("compile" not in changes)
         assert record["status"] == "ok"
         assert record["step_seconds"]["repeats"] >= 3
         assert record["iterations"]["max"] == record["case"].get(
