@@ -29,12 +29,14 @@ def uncounted_reason(case: Case) -> str | None:
     return None
 
 
-def small_workspaces() -> None:
-    """Keep the matrix products' own buffers small: call it before the first product.
+def tensors_alone() -> None:
+    """Let tensors alone decide what a case takes and whether it fits: call it before the first.
 
-    On Hopper they are 32 MiB for each thread that multiplies, more than all tensors of a small
-    case, and no part of what the case asks for.
+    On Hopper the buffers of matrix products are 32 MiB for each thread that multiplies, more than
+    all tensors of a small case, and no part of what the case asks for. Near the device's limit a
+    tenth of the memory lies in pieces that are too small, unless segments can grow.
     """
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     os.environ.setdefault("CUBLASLT_WORKSPACE_SIZE", "128")
 

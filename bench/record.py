@@ -139,7 +139,8 @@ _DECLARED: tuple[Field, ...] = (
     _number("compile_seconds", "what a compiled case's first step took beyond a median one, in s"),
     _flag(
         "native_kernels",
-        "whether the network and the interaction of a compiled case's agents ran as native kernels",
+        "whether the network and the interaction of a compiled case's agents ran as native "
+        "kernels, on a GPU whether whole rollouts did",
         since=3,
     ),
     Field(

@@ -37,7 +37,7 @@ class Step(Probe):
         reasons = record["null_reasons"]
         if case.device == "cuda":
             if not case.timed:
-                device.small_workspaces()
+                device.tensors_alone()
             record["cuda"]["context_bytes"], reason = hooks.context()
             if reason is not None:
                 reasons["cuda.context_bytes"] = reason

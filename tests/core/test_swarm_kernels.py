@@ -144,12 +144,13 @@ def test_kernels_on_a_gpu(n_agents, capture):
         cost = roll(there, x.float().cuda()).cost
         gradient = torch.autograd.grad(cost.mean(), roll.parameters)
     exact = rollout(here, x).cost
-    expected = torch.autograd.grad(exact.mean(), list(here.parameters()))
+    exact.mean().backward()
+    expected = [torch.zeros_like(p) if p.grad is None else p.grad for p in here.parameters()]
     assert (cost.double().cpu() - exact).norm() < 1e-5 * exact.norm()
     total = torch.cat([g.flatten() for g in expected])
     found = torch.cat([g.double().cpu().flatten() for g in gradient])
     # The solver stops at 1e-4 in float64 and, one count for all time steps, below it here.
-    assert (found - total).norm() < 1e-3 * total.norm()
+    assert (found - total).norm() < 1e-4 * total.norm()
 
 
 @pytest.mark.gpu
