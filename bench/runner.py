@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import sys
 import time
@@ -21,6 +22,7 @@ from bench.environment import (
     fingerprint,
     git_revision,
     machine,
+    usable_cores,
     versions,
 )
 from bench.failures import fate, oom_kill_count
@@ -28,7 +30,7 @@ from bench.jobs import STEP, Job, Order, RunSettings
 from bench.nvml_check import self_check
 from bench.probes.prediction import Prediction
 from bench.records import Entry, claim, explain_nulls, fill_part, is_there, read_object, write_json
-from bench.workers import OUT_OF_TIME, Pool, Worker
+from bench.workers import OUT_OF_TIME, Crew, Pool, Worker
 
 #: spare workers of a sweep with CUDA cases
 _SPARE = 2
@@ -131,18 +133,38 @@ def _outcomes(
     if settings.time_limit is not None:
         limit = settings.time_limit
     on_cuda = any(order.case.device == "cuda" for order in todo)
-    timed = [order.timed for order in todo]
     spare = _SPARE if settings.spare is None and on_cuda else settings.spare
-    logs = _logs(settings)
-    with contextlib.closing(Pool(logs, todo[0].threads, spare=spare, timed=timed)) as pool:
+    logs, threads = _logs(settings), todo[0].threads
+    # Each of the processes that share the jobs has its share of the cores.
+    at_once = max(1, usable_cores() // (threads * settings.part[1]))
+    alone = [order.timed for order in todo if at_once == 1 or _needs_quiet(order)]
+
+    def run(order: Order, workers: Pool | Crew) -> dict[str, Any]:
+        if time.monotonic() - began > limit:
+            raise _OutOfTime
+        return _run_one(order, workers, began + limit + _GRACE)
+
+    with (
+        contextlib.closing(Pool(logs, threads, spare=spare, timed=alone)) as pool,
+        contextlib.closing(Crew(logs, threads, at_once)) as crew,
+    ):
         pool.fill()
         if on_cuda:
             _check_sampler(settings)
         build_ahead(todo, logs, settings.build_ahead, began + SHARE * limit)
-        for order in todo:
-            if time.monotonic() - began > limit:
-                return
-            yield order.job.name, functools.partial(_run_one, order, pool, began + limit + _GRACE)
+        for quiet, orders in itertools.groupby(todo, _needs_quiet):
+            if quiet or at_once == 1:
+                for order in orders:
+                    yield order.job.name, functools.partial(run, order, pool)
+                continue
+            beside = [(o.job.name, crew.submit(functools.partial(run, o, crew))) for o in orders]
+            for name, future in beside:
+                yield name, future.result
+
+
+def _needs_quiet(order: Order) -> bool:
+    """Whether nothing else may run beside the job: its seconds or a GPU's memory are measured."""
+    return order.timed or order.case.device == "cuda"
 
 
 def _logs(settings: RunSettings) -> Path:
@@ -160,11 +182,13 @@ def _check_sampler(settings: RunSettings) -> None:
     write_json(path, (read_object(path) or {}) | {"nvml_self_check": found})
 
 
-def _run_one(order: Order, pool: Pool | None = None, deadline: float = math.inf) -> dict[str, Any]:
+def _run_one(
+    order: Order, pool: Pool | Crew | None = None, deadline: float = math.inf
+) -> dict[str, Any]:
     """The record of one job, measured by a worker from `pool` or by one of its own.
 
     A job that ran out of its own time is tried once more. Raises _OutOfTime where the monotonic
-    time `deadline` ended it before.
+    time `deadline` or the crew's end ended it before.
     """
     job, settings, threads, git = order
     path = job.path(settings.out)
@@ -180,7 +204,8 @@ def _run_one(order: Order, pool: Pool | None = None, deadline: float = math.inf)
         with contextlib.closing(worker):
             message = order.message(found_path)
             ended = worker.run(message, log_path, settings.timeout, uuid, deadline)
-        if ended.outcome == OUT_OF_TIME and not found_path.exists():
+        over = ended.outcome == OUT_OF_TIME or (isinstance(pool, Crew) and pool.closed)
+        if over and not found_path.exists():
             log_path.unlink()
             raise _OutOfTime
         if ended.outcome == "exited" or found_path.exists():

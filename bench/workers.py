@@ -10,9 +10,11 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +42,8 @@ class Ended(NamedTuple):
 class Worker:
     """A process of `bench.worker`, which imports what a case needs and waits for its order.
 
-    It ends with the thread that made it, so it has to be made by one that lasts as long as the
-    sweep: the main one.
+    It ends with the thread that made it, so it has to be made by one that lasts as long as it is
+    needed: the main one, or one of a `Crew`.
     """
 
     def __init__(
@@ -171,6 +173,42 @@ class Pool:
     def close(self) -> None:
         while self._ready:
             self._ready.popleft().close()
+
+
+class Crew:
+    """Runs several jobs at a time, in threads, each with workers of its own.
+
+    For jobs of which no seconds are measured. `close` ends what runs, and no result of it counts.
+    """
+
+    def __init__(self, logs: Path, threads: int, at_once: int) -> None:
+        self._logs, self._threads = logs, threads
+        # A worker ends with the thread that made it; these last until `close`.
+        self._executor = ThreadPoolExecutor(at_once, thread_name_prefix="job")
+        self._workers: set[Worker] = set()
+        self._lock = threading.Lock()
+        self.closed = False
+
+    def submit(self, run: Callable[[], Any]) -> Future[Any]:
+        """Run it as soon as a thread is free."""
+        return self._executor.submit(run)
+
+    def take(self, again: bool = False) -> Worker:
+        """A new worker; the caller closes it."""
+        with self._lock:
+            worker = Worker(self._logs, self._threads)
+            self._workers.add(worker)
+            if self.closed:
+                kill(worker.process)
+        return worker
+
+    def close(self) -> None:
+        with self._lock:
+            self.closed = True
+            for worker in self._workers:
+                if worker.process.poll() is None:
+                    kill(worker.process)
+        self._executor.shutdown(cancel_futures=True)
 
 
 def wait(process: subprocess.Popen, order: str, timeout: float, deadline: float = math.inf) -> str:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from importlib import metadata
@@ -38,6 +39,7 @@ from bench.records import (
     write_json,
 )
 from bench.runner import run_cases
+from bench.workers import Crew
 from jfbcore.extras.guard import Guard
 from jfbcore.train import Training
 from tests.bench.fake_trees import run_git
@@ -192,7 +194,7 @@ class TestRecords:
             *("saved_tensor_bytes", "peak_rss_bytes", "cuda", "curve", "final", "versions", "git"),
         }
         assert set(record["cuda"]) == {
-            *("context_bytes", "max_allocated_bytes", "max_reserved_bytes"),
+            *("busy_seconds", "context_bytes", "max_allocated_bytes", "max_reserved_bytes"),
             *("nvml_device_delta_bytes", "nvml_process_bytes", "nvml_source", "samples"),
         }
         assert set(record["final"]) == {
@@ -696,26 +698,76 @@ class TestOneSweepPerFolder:
             pass
 
 
+class TestSideBySide:
+    def test_only_what_measures_no_seconds_runs_beside_something(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(runner, "usable_cores", lambda: 2)
+        inside, together = set(), []
+
+        def run(order, workers, deadline):
+            inside.add(order.job.name)
+            # Long enough for the other one to begin.
+            wait_for(lambda: len(inside) > 1 or order.timed, seconds=20.0)
+            together.append((order.timed, len(inside)))
+            if not order.timed:
+                both.wait(20.0)
+            inside.discard(order.job.name)
+            return {"status": "ok"}
+
+        both = threading.Barrier(2)
+        monkeypatch.setattr(runner, "_run_one", run)
+        assert run_cases([OK, FIXED, DIRECT], 2, settings(tmp_path)) == {"ok": 6}
+        assert together == [(True, 1)] * 2 + [(False, 2)] * 2 + [(True, 1)] * 2
+
+    def test_processes_that_share_the_jobs_share_the_cores(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(runner, "usable_cores", lambda: 2)
+        inside = []
+
+        def run(order, workers, deadline):
+            inside.append(threading.current_thread() is threading.main_thread())
+            return {"status": "ok"}
+
+        monkeypatch.setattr(runner, "_run_one", run)
+        run_cases([FIXED, DIRECT], 2, settings(tmp_path, part=(1, 2)))
+        assert inside == [True, True]
+
+    def test_what_is_ended_with_the_crew_leaves_no_record(self, tmp_path):
+        logs = tmp_path / "logs"
+        logs.mkdir()
+        crew = Crew(logs, 1, 2)
+        order = Order(Job(case=TestInterruption.BESIDE, seed=0), settings(tmp_path), 1, {})
+        future = crew.submit(lambda: runner._run_one(order, crew))
+        wait_for(lambda: list(logs.glob("quadrotor*.log")))
+        crew.close()
+        with pytest.raises(runner._OutOfTime):
+            future.result()
+        assert not (tmp_path / "records").exists() or not list((tmp_path / "records").iterdir())
+        assert not orphans(tmp_path)
+
+
 class TestInterruption:
     #: takes minutes, so that it is always this case that is interrupted
     LONG = replace(FIXED, gradient="unrolled", max_iterations=500, n_steps=160, timed=True)
+    #: the same as one of several at a time
+    BESIDE = replace(LONG, timed=False)
     #: asks for SIGINT: a shell lets what it starts in the background ignore it
     SWEEP = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from pathlib import Path; from tests.bench.test_runner import *; "
-        "run_cases([FIXED, TestInterruption.LONG], 1, settings(Path(sys.argv[1]), resume=True))"
+        "run_cases([FIXED, getattr(TestInterruption, sys.argv[2])], 1, "
+        "settings(Path(sys.argv[1]), resume=True))"
     )
 
-    def interrupt(self, out: Path, kind: signal.Signals) -> None:
+    def interrupt(self, out: Path, kind: signal.Signals, name: str = "LONG") -> None:
         """Stop a sweep with `kind` during its second case; its worker must end with it."""
+        case = getattr(self, name)
         sweep = subprocess.Popen(
-            [sys.executable, "-c", self.SWEEP, str(out)],
+            [sys.executable, "-c", self.SWEEP, str(out), name],
             cwd=ROOT,
             stderr=subprocess.DEVNULL,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         try:
-            workers = wait_for(lambda: worker_of(sweep, self.LONG, out))
+            workers = wait_for(lambda: worker_of(sweep, case, out))
             sweep.send_signal(kind)
             sweep.wait(20)
             # An orphan would go on for its full time, against the next sweep's measurements,
@@ -728,7 +780,7 @@ class TestInterruption:
                 sweep.wait()
             for orphan in orphans(out):
                 orphan.kill()
-        assert not record_path(out, self.LONG, 0).exists()
+        assert not record_path(out, case, 0).exists()
 
     def test_a_killed_sweep_is_resumed_and_loses_nothing(self, tmp_path):
         self.interrupt(tmp_path, signal.SIGKILL)
@@ -740,12 +792,13 @@ class TestInterruption:
         names = {p.name for p in (tmp_path / "records").iterdir()}
         assert names == {first.name, record_path(tmp_path, DIRECT, 0).name}
 
+    @pytest.mark.parametrize("name", ["LONG", "BESIDE"])
     @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=lambda kind: kind.name)
-    def test_a_stopped_sweep_leaves_nothing_running(self, tmp_path, kind):
+    def test_a_stopped_sweep_leaves_nothing_running(self, tmp_path, kind, name):
         first = record_path(tmp_path, FIXED, 0)
         write_json(first, made_up(FIXED))
         before = stamp(first)
-        self.interrupt(tmp_path, kind)
+        self.interrupt(tmp_path, kind, name)
         assert [p.name for p in (tmp_path / "records").iterdir()] == [first.name]
         assert stamp(first) == before
         with claim(tmp_path):

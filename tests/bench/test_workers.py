@@ -66,7 +66,7 @@ def many_cores(monkeypatch) -> None:
 @pytest.mark.slow
 class TestSpareWorkers:
     def test_each_is_used_once_and_as_many_wait_as_are_needed(self, tmp_path, watched, many_cores):
-        cases = [FIXED, DIRECT, replace(FIXED, n_steps=4)]
+        cases = [OK, DIRECT, replace(OK, n_steps=4)]
         assert run_cases(cases, 1, settings(tmp_path, spare=2)) == {"ok": 3}
         assert len({pid for pid, _ in watched}) == 3
         assert [count for _, count in watched] == [3, 2, 1]
