@@ -186,7 +186,7 @@ def test_parts_share_the_jobs_without_overlap(tmp_path):
 
 
 def test_a_killed_check_is_resumed_and_loses_nothing(tmp_path):
-    """SIGKILL in the middle of the second job: the first is kept, its worker ends, the rest is
+    """SIGKILL in the middle of the second job: the first is kept, the workers end, the rest is
     measured."""
     program = (
         "import sys; from pathlib import Path; from bench import verify\n"
@@ -200,7 +200,8 @@ def test_a_killed_check_is_resumed_and_loses_nothing(tmp_path):
     )  # fmt: skip
     log = tmp_path / "logs" / f"{LONG.name}.log"
     try:
-        wait_for(lambda: check.poll() is not None or log.exists())
+        first = JOBS[0].path(tmp_path)
+        wait_for(lambda: check.poll() is not None or (log.exists() and first.exists()))
         assert check.poll() is None, "the check ended by itself"
         workers = psutil.Process(check.pid).children()
         check.send_signal(signal.SIGKILL)
@@ -212,7 +213,6 @@ def test_a_killed_check_is_resumed_and_loses_nothing(tmp_path):
             check.wait()
         for orphan in orphans(tmp_path):
             orphan.kill()
-    first = JOBS[0].path(tmp_path)
     before = stamp(first)
     assert not LONG.path(tmp_path).exists()
     patched = pytest.MonkeyPatch()
