@@ -25,7 +25,7 @@ from jfbcore.problems import Bicycle, Consumption, Liquidation, Problem, Quadrot
 #: bicycles up to which every start is tried: larger programs take a minute a start
 _MANY_STARTS_LIMIT = 6
 #: quadrotors up to which IPOPT also starts from a flight that nobody optimised
-_NAIVE_STARTS_LIMIT = 6
+_NAIVE_STARTS_LIMIT = 5
 #: tolerance beyond: without the curvature across agents convergence is linear
 _SWARM_TOLERANCE = 1e-7
 #: times that a solution is improved with the interaction cut off

@@ -64,7 +64,7 @@ def there(
     OTHERS: tl.constexpr,  # agents whose distances to all are in one block
 ):
     """The rollout: states, costates, controls, residuals of `count` steps, running costs."""
-    sample = tl.program_id(0)
+    sample = tl.program_id(0).to(tl.int64)  # offsets may be beyond 32 bits
     agent = tl.arange(0, AGENTS)
     here = agent < N
     j = tl.arange(0, PADDED)
@@ -100,10 +100,7 @@ def there(
         tl.debug_barrier()
 
         s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, d1, d2, d3 = _attitude(y0, y1, y2)
-        p0, p1, p2 = _three(p + agent, N, here)
-        c1, c2, c3 = _three(p + 3 * N + agent, N, here)
-        c0 = (d1 * p0 + d2 * p1 + d3 * p2) / -MASS
-        c1, c2, c3 = -c1, -c2, -c3
+        p0, p1, p2, c0, c1, c2, c3 = _pull(p + agent, here, d1, d2, d3, N, MASS)
         longest = _longest(c0, c1, c2, c3, N)
         u0, u1, u2, u3 = v0, v1, v2, v3
         if not WARM_START:
@@ -178,14 +175,14 @@ def back(
     OTHERS: tl.constexpr,
 ):
     """The way back of `there` for jacobian-free backpropagation: cotangents of the costates."""
-    sample = tl.program_id(0)
+    sample = tl.program_id(0).to(tl.int64)  # offsets may be beyond 32 bits
     agent = tl.arange(0, AGENTS)
     here = agent < N
     j = tl.arange(0, PADDED)
     h = tl.load(step_length)
     cost_bar = h * tl.load(running_bar + sample)
     bar, rest = z_bar + sample * (12 * N), onto + sample * (12 * N)
-    mine, there = bar + agent, rest + agent
+    mine, beside = bar + agent, rest + agent
     for done in range(n_steps):
         row = (n_steps - 1 - done) * n_batch + sample
         z = states + row * (12 * N)
@@ -194,10 +191,7 @@ def back(
         # The control that flew: one application of the map to the one that was kept.
         yaw, pitch, roll = _three(z + 3 * N + agent, N, here)
         s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, d1, d2, d3 = _attitude(yaw, pitch, roll)
-        p0, p1, p2 = _three(p + agent, N, here)
-        c1, c2, c3 = _three(p + 3 * N + agent, N, here)
-        c0 = (d1 * p0 + d2 * p1 + d3 * p2) / -MASS
-        c1, c2, c3 = -c1, -c2, -c3
+        p0, p1, p2, c0, c1, c2, c3 = _pull(p + agent, here, d1, d2, d3, N, MASS)
         longest = _longest(c0, c1, c2, c3, N)
         u = kept + row * (4 * N) + agent
         u0 = tl.load(u, mask=here, other=0.0)
@@ -232,16 +226,16 @@ def back(
         pitch_bar = c_roll * (c_pitch * ahead - w3 * s_pitch)
         roll_bar = c_roll * aside - s_roll * (s_pitch * ahead + w3 * c_pitch)
 
-        _store_three(there + 6 * N, N, dx0 + h * x0, dx1 + h * x1, dx2 + h * x2, here)
-        _store_three(there + 9 * N, N, dy0 + h * y0, dy1 + h * y1, dy2 + h * y2, here)
-        _store_three(there + 3 * N, N, y0 + yaw_bar, y1 + pitch_bar, y2 + roll_bar, here)
+        _store_three(beside + 6 * N, N, dx0 + h * x0, dx1 + h * x1, dx2 + h * x2, here)
+        _store_three(beside + 9 * N, N, dy0 + h * y0, dy1 + h * y1, dy2 + h * y2, here)
+        _store_three(beside + 3 * N, N, y0 + yaw_bar, y1 + pitch_bar, y2 + roll_bar, here)
         if N > 1 and INTERACTION != 0.0:
             pairs, gx, gy, gz = _pairs(z, N, AGENTS, OTHERS, CUTOFF, True)
             away = cost_bar * INTERACTION * (-0.5 / N)
             x0 += away * tl.sum(gx, 1)
             x1 += away * tl.sum(gy, 1)
             x2 += away * tl.sum(gz, 1)
-        _store_three(there, N, x0, x1, x2, here)
+        _store_three(beside, N, x0, x1, x2, here)
         tl.debug_barrier()
 
         # The state's way through the network.
@@ -307,6 +301,14 @@ def _attitude(yaw, pitch, roll):
     d1 = s_yaw * s_roll + c_yaw * lean
     d2 = s_yaw * lean - c_yaw * s_roll
     return s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, d1, d2, c_pitch * c_roll
+
+
+@triton.jit
+def _pull(p, here, d1, d2, d3, N: tl.constexpr, MASS: tl.constexpr):
+    """Costates of the velocities, and -(df/du)^T p."""
+    p0, p1, p2 = _three(p, N, here)
+    p3, p4, p5 = _three(p + 3 * N, N, here)
+    return p0, p1, p2, (d1 * p0 + d2 * p1 + d3 * p2) / -MASS, -p3, -p4, -p5
 
 
 @triton.jit

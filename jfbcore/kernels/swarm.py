@@ -1,7 +1,7 @@
 """A whole rollout of quadrotors and its way back, one GPU kernel each.
 
-For what `FusedSwarm.supports` names: a value network, the scaled map, Picard iterations and JFB.
-`jfbcore.extras.untested_rollout` says the same in calls of one compiled time step each, which is
+For what `supports` names: a value network, the scaled map, Picard iterations and JFB.
+`jfbcore.extras.stepped_rollout` says the same in calls of one compiled time step each, which is
 what the kernels are held against.
 """
 
