@@ -201,7 +201,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/gate.md": {"proof": proof},
     "docs/records.md": {"record table": record_table},
 }
-SELF_TEST = RELEASE / "selftest" / "gate_selftest.json"
+SELF_TEST = ROOT / "reports" / "selftest" / "gate_selftest.json"
 
 
 def refreshed(name: str) -> str:
