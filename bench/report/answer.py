@@ -74,6 +74,8 @@ def _which(inner: pd.DataFrame, ties: pd.DataFrame) -> str:
         )
     if inner.empty:
         return ""
+    if inner["gradient"].nunique() == 1:
+        return f"Of gradients with an inner problem {inner['gradient'].iloc[0]} alone was timed."
     top, count = inner.iloc[0], inner["time_instances"].iloc[0]
     sizes = "one problem and size" if count == 1 else f"{count} problems and sizes"
     return (
@@ -120,9 +122,10 @@ def _price(cases: pd.DataFrame, inner: pd.DataFrame, ties: pd.DataFrame) -> str:
         return ""
     name = (ties if len(ties) else inner)["gradient"].iloc[0]
     own, slow = inner[inner["gradient"] == name], inner.iloc[-1]
+    compared = inner["gradient"].nunique() > 1
     parts = [
         f"A step of {name} takes {style.format_factor(time)} the fastest"
-        for time in own["time"].head(1)
+        for time in own["time"].head(int(compared))
     ]
     if slow["gradient"] != name:
         parts.append(f"one of {slow['gradient']} {style.format_factor(slow['time'])}")
