@@ -59,8 +59,7 @@ def there(
     INTERACTION: tl.constexpr,
     CUTOFF: tl.constexpr,
     WARM_START: tl.constexpr,
-    COLUMNS: tl.constexpr,  # of `matrix` in one block, as ROWS of `closing`
-    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,  # columns or rows of a matrix in one block
     OTHERS: tl.constexpr,  # agents whose distances to all are in one block
 ):
     """The rollout: states, costates, controls, residuals of `count` steps, running costs."""
@@ -82,21 +81,14 @@ def there(
         z = states + row * (12 * N)
         p = costates + row * (6 * N)
 
-        a = _product(matrix, z, OPEN, 12 * N, 12 * N, PADDED, COLUMNS)
+        a = _product(matrix, z, OPEN, 12 * N, 12 * N, PADDED, BLOCK)
         a += tl.load(table + i * ROW + j, mask=j < OPEN, other=0.0)
         tl.store(opened + row * OPEN + j, a, mask=j < OPEN)
         w, W, b = layer_parameters(readout, weights, biases, WIDTH, PADDED, N_LAYERS)
         slopes = layer_slopes(tl.where(j < WIDTH, a, 0.0), W, b, RESIDUAL_STEP, N_LAYERS)
         pulled = layer_pulls(slopes, w, W, RESIDUAL_STEP, N_LAYERS)
         x = tl.where(j < WIDTH, slopes[0] * pulled[0], a)
-        k = tl.arange(0, ROWS)
-        entries = _rows(closing, k, 6 * N, STRIDE, PADDED)
-        for _ in range(0, 6 * N, ROWS):
-            following = _rows(closing, k + ROWS, 6 * N, STRIDE, PADDED)
-            value = tl.sum(entries * x[None, :], 1) + tl.load(linear + k, mask=k < 6 * N, other=0.0)
-            tl.store(p + k, value, mask=k < 6 * N)
-            entries = following
-            k += ROWS
+        _write_sum(p, linear, closing, x, 6 * N, STRIDE, PADDED, BLOCK)
         tl.debug_barrier()
 
         s_yaw, s_pitch, s_roll, c_yaw, c_pitch, c_roll, d1, d2, d3 = _attitude(y0, y1, y2)
@@ -170,8 +162,7 @@ def back(
     MASS: tl.constexpr,
     INTERACTION: tl.constexpr,
     CUTOFF: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
     OTHERS: tl.constexpr,
 ):
     """The way back of `there` for jacobian-free backpropagation: cotangents of the costates."""
@@ -239,7 +230,7 @@ def back(
         tl.debug_barrier()
 
         # The state's way through the network.
-        bars = _product(acting, p_bar, OPEN, 6 * N, 6 * N, PADDED, COLUMNS)
+        bars = _product(acting, p_bar, OPEN, 6 * N, 6 * N, PADDED, BLOCK)
         a = tl.load(opened + row * OPEN + j, mask=j < WIDTH, other=0.0)
         w, W, b = layer_parameters(readout, weights, biases, WIDTH, PADDED, N_LAYERS)
         slopes = layer_slopes(a, W, b, RESIDUAL_STEP, N_LAYERS)
@@ -247,14 +238,7 @@ def back(
         x = tl.where(j < WIDTH, bars, 0.0)
         x = layer_pull_back(slopes, pulled, x, W, RESIDUAL_STEP, N_LAYERS)
         x = tl.where(j < WIDTH, x, bars)
-        k = tl.arange(0, ROWS)
-        entries = _rows(turned, k, 12 * N, STRIDE, PADDED)
-        for _ in range(0, 12 * N, ROWS):
-            following = _rows(turned, k + ROWS, 12 * N, STRIDE, PADDED)
-            value = tl.sum(entries * x[None, :], 1) + tl.load(rest + k, mask=k < 12 * N, other=0.0)
-            tl.store(bar + k, value, mask=k < 12 * N)
-            entries = following
-            k += ROWS
+        _write_sum(bar, rest, turned, x, 12 * N, STRIDE, PADDED, BLOCK)
         tl.debug_barrier()
 
 
@@ -282,6 +266,28 @@ def _product(
         entries = following
         k = after
     return tl.sum(total, 1)
+
+
+@triton.jit
+def _write_sum(
+    target,
+    onto,
+    matrix,
+    x,
+    ROWS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """target = onto + matrix @ x, of a matrix (ROWS, STRIDE); blocks as in `_product`."""
+    k = tl.arange(0, BLOCK)
+    entries = _rows(matrix, k, ROWS, STRIDE, PADDED)
+    for _ in range(0, ROWS, BLOCK):
+        following = _rows(matrix, k + BLOCK, ROWS, STRIDE, PADDED)
+        value = tl.sum(entries * x[None, :], 1) + tl.load(onto + k, mask=k < ROWS, other=0.0)
+        tl.store(target + k, value, mask=k < ROWS)
+        entries = following
+        k += BLOCK
 
 
 @triton.jit

@@ -179,8 +179,7 @@ class FusedSwarm:
             "MASS": problem.mass,
             "INTERACTION": problem.interaction_weight,
             "CUTOFF": CUTOFF_SQUARED,
-            "COLUMNS": min(8 * warps, _power(_STEERED * problem.n_agents)),
-            "ROWS": min(8 * warps, _power(_STEERED * problem.n_agents)),
+            "BLOCK": min(8 * warps, _power(_STEERED * problem.n_agents)),
             "OTHERS": min(32, agents),
             "num_warps": warps,
         }
