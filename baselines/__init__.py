@@ -24,7 +24,7 @@ from baselines.methods import (
     as_method,
 )
 from baselines.reversible import Reversible
-from baselines.supervision import ReferenceMisfit, Supervision
+from baselines.supervision import ReferenceMisfit, Supervision, kinds_flown
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint
 from baselines.unrolled_network import UnrolledNetworkPolicy
@@ -126,4 +126,5 @@ __all__ = [
     "as_method",
     "build_policy",
     "extremals",
+    "kinds_flown",
 ]

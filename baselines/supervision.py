@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 from baselines.extremals import Extremals
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore.extras.network_defaults import network_defaults
+from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.problems import Problem
 from jfbcore.rollout import InnerStatistics, Rollout
@@ -24,10 +28,12 @@ class Supervision:
     `share`: the part of a training run, in steps or in seconds, that fits; 1 is all of it. `rate`:
     what the learning rate is multiplied by after it: at the full rate, and on coarser grids, a
     policy that flies well is lost at once.
-    `trajectories`: how many there should be for one agent; swarms need fewer, because every agent
-    of a trajectory is an example. `samples`: points on and beside them in a minibatch. `spread`:
-    how far beside them the points lie, as a share of how far the trajectories themselves lie apart:
-    fitted to the trajectories alone, a policy that errs has no idea of the way back.
+    `trajectories`: how many there should be for one agent; trajectories of swarms need to be fewer,
+    because every agent of one is an example. `second`: where a swarm learns from trajectories of
+    one agent that have two kinds, the share of its agents that learn the second. `samples`: points
+    on and beside trajectories in a minibatch. `spread`: how far beside them the points lie, as a
+    share of how far the trajectories themselves lie apart: fitted to the trajectories alone, a
+    policy that errs has no idea of the way back.
     """
 
     share: float = 1.0
@@ -35,6 +41,7 @@ class Supervision:
     trajectories: int = 64
     samples: int = 256
     spread: float = 0.5
+    second: float = 0.5
 
     def __post_init__(self) -> None:
         _validate.positive("share", self.share)
@@ -44,6 +51,9 @@ class Supervision:
         _validate.positive_int("trajectories", self.trajectories)
         _validate.positive_int("samples", self.samples)
         _validate.non_negative("spread", self.spread)
+        _validate.non_negative("second", self.second)
+        if self.second > 1:
+            raise ValueError(f"`second` must be at most 1, got {self.second:g}")
 
     def wanted(self, problem: Problem) -> int:
         """How many trajectories of `problem` there should be: at least 4."""
@@ -59,18 +69,46 @@ class ReferenceMisfit:
     standard deviation over states and time, its own is `supervision.spread`. The same points are
     drawn from the same `seed`.
 
-    `found`: see `extremals`; it may be of another dtype and device than the policy's.
+    `found`: see `extremals`; it may be of another dtype and device than the policy's. It is of the
+    whole problem, or of one agent of a swarm. Then `kinds` (S,) numbers the kind of flight of each
+    trajectory from 0, and `flown` (n_agents,) says which kind each agent learns. Points are those
+    of single agents where they share a network; elsewhere every agent of a swarm is on a
+    trajectory of its own, all at the same time.
     """
 
-    def __init__(self, found: Extremals, supervision: Supervision, problem: Problem, *, seed: int):
+    def __init__(
+        self,
+        found: Extremals,
+        supervision: Supervision,
+        problem: Problem,
+        *,
+        seed: int,
+        kinds: Tensor | None = None,
+        flown: Tensor | None = None,
+    ) -> None:
         self.samples = supervision.samples
         self._generator = torch.Generator().manual_seed(seed)
-        beside = supervision.spread * found.states.std(0, correction=0).mean(0)
-        expected = found.costates.square() + (found.slopes * beside).square().sum(3)
-        # A component that is zero throughout is compared as it is.
-        size = expected.mean(0).sqrt()
-        size = torch.where(size > 0, size, 1.0)
-        parts = found.times, found.states, found.costates, found.slopes, beside, size
+        self._device = problem.device
+        #: what the costates of a trajectory count for in the problem's
+        self._share = 1.0 if flown is None else network_defaults(problem).agent_share or 1.0
+        self._flown = torch.zeros(1, dtype=torch.long) if flown is None else flown
+        kinds = torch.zeros(len(found.states), dtype=torch.long) if kinds is None else kinds
+        # Trajectories of a kind one after the other: how many there are, and where they begin.
+        order = kinds.argsort(stable=True)
+        self._counts = kinds.bincount()
+        self._first = self._counts.cumsum(0) - self._counts
+        besides, sizes = [], []
+        for kind in range(len(self._counts)):
+            states, costates, slopes = (
+                part[kinds == kind] for part in (found.states, found.costates, found.slopes)
+            )
+            besides.append(supervision.spread * states.std(0, correction=0).mean(0))
+            expected = costates.square() + (slopes * besides[-1]).square().sum(3)
+            # A component that is zero throughout is compared as it is.
+            size = expected.mean(0).sqrt()
+            sizes.append(torch.where(size > 0, size, 1.0))
+        trajectories = (part[order] for part in (found.states, found.costates, found.slopes))
+        parts = found.times, *trajectories, torch.stack(besides), torch.stack(sizes)
         self._times, self._states, self._costates, self._slopes, self._beside, self._size = (
             part.to(problem.device, problem.dtype) for part in parts
         )
@@ -84,25 +122,57 @@ class ReferenceMisfit:
         warm_start: bool = False,
         penalties: bool = False,
     ) -> Rollout:
-        """A Rollout whose `running_cost` is the misfit of each of `samples` points, (samples,).
+        """A Rollout whose `running_cost` is the misfit of each point, (points,): `samples` of them,
+        or as many as have `samples` agents.
 
         `initial_states` and the options of `jfbcore.rollout.rollout` play no part. Raises TypeError
         for a policy without a value network.
         """
         if not isinstance(policy, HamiltonianPolicy):
             raise TypeError(f"`policy` must have a value network to fit, got {policy!r}")
-        t, z, p, size = self._draw()
-        misfit = ((policy.value_network.costate(t, z) - p) / size).square().mean(1)
+        network, count = policy.value_network, len(self._flown)
+        shared = network if isinstance(network, SharedValueNetwork) else None
+        if shared is not None and count > 1:
+            agents = torch.randint(count, (self.samples, 1), generator=self._generator)
+            numbers = agents[:, 0].to(self._device)
+            costate = functools.partial(shared.agents_costate, agents=numbers)
+            z, misfit = self._misfit(costate, self._flown[agents])
+        else:
+            # One point of a swarm is as many of its agents'.
+            agents_each = count if shared is None else shared.n_agents
+            kinds = self._flown.expand(max(1, self.samples // agents_each), -1)
+            z, misfit = self._misfit(network.costate, kinds, self._share)
         return Rollout(misfit, torch.zeros_like(misfit), z, InnerStatistics())
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Times (samples,); states, costates and their units, (samples, n) each."""
-        count, n_steps, n = self._states.shape
-        which, when = (
-            torch.randint(limit, (self.samples,), generator=self._generator).to(self._times.device)
-            for limit in (count, n_steps)
-        )
+    def _misfit(
+        self, costate: Callable[..., Tensor], kinds: Tensor, share: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """States (rows, a n) of a trajectories of `kinds` (rows, a) at a time, and the misfit of
+        `costate` to `share` times theirs, (rows,)."""
+        place = draw(torch.rand, kinds.shape, self._generator) * self._counts[kinds]
+        when = torch.randint(len(self._times), (len(kinds), 1), generator=self._generator)
+        indices = self._first[kinds] + place.long(), when, kinds
+        which, when, kinds = (index.to(self._device) for index in indices)
         z, p = self._states[which, when], self._costates[which, when]
-        d = self._beside * draw(torch.randn, (self.samples, n), self._generator).to(z)
-        p = p + (self._slopes[which, when] @ d.unsqueeze(2)).squeeze(2)
-        return self._times[when], z + d, p, self._size[when]
+        d = self._beside[kinds] * draw(torch.randn, z.shape, self._generator).to(z)
+        p = p + (self._slopes[which, when] @ d.unsqueeze(3)).squeeze(3)
+        z = (z + d).flatten(1)
+        off = (costate(self._times[when[:, 0]], z) / share - p.flatten(1)).view_as(p)
+        return z, (off / self._size[kinds, when]).square().mean((1, 2))
+
+
+def kinds_flown(policy: HamiltonianPolicy, supervision: Supervision) -> Tensor:
+    """Which of two kinds of flight each agent learns, (n_agents,): 0 or 1.
+
+    `supervision.second` is the share of the second. It goes to the agents whose index has the
+    largest first number, which a network learns at once; to the first agents of a dense network;
+    and to none of a shared one without indices, which cannot tell its agents apart.
+    """
+    network, n_agents = policy.value_network, policy.problem.n_agents
+    flown, order = torch.zeros(n_agents, dtype=torch.long), torch.arange(n_agents)
+    if isinstance(network, SharedValueNetwork):
+        if network.indices is None:
+            return flown
+        order = network.indices[:, 0].cpu().argsort(descending=True)
+    flown[order[: round(supervision.second * n_agents)]] = 1
+    return flown

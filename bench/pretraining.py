@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from baselines import ReferenceMisfit, Supervision, extremals
+from torch import Tensor
+
+from baselines import ReferenceMisfit, Supervision, extremals, kinds_flown
 from bench import registry
 from bench.case import Case
 from bench.reference.solution import in_double
-from bench.reference.trajectories import training_references
+from bench.reference.trajectories import flown_alone, training_references
 from jfbcore.extras.results import TrainingResult
 from jfbcore.extras.schedules import Schedules
-from jfbcore.policy import Policy
+from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.rollout import Rollout
 from jfbcore.train import Training
 
@@ -31,11 +33,15 @@ def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[Referen
     if supervision is None:
         raise ValueError(f"`gradient` {case.gradient} learns from no reference trajectories")
     problem = policy.problem
-    known = training_references(problem, supervision.wanted(problem))
+    known = training_references(problem, supervision.wanted(flown_alone(problem)))
     began = time.perf_counter()
-    found = extremals(in_double(problem), known.initial_states, known.controls)
+    found = extremals(in_double(known.problem), known.initial_states, known.controls)
     seconds = known.seconds + time.perf_counter() - began
-    return ReferenceMisfit(found, supervision, problem, seed=seed), seconds
+    alone: dict[str, Tensor] = {}
+    if known.problem is not problem:
+        assert isinstance(policy, HamiltonianPolicy)
+        alone = {"kinds": known.kinds, "flown": kinds_flown(policy, supervision)}
+    return ReferenceMisfit(found, supervision, problem, seed=seed, **alone), seconds
 
 
 @dataclass(eq=False)

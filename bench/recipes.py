@@ -74,7 +74,7 @@ _SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed", "rotor-quadroto
 #: agents' states in a minibatch of a shared network
 _SHARED_STATES = 200
 #: the least batch of such a network: where agents need not part, every one of them is a sample
-_LEAST_BATCH = {"shared": 2, "indexed": 8}
+_LEAST_BATCH = {"bicycle": 8}
 #: runs of fewer steps stay on the case's own grid and costs; so do cases on a coarser grid
 _SHORTEST_STAGED_RUN = 200
 
@@ -98,7 +98,9 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
         settings |= {"map": "newton"}  # it applies the map twice an iteration, and inverts it
     if problem in _SHARED_NETWORKS and n_agents > 1:
         network = _SHARED_NETWORKS[problem]
-        batch = max(_LEAST_BATCH[network], _SHARED_STATES // n_agents)
+        if problem == "quadrotor" and method(gradient).supervision is not None:
+            network = "indexed"  # agents learn different kinds of flight
+        batch = max(_LEAST_BATCH.get(problem, 2), _SHARED_STATES // n_agents)
         settings |= {"network": network, "batch_size": min(settings["batch_size"], batch)}
     return settings
 

@@ -7,7 +7,7 @@ any policy can reach from that state, as far as IPOPT's local optimum is the glo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,6 +72,36 @@ class Ipopt(Solver):
         alone = Program.build(one_agent(problem), self)
         guesses = [_agents_guess(problem, alone, state, self.starts) for state in states]
         return torch.stack([torch.from_numpy(guess.decisions) for guess in guesses])
+
+    def kinds_of_flight(
+        self,
+        problem: Problem,
+        states: Tensor,
+        kinds: int,
+        *,
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> list[list[Solution]]:
+        """For each of the first `kinds` starting guesses, the optimum near it from each of `states`
+        (batch, n).
+
+        Only the first state starts from the guess, every other one from the optimum before, so that
+        all optima of one guess are of one kind, which need not be the best.
+        """
+        problem, states = in_double(problem), states.detach().double().cpu()
+        program = Program.build(problem, self)
+        found = []
+        for guess in starting_guesses(problem, states[0], kinds, seed=0):
+            point, solutions = program.point(guess), []
+            for state in states:
+                begin = time.perf_counter()
+                result = program.solve(state.numpy(), point)
+                if result.solution.solved:
+                    point = result.point
+                seconds = time.perf_counter() - begin
+                solutions.append(replace(result.solution, seconds=seconds))
+                progress(1)
+            found.append(solutions)
+        return found
 
     def _solve_each(
         self, problem: Problem, states: Tensor, controls: Tensor | None

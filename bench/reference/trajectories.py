@@ -18,9 +18,10 @@ from torch import Tensor
 
 from bench.environment import ROOT
 from bench.records import whole
+from bench.reference.agent import one_agent
 from bench.reference.cache import discretisation_hash
-from bench.reference.solution import in_double
-from jfbcore.problems import Bicycle, Consumption, Problem
+from bench.reference.solution import Solver, in_double
+from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
 
 #: seed of the generator that training states are drawn with; neither the held-out states' seed
 #: nor one that a training run is likely to be given
@@ -29,15 +30,23 @@ SEED = 770_077
 DIRECTORY = ROOT / "reports" / "references" / "training"
 #: agents up to which a problem with an interaction is solved: a state of 20 takes a minute
 MOST_AGENTS = 20
+#: kinds of flight of one quadrotor among others
+_KINDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReferences:
     """`initial_states` (S, n) that were solved, their optimal `controls` (S, n_steps, m), in
-    float64, and the `seconds` that all states took, those without a solution included."""
+    float64, and the `seconds` that all states took, those without a solution included.
 
+    `problem` is what they are of: the whole, or one agent of a swarm. `kinds` (S,) numbers the kind
+    of flight of each, from 0; there are several only of one agent of a swarm.
+    """
+
+    problem: Problem
     initial_states: Tensor
     controls: Tensor
+    kinds: Tensor
     seconds: float
 
 
@@ -51,12 +60,25 @@ def reason_against(problem: Problem) -> str | None:
         stage_of(problem)
     except TypeError:
         return f"IPOPT has no formulas of {problem.name} to solve reference trajectories with"
-    if problem.n_agents > MOST_AGENTS and not isinstance(problem, Consumption):
+    large = problem.n_agents > MOST_AGENTS and not isinstance(problem, Consumption)
+    if large and flown_alone(problem) is problem:
         return (
             f"reference trajectories of {problem.n_agents} agents take IPOPT minutes a state; "
             f"they are solved for at most {MOST_AGENTS}"
         )
     return None
+
+
+def flown_alone(problem: Problem) -> Problem:
+    """What reference trajectories for `problem` are of: one agent of several quadrotors, else the
+    problem itself.
+
+    One quadrotor takes IPOPT a fraction of a second where twenty take a minute, and what it does
+    not know of the others training finds out soon. It has two kinds of flight, of which a swarm
+    needs both (docs/recipes.md).
+    """
+    swarm = isinstance(problem, Quadrotor) and problem.n_agents > 1
+    return one_agent(problem) if swarm else problem
 
 
 def training_states(problem: Problem, count: int) -> Tensor:
@@ -68,47 +90,64 @@ def training_states(problem: Problem, count: int) -> Tensor:
 def training_references(
     problem: Problem, count: int, directory: Path = DIRECTORY
 ) -> TrainingReferences:
-    """Optimal controls of `count` training states of `problem`, from file or solved now.
+    """Optimal controls of `count` training states of `problem`, from file or solved now; of a swarm
+    of quadrotors those of one agent, for each kind of flight.
 
     Shows progress on stderr while it solves. Raises ValueError with the reason where the problem
     cannot be solved, and where IPOPT finds no solution for any state.
     """
     if (reason := reason_against(problem)) is not None:
         raise ValueError(reason)
-    path = _path(problem, count, directory)
+    unit = flown_alone(problem)
+    kinds = 1 if unit is problem else _KINDS
+    path = _path(unit, count, kinds, directory)
     if not path.exists():
-        _write(path, _solve(problem, count))
+        _write(path, _solve(unit, count, kinds))
     with np.load(path) as file:
-        states, controls = (torch.from_numpy(file[name]) for name in ("states", "controls"))
-        return TrainingReferences(
-            initial_states=states, controls=controls, seconds=float(file["seconds"].sum())
-        )
+        numbers = {
+            name: torch.from_numpy(file[name]) for name in ("initial_states", "controls", "kinds")
+        }
+        return TrainingReferences(problem=unit, seconds=float(file["seconds"].sum()), **numbers)
 
 
-def _solve(problem: Problem, count: int) -> dict[str, np.ndarray]:
+def _solve(problem: Problem, count: int, kinds: int) -> dict[str, np.ndarray]:
     from tqdm import tqdm
 
+    from bench.reference.best_response import BestResponse
     from bench.reference.ipopt import Ipopt
 
     states = training_states(problem, count)
-    # One start a state, and the optimum of the state before: to learn from, the best known kind of
-    # flight of one quadrotor is enough. Bicycles have more kinds than one start finds.
-    solver = Ipopt(starts=None if isinstance(problem, Bicycle) else 1)
-    with tqdm(total=count, desc="training references", unit="state", file=sys.stderr) as bar:
-        solutions = solver.solve(problem, states, progress=bar.update)
+    total = count * kinds
+    with tqdm(total=total, desc="training references", unit="state", file=sys.stderr) as bar:
+        if kinds > 1:
+            found = Ipopt().kinds_of_flight(problem, states, kinds, progress=bar.update)
+        else:
+            # One start a state, and the optimum of the state before: to learn from, the best known
+            # kind of flight of one quadrotor is enough. One bicycle has more than one start finds;
+            # several part, and one that goes its own way from every state is easier to learn from.
+            starts = None if isinstance(problem, Bicycle) else 1
+            solver: Solver = Ipopt(starts=starts)
+            if isinstance(problem, Bicycle) and problem.n_agents > 1:
+                solver = BestResponse(alike=True)
+            found = [solver.solve(problem, states, progress=bar.update)]
+    solutions = [solution for of_kind in found for solution in of_kind]
     solved = [index for index, solution in enumerate(solutions) if solution.solved]
-    if not solved:
+    # A kind without one could not be learnt.
+    if len({index // count for index in solved}) < kinds:
         statuses = ", ".join(sorted({solution.status for solution in solutions}))
         raise ValueError(f"IPOPT solved none of {count} training states ({statuses})")
     return {
-        "states": states[solved].numpy(),
+        "initial_states": states.repeat(kinds, 1)[solved].numpy(),
         "controls": torch.stack([solutions[index].controls for index in solved]).numpy(),
+        "kinds": np.array(solved) // count,
         "seconds": np.array([solution.seconds for solution in solutions]),
     }
 
 
-def _path(problem: Problem, count: int, directory: Path) -> Path:
+def _path(problem: Problem, count: int, kinds: int, directory: Path) -> Path:
     content = f"{discretisation_hash(problem)} {SEED} {count}"
+    if kinds > 1:
+        content += f" {kinds}"
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     return directory / f"{problem.name}-{problem.n_agents}-{name}.npz"
 

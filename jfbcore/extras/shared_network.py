@@ -114,6 +114,12 @@ class SharedValueNetwork(nn.Module):
         p = self.agent_network.costate(self._times(t), self._states(z))
         return self._costates(p, z) * self.share
 
+    def agents_costate(self, t: Time, z: Tensor, agents: Tensor) -> Tensor:
+        """grad psi(t, z) of single agents: states (rows, n / N) of the agents numbered `agents`
+        (rows,) -> (rows, n / N). An agent's costate in the swarm is `share` times its own."""
+        rows = z if self.indices is None else torch.cat((z, self.indices[agents]), 1)
+        return self.agent_network.costate(t, rows)[:, : z.shape[1]]
+
     def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""
         phi, p, phi_t = self.agent_network.value_and_gradient(self._times(t), self._states(z))

@@ -9,7 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines import EstimatorMethod, Extremals, ReferenceMisfit, Supervision, build_policy
+from baselines import (
+    EstimatorMethod,
+    Extremals,
+    ReferenceMisfit,
+    Supervision,
+    build_policy,
+    extremals,
+    kinds_flown,
+)
 from bench import cli, pretraining
 from bench.build import Unsupported, build
 from bench.case import Case
@@ -17,13 +25,16 @@ from bench.measure import Step
 from bench.pretraining import Pretraining
 from bench.records import empty_record
 from bench.reference import trajectories
+from bench.reference.solution import in_double
 from bench.reference.trajectories import reason_against, training_references, training_states
 from bench.worker import fill
+from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
 from jfbcore.held_out import held_out_states
 from jfbcore.jfb import JFB
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
 from jfbcore.rollout import rollout
 from jfbcore.train import Training, TrainingConfig
+from jfbcore.value_network import ValueNetwork
 from tests.problems.double_integrator import DoubleIntegrator
 
 pytest.importorskip("casadi")
@@ -77,14 +88,42 @@ class TestReferences:
         assert [path.suffix for path in own_folder.iterdir()] == [".npz"]
 
     def test_what_cannot_be_solved_is_a_reason(self, own_folder):
-        assert reason_against(Quadrotor(20)) is None
+        assert reason_against(Quadrotor(100)) is None
         assert reason_against(Consumption(100)) is None
         assert "at most 20" in (reason_against(Bicycle(50)) or "")
         assert "no formulas of" in (reason_against(DoubleIntegrator(1)) or "")
         with pytest.raises(ValueError, match="at most 20"):
-            training_references(Quadrotor(100), 4, own_folder)
+            training_references(Bicycle(50), 4, own_folder)
+        case = replace(CASE, problem="bicycle", map="scaled", solver="picard", n_agents=50)
         with pytest.raises(Unsupported, match="at most 20"):
-            build(replace(CASE, n_agents=100), 0)
+            build(case, 0)
+
+    def test_a_swarm_of_quadrotors_learns_from_one_that_flies_both_kinds(self, own_folder):
+        problem = Quadrotor(100, n_steps=40)
+        found = training_references(problem, 3, own_folder)
+        alone = found.problem
+        assert (alone.name, alone.n_agents, alone.n_steps) == ("quadrotor", 1, 40)
+        assert found.kinds.tolist() == [0, 0, 0, 1, 1, 1]
+        assert torch.equal(found.initial_states[:3], found.initial_states[3:])
+        flown = extremals(in_double(alone), found.initial_states, found.controls).states
+        # Past half way the first kind still leans towards the target, the second away from it.
+        lean = flown[:, 25, 4] - flown[:, 25, 5]
+        assert (lean[:3] > 0.1).all(), lean
+        assert (lean[3:] < -0.1).all(), lean
+        assert torch.equal(training_states(alone, 3), found.initial_states[:3])
+
+    def test_bicycles_go_their_own_ways_from_every_state(self, own_folder):
+        """Half way to the target each is on a side of its own, the same from all states."""
+        problem = Bicycle(4, n_steps=20)
+        found = training_references(problem, 3, own_folder)
+        assert found.problem is problem
+        assert found.kinds.tolist() == [0, 0, 0]
+        agents = extremals(in_double(problem), found.initial_states, found.controls).states
+        half_way = agents[:, 10].view(3, 4, 4)
+        target = torch.tensor(problem.target_position, dtype=F64)
+        aside = half_way[..., 0] * target[1] - half_way[..., 1] * target[0]
+        assert (aside.abs() > 0.5).all(), aside
+        assert torch.equal(aside.sign(), aside[:1].sign().expand(3, -1)), aside
 
 
 class TestMisfit:
@@ -133,7 +172,73 @@ class TestMisfit:
         assert fitted.max() < 1e-24
         assert off.mean() > 1e-3
 
-    @pytest.mark.parametrize("setting", [{"share": 0.0}, {"share": 1.5}, {"samples": 0}])
+    @pytest.mark.parametrize("network", [SharedValueNetwork, IndexedValueNetwork, ValueNetwork])
+    def test_it_is_zero_for_the_swarm_whose_agents_gave_the_costates(self, network):
+        """A swarm of agents without interaction: one agent's costate times its share is right."""
+        problem = Quadrotor(3, n_steps=2, dtype=F64)
+        generator = torch.Generator().manual_seed(0)
+        policy = build_policy(problem, JFB(), width=8, generator=generator, network=network)
+        one = getattr(policy.value_network, "agent_network", policy.value_network)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.zero_()
+            # phi is affine: every agent's costate is 3, of which the swarm counts a third.
+            one.linear.fill_(1.0 if network is ValueNetwork else 3.0)
+        costate = torch.full((4, 2, 12), 3.0, dtype=F64)
+        found = Extremals(
+            times=torch.zeros(2, dtype=F64), states=torch.randn(4, 2, 12, dtype=F64),
+            controls=torch.zeros(4, 2, 4, dtype=F64), costates=costate,
+            slopes=torch.zeros(4, 2, 12, 12, dtype=F64),
+        )  # fmt: skip
+        flown = torch.tensor([0, 1, 0])
+        misfit = ReferenceMisfit(
+            found, Supervision(samples=9), problem, seed=0,
+            kinds=torch.tensor([0, 0, 1, 1]), flown=flown,
+        )  # fmt: skip
+        off = misfit(policy, torch.zeros(1, 36, dtype=F64)).cost
+        assert len(off) == (3 if network is ValueNetwork else 9)
+        assert off.max() < 1e-24
+
+    def test_agents_learn_the_kind_that_is_theirs(self):
+        """Two kinds whose costates are 1 and 2, an index that decides, and a network that says 1
+        throughout: the misfit is 0 for the agents of the first kind and a quarter for the others.
+        """
+        problem = Quadrotor(4, n_steps=2, dtype=F64)
+        policy = build_policy(problem, JFB(), width=8, network=IndexedValueNetwork)
+        network = policy.value_network
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.zero_()
+            network.agent_network.linear[:12] = 1.0
+        found = Extremals(
+            times=torch.zeros(2, dtype=F64), states=torch.zeros(2, 2, 12, dtype=F64),
+            controls=torch.zeros(2, 2, 4, dtype=F64), slopes=torch.zeros(2, 2, 12, 12, dtype=F64),
+            costates=torch.tensor([1.0, 2.0], dtype=F64)[:, None, None].expand(2, 2, 12),
+        )  # fmt: skip
+        for second in (0.0, 0.25, 1.0):
+            settings = Supervision(samples=400, second=second)
+            flown = kinds_flown(policy, settings)
+            assert flown.sum() == round(4 * second)
+            if second == 0.25:
+                assert flown.argmax() == network.indices[:, 0].argmax()
+            kinds = torch.tensor([0, 1])
+            misfit = ReferenceMisfit(found, settings, problem, seed=0, kinds=kinds, flown=flown)
+            off = misfit(policy, torch.zeros(1, 48, dtype=F64)).cost.detach()
+            assert set(off.tolist()) <= {0.0, 0.25}
+            assert off.mean() / 0.25 == pytest.approx(second, abs=0.1)
+
+    def test_agents_that_cannot_be_told_apart_all_learn_the_first_kind(self):
+        settings = Supervision(second=0.5)
+        shared, dense = (
+            build_policy(Quadrotor(4), JFB(), width=8, network=network)
+            for network in (SharedValueNetwork, ValueNetwork)
+        )
+        assert kinds_flown(shared, settings).tolist() == [0, 0, 0, 0]
+        assert kinds_flown(dense, settings).tolist() == [1, 1, 0, 0]
+
+    @pytest.mark.parametrize(
+        "setting", [{"share": 0.0}, {"share": 1.5}, {"samples": 0}, {"second": 1.5}]
+    )
     def test_settings_are_checked(self, setting):
         with pytest.raises(ValueError, match=f"`{next(iter(setting))}`"):
             Supervision(**setting)
@@ -175,7 +280,7 @@ class TestTraining:
 
     def test_fitting_brings_the_misfit_down(self, monkeypatch):
         """An untrained network's is about 1, because its units are the costates' own size."""
-        training, pre = self.begun(monkeypatch, steps=300, share=1.0, samples=128)
+        training, pre = self.begun(monkeypatch, steps=600, share=1.0, samples=128)
         result = training.run()
         assert 0.3 < result.curve[0].loss < 3.0
         # Eight time steps, on which costates change by orders of magnitude, are slow to learn.
