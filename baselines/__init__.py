@@ -35,6 +35,8 @@ from jfbcore.problems import Problem
 from jfbcore.solvers import Picard, Solver
 from jfbcore.value_network import ValueNetwork
 
+#: a tenth of a run: longer fits were no safer (docs/recipes.md)
+_PRETRAINING = Supervision(share=0.1, trajectories=16)
 #: methods by the name used on the command line
 METHODS: dict[str, Method] = {
     "jfb": EstimatorMethod(JFB()),
@@ -59,7 +61,8 @@ METHODS: dict[str, Method] = {
     "direct": PolicyMethod(DirectPolicy),
     "costate-network": CostateNetworkMethod(),
     "supervised": EstimatorMethod(JFB(), Supervision()),
-    "pretrained-jfb": EstimatorMethod(JFB(), Supervision(share=0.1, trajectories=16)),
+    "pretrained-jfb": EstimatorMethod(JFB(), _PRETRAINING),
+    "pretrained-direct": PolicyMethod(DirectPolicy, _PRETRAINING),
 }
 #: the gradient estimators among them, by the same names
 GRADIENTS: dict[str, GradientEstimator] = {

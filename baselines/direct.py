@@ -57,7 +57,8 @@ class DirectPolicy(Policy):
         if shared is not None and (reason := shared.supports(problem)) is not None:
             raise ValueError(reason)
         self._arguments = {"width": width, "depth": depth, "network": network, "outputs": outputs}
-        #: evaluations of the network for one sample
+        #: whether all agents have one network, which is then evaluated as often for one sample
+        self.shared = shared is not None
         self._served = 1 if shared is None else problem.n_agents
         index_dim = 0 if shared is None else shared.INDEX_DIM
         n_inputs = problem.state_dim // self._served + index_dim + 1
@@ -96,13 +97,21 @@ class DirectPolicy(Policy):
         # One time for all samples or one for each; a sample's agents share it.
         time = time_tensor(t, z).reshape(-1, 1, 1)
         time = time.expand(z.shape[0], self._served, 1).reshape(rows, 1)
-        states = z.reshape(rows, -1)
+        indices = None if self.indices is None else self.indices.repeat(z.shape[0], 1)
+        return self._evaluated(time, z.reshape(rows, -1), indices).reshape(z.shape[0], -1)
+
+    def agents_output(self, t: Tensor, z: Tensor, agents: Tensor) -> Tensor:
+        """`output` of single agents that share a network: (rows,) times, states (rows, n / N) of
+        the agents numbered `agents` (rows,) -> (rows, outputs / N)."""
+        indices = None if self.indices is None else self.indices[agents]
+        return self._evaluated(t.unsqueeze(1), z, indices)
+
+    def _evaluated(self, time: Tensor, states: Tensor, indices: Tensor | None) -> Tensor:
+        """The network at times (rows, 1), states (rows, ·) and what else it is told."""
         if self.units is not None:
             states = states / self.units
-        parts = [states, time]
-        if self.indices is not None:
-            parts.insert(1, self.indices.repeat(z.shape[0], 1))
-        output: Tensor = self.network(torch.cat(parts, 1)).reshape(z.shape[0], -1)
+        parts = [states, time] if indices is None else [states, indices, time]
+        output: Tensor = self.network(torch.cat(parts, 1))
         return output
 
     def _admissible(self, t: Time, z: Tensor, output: Tensor) -> Tensor:

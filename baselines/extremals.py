@@ -31,7 +31,8 @@ class Extremals:
     the multiplier of the Euler step; with it `controls` maximise the Hamiltonian at `states`.
     `slopes` (S, n_steps, n, n): the derivative of that costate in the state, along the optimal
     feedback: a state beside the trajectory by d has the costate `costates + slopes d`, to first
-    order (neighbouring extremals; Bryson and Ho, Applied Optimal Control, 1975, chapter 6).
+    order (neighbouring extremals; Bryson and Ho, Applied Optimal Control, 1975, chapter 6), and by
+    `feedback` (S, n_steps, m, n) the control `controls + feedback d`.
     """
 
     times: Tensor
@@ -39,6 +40,7 @@ class Extremals:
     controls: Tensor
     costates: Tensor
     slopes: Tensor
+    feedback: Tensor
 
 
 @torch.no_grad()
@@ -56,7 +58,7 @@ def extremals(problem: Problem, initial_states: Tensor, controls: Tensor) -> Ext
         raise ValueError(f"`controls` must be {shape}, got {tuple(controls.shape)}")
     states = _states(problem, initial_states, controls)
     costates = _costates(problem, states, controls)
-    slopes = _slopes(problem, states, controls, costates)
+    slopes, feedback = _slopes(problem, states, controls, costates)
     for name, found in (("costates", costates), ("slopes", slopes)):
         if not found.isfinite().all():
             raise ValueError(f"`controls` lead to {name} that are not finite")
@@ -67,6 +69,7 @@ def extremals(problem: Problem, initial_states: Tensor, controls: Tensor) -> Ext
         controls=controls,
         costates=costates,
         slopes=slopes,
+        feedback=feedback,
     )
 
 
@@ -93,12 +96,15 @@ def _costates(problem: Problem, states: Tensor, controls: Tensor) -> Tensor:
     return torch.stack(costates[::-1], 1)
 
 
-def _slopes(problem: Problem, states: Tensor, controls: Tensor, costates: Tensor) -> Tensor:
-    """(S, n_steps, n, n), by the Riccati recursion of the cost's second-order expansion."""
+def _slopes(
+    problem: Problem, states: Tensor, controls: Tensor, costates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of the costates, (S, n_steps, n, n), and of the controls, (S, n_steps, m, n), by the Riccati
+    recursion of the cost's second-order expansion."""
     h, n = problem.time_step, problem.state_dim
     at = _second_order(problem, states, controls, costates)
     second = _hessian(problem.terminal_cost, states[:, -1])
-    slopes = []
+    slopes, feedbacks = [], []
     for i in reversed(range(problem.n_steps)):
         jacobian, hessian, force = (part[:, i] for part in at)
         total = _symmetric(hessian + jacobian.mT @ second @ jacobian)
@@ -108,9 +114,10 @@ def _slopes(problem: Problem, states: Tensor, controls: Tensor, costates: Tensor
         free = (force.abs() <= _STATIONARY * size).to(force).unsqueeze(2)
         curvature = curvature * free * free.mT + torch.diag_embed(1.0 - free.squeeze(2))
         feedback = -free * (_inverse(curvature) @ (free * cross))
+        feedbacks.append(feedback)
         slopes.append(second @ (jacobian[:, :, :n] + jacobian[:, :, n:] @ feedback))
         second = _symmetric(total[:, :n, :n] + cross.mT @ feedback)
-    return torch.stack(slopes[::-1], 1)
+    return torch.stack(slopes[::-1], 1), torch.stack(feedbacks[::-1], 1)
 
 
 def _second_order(

@@ -71,7 +71,14 @@ class Method(abc.ABC):
 
     def describe(self) -> str:
         """One line on what the method does: the first line of a docstring, and its settings."""
-        return first_line(self)
+        return self._after_supervision(first_line(self))
+
+    def _after_supervision(self, trains: str) -> str:
+        """What is fitted, if anything, before the line that says how the method trains."""
+        if self.supervision is None:
+            return trains
+        fits, share = first_line(self.supervision), self.supervision.share
+        return fits if share == 1 else f"{fits} for {share:.0%} of a run, then: {trains}"
 
 
 @dataclass(frozen=True)
@@ -120,12 +127,7 @@ class EstimatorMethod(Method):
 
     def describe(self) -> str:
         """The estimator's first line and its settings, after what is learnt before."""
-        trains = first_line(self.gradient) + settings_of(self.gradient)
-        if self.supervision is None:
-            return trains
-        fits = first_line(self.supervision)
-        share = self.supervision.share
-        return fits if share == 1 else f"{fits} for {share:.0%} of a run, then: {trains}"
+        return self._after_supervision(first_line(self.gradient) + settings_of(self.gradient))
 
 
 class UnrolledNetworkMethod(Method):
@@ -167,10 +169,12 @@ class PolicyMethod(Method):
 
     Of `network`, `width`, `depth` and `generator` the class is given what its constructor names.
     One that names no generator draws its parameters from torch's global one, which is seeded for
-    it and restored afterwards.
+    it and restored afterwards. With `supervision` the controls of a direct policy are fitted to
+    optimal ones first.
     """
 
     policy: type[Policy]
+    supervision: Supervision | None = None
     inner_problem: ClassVar[bool] = False
 
     def build(
@@ -200,8 +204,8 @@ class PolicyMethod(Method):
             return self.policy(problem, **given)
 
     def describe(self) -> str:
-        """The policy's first line."""
-        return first_line(self.policy)
+        """The policy's first line, after what is learnt before."""
+        return self._after_supervision(first_line(self.policy))
 
 
 def as_method(given: object) -> Method:

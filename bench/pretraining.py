@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from baselines import ReferenceMisfit, Supervision, extremals, kinds_flown
+from baselines import DirectPolicy, ReferenceMisfit, Supervision, extremals, kinds_flown
 from bench import registry
 from bench.case import Case
 from bench.reference.solution import in_double
 from bench.reference.trajectories import flown_alone, training_references
 from jfbcore.extras.results import TrainingResult
 from jfbcore.extras.schedules import Schedules
-from jfbcore.policy import HamiltonianPolicy, Policy
+from jfbcore.policy import Policy
 from jfbcore.rollout import Rollout
 from jfbcore.train import Training
 
@@ -39,9 +39,10 @@ def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[Referen
     seconds = known.seconds + time.perf_counter() - began
     alone: dict[str, Tensor] = {}
     if known.problem is not problem:
-        assert isinstance(policy, HamiltonianPolicy)
         alone = {"kinds": known.kinds, "flown": kinds_flown(policy, supervision)}
-    return ReferenceMisfit(found, supervision, problem, seed=seed, **alone), seconds
+    controls = isinstance(policy, DirectPolicy)
+    misfit = ReferenceMisfit(found, supervision, problem, seed=seed, controls=controls, **alone)
+    return misfit, seconds
 
 
 @dataclass(eq=False)

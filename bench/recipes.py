@@ -90,9 +90,10 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
     settings: dict[str, Any] = {"batch_size": default_batch(problem)}
     if recipe == "released":
         return settings | RELEASED_INNER if has_inner_problem(gradient) else settings
-    if problem == "quadrotor" and gradient.split("-")[0] in _ANY_SOLVER:
+    any_solver = gradient.split("-")[0] in _ANY_SOLVER and has_inner_problem(gradient)
+    if problem == "quadrotor" and any_solver:
         settings |= {"map": "newton", "solver": "newton"}
-    if problem == "rotor-quadrotor" and gradient.split("-")[0] in _ANY_SOLVER:
+    if problem == "rotor-quadrotor" and any_solver:
         settings |= {"solver": "newton"}
     if problem == "rotor-quadrotor" and gradient == "reversible":
         settings |= {"map": "newton"}  # it applies the map twice an iteration, and inverts it

@@ -65,9 +65,10 @@ GRADIENT_NAMES = (
     "costate-network",
     "supervised",
     "pretrained-jfb",
+    "pretrained-direct",
 )
 #: the suite's methods without an inner problem, known here so that listing needs no torch
-_WITHOUT_INNER_PROBLEM = frozenset({"direct"})
+_WITHOUT_INNER_PROBLEM = frozenset({"direct", "pretrained-direct"})
 
 
 @dataclass(frozen=True)

@@ -22,4 +22,7 @@ OTHER_PROBLEMS = (("bicycle", 1, 20), ("consumption", 5, 20))
 #: the same, measured with FEW_GRADIENTS
 BRIEF_PROBLEMS = (("rotor-quadrotor", 1, 12), ("liquidation", 20, 20))
 #: those that a compiled rollout can run on every map and solver of the recommended recipe
-COMPILED_GRADIENTS = ("jfb", "implicit", "reversible", "direct", "pretrained-jfb")
+COMPILED_GRADIENTS = (
+    *("jfb", "implicit", "reversible", "direct"),
+    *("pretrained-jfb", "pretrained-direct"),
+)

@@ -21,8 +21,10 @@ _TUNED = (("quadrotor", 1), ("bicycle", 1), ("consumption", 5))
 _RATE_FACTORS = (2.0, 0.5)
 #: the method, the exact gradient, and no inner problem at all
 _RANKED = ("jfb", "implicit", "direct")
-#: unrolling, the faster of the layers that solve a conic program, and fitting to optima first
-_COMPETITORS = ("unrolled", "cvxpylayers-moreau", "pretrained-jfb")
+#: unrolling, and the faster of the layers that solve a conic program
+_COMPETITORS = ("unrolled", "cvxpylayers-moreau")
+#: fitted to optima first
+_PRETRAINED = ("pretrained-jfb", "pretrained-direct")
 #: the maps on which jfb of quadrotors is biased
 _BIASED = ("scaled", "plain")
 
@@ -45,7 +47,8 @@ def targets() -> Iterator[Case]:
 def growth() -> Iterator[Case]:
     """The same on larger swarms and portfolios, direct policies everywhere, and what else competes.
 
-    Of swarms of quadrotors without the exact gradient: on their Newton map it is jfb's. At the end
+    Of swarms of quadrotors without the exact gradient: on their Newton map it is jfb's. They are
+    also fitted to single agents' optima first. At the end
     jfb on the maps where it is biased, at every size of quadrotors, and on the one where it is
     exact of six rotor quadrotors.
     """
@@ -53,8 +56,11 @@ def growth() -> Iterator[Case]:
         same = problem == "quadrotor"
         for gradient in _RANKED[:1] if same else _RANKED[:2]:
             yield trained("recommended", problem, n_agents, gradient)
-    for gradient in _COMPETITORS:
+    for gradient in (*_COMPETITORS, *_PRETRAINED):
         yield trained("recommended", "quadrotor", 1, gradient)
+    for problem, n_agents in _GROWTH:
+        for gradient in _PRETRAINED if problem == "quadrotor" else ():
+            yield trained("recommended", problem, n_agents, gradient)
     for problem, n_agents in (*_FIRST[1:], *_GROWTH):
         yield trained("recommended", problem, n_agents, "direct")
     for problem, n_agents in (*_FIRST, *_GROWTH):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from bench.environment import ROOT
 from bench.records import whole
 from bench.reference.agent import one_agent
 from bench.reference.cache import discretisation_hash
-from bench.reference.solution import Solver, in_double
+from bench.reference.solution import Solution, Solver, in_double
 from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
 
 #: seed of the generator that training states are drawn with; neither the held-out states' seed
@@ -113,23 +114,10 @@ def training_references(
 def _solve(problem: Problem, count: int, kinds: int) -> dict[str, np.ndarray]:
     from tqdm import tqdm
 
-    from bench.reference.best_response import BestResponse
-    from bench.reference.ipopt import Ipopt
-
     states = training_states(problem, count)
     total = count * kinds
     with tqdm(total=total, desc="training references", unit="state", file=sys.stderr) as bar:
-        if kinds > 1:
-            found = Ipopt().kinds_of_flight(problem, states, kinds, progress=bar.update)
-        else:
-            # One start a state, and the optimum of the state before: to learn from, the best known
-            # kind of flight of one quadrotor is enough. One bicycle has more than one start finds;
-            # several part, and one that goes its own way from every state is easier to learn from.
-            starts = None if isinstance(problem, Bicycle) else 1
-            solver: Solver = Ipopt(starts=starts)
-            if isinstance(problem, Bicycle) and problem.n_agents > 1:
-                solver = BestResponse(alike=True)
-            found = [solver.solve(problem, states, progress=bar.update)]
+        found = _optima(problem, states, kinds, bar.update)
     solutions = [solution for of_kind in found for solution in of_kind]
     solved = [index for index, solution in enumerate(solutions) if solution.solved]
     # A kind without one could not be learnt.
@@ -144,10 +132,26 @@ def _solve(problem: Problem, count: int, kinds: int) -> dict[str, np.ndarray]:
     }
 
 
+def _optima(
+    problem: Problem, states: Tensor, kinds: int, progress: Callable[[int], object]
+) -> list[list[Solution]]:
+    """Of each kind the optima from all `states`, as alike as can be: a network that learns from one
+    kind here and from another there flies neither in between."""
+    # Here, so that CasADi is not needed to read what is on file.
+    from bench.reference.best_response import BestResponse
+    from bench.reference.ipopt import Ipopt
+
+    if isinstance(problem, Quadrotor):
+        return Ipopt().kinds_of_flight(problem, states, kinds, progress=progress)
+    # One bicycle has more kinds of path than one start finds; several part.
+    solver: Solver = Ipopt(starts=None if isinstance(problem, Bicycle) else 1)
+    if isinstance(problem, Bicycle) and problem.n_agents > 1:
+        solver = BestResponse(alike=True)
+    return [solver.solve(problem, states, progress=progress)]
+
+
 def _path(problem: Problem, count: int, kinds: int, directory: Path) -> Path:
-    content = f"{discretisation_hash(problem)} {SEED} {count}"
-    if kinds > 1:
-        content += f" {kinds}"
+    content = f"{discretisation_hash(problem)} {SEED} {count} {kinds}"
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     return directory / f"{problem.name}-{problem.n_agents}-{name}.npz"
 

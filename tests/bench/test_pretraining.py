@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from baselines import (
+    METHODS,
     EstimatorMethod,
     Extremals,
     ReferenceMisfit,
@@ -44,6 +45,19 @@ CASE = Case(
     map="newton", solver="newton",
 )  # fmt: skip
 PARTS = {"share": 0.25, "trajectories": 4, "samples": 32}
+
+
+def known(*, states, times=None, costates=None):
+    """Trajectories of one quadrotor with nothing but zeros where nothing is said."""
+    count, n_steps, n = states.shape
+    numbers = {"controls": (4,), "slopes": (n, n), "feedback": (4, n)}
+    zeros = {name: states.new_zeros(count, n_steps, *size) for name, size in numbers.items()}
+    return Extremals(
+        times=states.new_zeros(n_steps) if times is None else times,
+        states=states,
+        costates=torch.zeros_like(states) if costates is None else costates,
+        **zeros,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -138,10 +152,7 @@ class TestMisfit:
         times = torch.tensor([0.0, 1.5, 3.0], dtype=F64)
         with torch.no_grad():
             costates = [teacher.value_network.costate(t, states[:, i]) for i, t in enumerate(times)]
-        found = Extremals(
-            times=times, states=states, controls=torch.zeros(2, 3, 4, dtype=F64),
-            costates=torch.stack(costates, 1), slopes=torch.zeros(2, 3, 12, 12, dtype=F64),
-        )  # fmt: skip
+        found = known(times=times, states=states, costates=torch.stack(costates, 1))
         misfit = ReferenceMisfit(found, Supervision(spread=0.0, samples=64), problem, seed=0)
         x = states[:, 0]
         assert misfit(teacher, x).cost.abs().max() < 1e-24
@@ -160,10 +171,8 @@ class TestMisfit:
             network.quadratic_time.zero_()
         hessian = (network.quadratic.T @ network.quadratic).detach()
         states = torch.randn(3, 2, 12, dtype=F64, generator=torch.Generator().manual_seed(0))
-        arguments = {"times": torch.zeros(2, dtype=F64), "states": states}
-        arguments |= {"controls": torch.zeros(3, 2, 4), "costates": states @ hessian}
-        right = Extremals(**arguments, slopes=hessian.expand(3, 2, 12, 12))
-        wrong = Extremals(**arguments, slopes=torch.zeros(3, 2, 12, 12, dtype=F64))
+        wrong = known(states=states, costates=states @ hessian)
+        right = replace(wrong, slopes=hessian.expand(3, 2, 12, 12))
         settings = Supervision(spread=2.0, samples=16)
         fitted, off = (
             ReferenceMisfit(found, settings, problem, seed=0)(policy, states[:, 0]).cost
@@ -185,11 +194,7 @@ class TestMisfit:
             # phi is affine: every agent's costate is 3, of which the swarm counts a third.
             one.linear.fill_(1.0 if network is ValueNetwork else 3.0)
         costate = torch.full((4, 2, 12), 3.0, dtype=F64)
-        found = Extremals(
-            times=torch.zeros(2, dtype=F64), states=torch.randn(4, 2, 12, dtype=F64),
-            controls=torch.zeros(4, 2, 4, dtype=F64), costates=costate,
-            slopes=torch.zeros(4, 2, 12, 12, dtype=F64),
-        )  # fmt: skip
+        found = known(states=torch.randn(4, 2, 12, dtype=F64), costates=costate)
         flown = torch.tensor([0, 1, 0])
         misfit = ReferenceMisfit(
             found, Supervision(samples=9), problem, seed=0,
@@ -210,11 +215,8 @@ class TestMisfit:
             for parameter in policy.parameters():
                 parameter.zero_()
             network.agent_network.linear[:12] = 1.0
-        found = Extremals(
-            times=torch.zeros(2, dtype=F64), states=torch.zeros(2, 2, 12, dtype=F64),
-            controls=torch.zeros(2, 2, 4, dtype=F64), slopes=torch.zeros(2, 2, 12, 12, dtype=F64),
-            costates=torch.tensor([1.0, 2.0], dtype=F64)[:, None, None].expand(2, 2, 12),
-        )  # fmt: skip
+        costates = torch.tensor([1.0, 2.0], dtype=F64)[:, None, None].expand(2, 2, 12)
+        found = known(states=torch.zeros(2, 2, 12, dtype=F64), costates=costates)
         for second in (0.0, 0.25, 1.0):
             settings = Supervision(samples=400, second=second)
             flown = kinds_flown(policy, settings)
@@ -227,14 +229,45 @@ class TestMisfit:
             assert set(off.tolist()) <= {0.0, 0.25}
             assert off.mean() / 0.25 == pytest.approx(second, abs=0.1)
 
+    @pytest.mark.parametrize("network", [SharedValueNetwork, IndexedValueNetwork, ValueNetwork])
+    def test_a_direct_policy_is_fitted_to_controls_and_their_feedback(self, network):
+        """A policy of one constant control against one that is optimal with it, then against one
+        that also leans on the state: there the misfit grows with how far beside a point lies."""
+        problem = Quadrotor(3, n_steps=2, dtype=F64)
+        policy = build_policy(problem, METHODS["direct"], width=8, network=network)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.zero_()
+            policy.network[-1].bias.fill_(2.0)
+        right = replace(
+            known(states=torch.randn(4, 2, 12, dtype=F64)),
+            controls=torch.full((4, 2, 4), 2.0, dtype=F64),
+        )
+        wrong = replace(right, feedback=torch.ones(4, 2, 4, 12, dtype=F64))
+        kinds, x = torch.tensor([0, 0, 1, 1]), torch.zeros(1, 36, dtype=F64)
+        settings, flown = Supervision(samples=9), torch.tensor([0, 1, 0])
+        fitted, off = (
+            ReferenceMisfit(
+                found, settings, problem, seed=0, kinds=kinds, flown=flown, controls=True
+            )(policy, x).cost
+            for found in (right, wrong)
+        )
+        assert fitted.max() < 1e-24
+        assert off.mean() > 1e-2
+        misfit = ReferenceMisfit(right, settings, problem, seed=0, controls=True)
+        with pytest.raises(TypeError, match="`policy` must be a direct policy to be fitted"):
+            misfit(self.policy(0, problem), x)
+
     def test_agents_that_cannot_be_told_apart_all_learn_the_first_kind(self):
         settings = Supervision(second=0.5)
-        shared, dense = (
-            build_policy(Quadrotor(4), JFB(), width=8, network=network)
-            for network in (SharedValueNetwork, ValueNetwork)
-        )
-        assert kinds_flown(shared, settings).tolist() == [0, 0, 0, 0]
-        assert kinds_flown(dense, settings).tolist() == [1, 1, 0, 0]
+        for method in (JFB(), METHODS["direct"]):
+            shared, dense, indexed = (
+                build_policy(Quadrotor(4), method, width=8, network=network)
+                for network in (SharedValueNetwork, ValueNetwork, IndexedValueNetwork)
+            )
+            assert kinds_flown(shared, settings).tolist() == [0, 0, 0, 0]
+            assert kinds_flown(dense, settings).tolist() == [1, 1, 0, 0]
+            assert kinds_flown(indexed, settings).sum() == 2
 
     @pytest.mark.parametrize(
         "setting", [{"share": 0.0}, {"share": 1.5}, {"samples": 0}, {"second": 1.5}]

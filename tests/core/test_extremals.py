@@ -79,6 +79,18 @@ def test_the_slopes_lead_to_the_costates_of_a_neighbour(solved):
     torch.testing.assert_close(slope, expected, rtol=2e-3, atol=1e-3 * expected.abs().max().item())
 
 
+def test_the_feedback_leads_to_the_controls_of_a_neighbour(solved):
+    """Central differences of the controls at the first time step, between optima."""
+    problem, states, controls, _ = solved
+    found = extremals(problem, states, controls)
+    random = torch.randn(states.shape, generator=torch.Generator().manual_seed(5), dtype=F64)
+    d = 1e-3 * random
+    there, back = (optimum(problem, x)[0][:, 0] for x in (states + d, states - d))
+    expected = 0.5 * (there - back)
+    change = (found.feedback[:, 0] @ d.unsqueeze(2)).squeeze(2)
+    torch.testing.assert_close(change, expected, rtol=2e-3, atol=1e-3 * expected.abs().max().item())
+
+
 def test_controls_of_another_shape_are_refused():
     problem = PROBLEMS["quadrotor"]()
     x = problem.sample_initial_states(2, torch.Generator().manual_seed(0))
