@@ -43,7 +43,7 @@ class Supervision:
     trajectories: int = 64
     samples: int = 256
     spread: float = 0.5
-    second: float = 0.5
+    second: float = 0.4
 
     def __post_init__(self) -> None:
         _validate.positive("share", self.share)
