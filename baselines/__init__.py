@@ -13,6 +13,7 @@ from baselines.cvxpy_layers import CvxpyLayer
 from baselines.direct import DirectPolicy
 from baselines.extremals import Extremals, extremals
 from baselines.implicit import Implicit
+from baselines.kinds import Choice
 from baselines.krylov import GMRES, ConjugateGradient
 from baselines.linear_solvers import DenseLU, LinearSolver, Neumann
 from baselines.methods import (
@@ -24,7 +25,7 @@ from baselines.methods import (
     as_method,
 )
 from baselines.reversible import Reversible
-from baselines.supervision import ReferenceMisfit, Supervision, kinds_flown
+from baselines.supervision import ReferenceMisfit, Supervision, tolerances
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint
 from baselines.unrolled_network import UnrolledNetworkPolicy
@@ -36,7 +37,7 @@ from jfbcore.solvers import Picard, Solver
 from jfbcore.value_network import ValueNetwork
 
 #: a tenth of a run: longer fits were no safer (docs/recipes.md)
-_PRETRAINING = Supervision(share=0.1, trajectories=16)
+_PRETRAINING = Supervision(share=0.1, trajectories=48)
 #: methods by the name used on the command line
 METHODS: dict[str, Method] = {
     "jfb": EstimatorMethod(JFB()),
@@ -105,6 +106,7 @@ __all__ = [
     "GMRES",
     "GRADIENTS",
     "METHODS",
+    "Choice",
     "ConjugateGradient",
     "CvxpyLayer",
     "DenseLU",
@@ -129,5 +131,5 @@ __all__ = [
     "as_method",
     "build_policy",
     "extremals",
-    "kinds_flown",
+    "tolerances",
 ]

@@ -13,6 +13,7 @@ from jfbcore import _validate
 from jfbcore._random import draw
 from jfbcore._time import Time, time_tensor
 from jfbcore.checks import check_problem
+from jfbcore.extras.gate import sign
 from jfbcore.extras.network_defaults import network_defaults
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.policy import Decision, Policy
@@ -60,8 +61,8 @@ class DirectPolicy(Policy):
         #: whether all agents have one network, which is then evaluated as often for one sample
         self.shared = shared is not None
         self._served = 1 if shared is None else problem.n_agents
-        index_dim = 0 if shared is None else shared.INDEX_DIM
-        n_inputs = problem.state_dim // self._served + index_dim + 1
+        told = 0 if shared is None else shared.told()
+        n_inputs = problem.state_dim // self._served + told + 1
         n_outputs = problem.control_dim if outputs is None else outputs
         sizes = [n_inputs, *[width] * depth, n_outputs // self._served]
         layers: list[nn.Module] = []
@@ -75,6 +76,7 @@ class DirectPolicy(Policy):
         self.network = nn.Sequential(*layers[:-1])
         indices = None if shared is None else shared.draw_indices(problem, generator)
         self.register_buffer("indices", indices)
+        self.gate = None if shared is None else shared.draw_gate(problem, generator)
         self.register_buffer("units", None, persistent=False)
         if indices is not None and defaults.agent_units is not None:
             self.units = indices.new_tensor(defaults.agent_units)
@@ -100,17 +102,25 @@ class DirectPolicy(Policy):
         indices = None if self.indices is None else self.indices.repeat(z.shape[0], 1)
         return self._evaluated(time, z.reshape(rows, -1), indices).reshape(z.shape[0], -1)
 
-    def agents_output(self, t: Tensor, z: Tensor, agents: Tensor) -> Tensor:
+    def agents_output(self, t: Tensor, z: Tensor, agents: Tensor, kinds: Tensor) -> Tensor:
         """`output` of single agents that share a network: (rows,) times, states (rows, n / N) of
-        the agents numbered `agents` (rows,) -> (rows, outputs / N)."""
+        the agents numbered `agents` (rows,) -> (rows, outputs / N). `kinds` as a shared value
+        network has them."""
         indices = None if self.indices is None else self.indices[agents]
-        return self._evaluated(t.unsqueeze(1), z, indices)
+        return self._evaluated(t.unsqueeze(1), z, indices, kinds)
 
-    def _evaluated(self, time: Tensor, states: Tensor, indices: Tensor | None) -> Tensor:
+    def _evaluated(
+        self, time: Tensor, states: Tensor, indices: Tensor | None, kinds: Tensor | None = None
+    ) -> Tensor:
         """The network at times (rows, 1), states (rows, ·) and what else it is told."""
-        if self.units is not None:
-            states = states / self.units
-        parts = [states, time] if indices is None else [states, indices, time]
+        parts = [states if self.units is None else states / self.units]
+        if indices is not None:
+            parts.append(indices)
+            if kinds is not None and self.gate is not None:
+                parts.append(sign(kinds > 0, states))
+            elif self.gate is not None:
+                parts.append(self.gate.branch(time, states, indices))
+        parts.append(time)
         output: Tensor = self.network(torch.cat(parts, 1))
         return output
 

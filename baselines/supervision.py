@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from baselines.direct import DirectPolicy
 from baselines.extremals import Extremals
+from baselines.kinds import Choice
 from jfbcore import _validate
 from jfbcore._random import draw
 from jfbcore.extras.network_defaults import network_defaults
@@ -31,11 +33,10 @@ class Supervision:
     what the learning rate is multiplied by after it: at the full rate, and on coarser grids, a
     policy that flies well is lost at once.
     `trajectories`: how many there should be for one agent; trajectories of swarms need to be fewer,
-    because every agent of one is an example. `second`: where a swarm learns from trajectories of
-    one agent that have two kinds, the share of its agents that learn the second. `samples`: points
-    on and beside trajectories in a minibatch. `spread`: how far beside them the points lie, as a
-    share of how far the trajectories themselves lie apart: fitted to the trajectories alone, a
-    policy that errs has no idea of the way back.
+    because every agent of one is an example. `samples`: points on and beside trajectories in a
+    minibatch. `spread`: how far beside them the points lie, as a share of how far the trajectories
+    themselves lie apart: fitted to the trajectories alone, a policy that errs has no idea of the
+    way back. `parting`: see `tolerances`.
     """
 
     share: float = 1.0
@@ -43,7 +44,7 @@ class Supervision:
     trajectories: int = 64
     samples: int = 256
     spread: float = 0.5
-    second: float = 0.4
+    parting: float = 0.0025
 
     def __post_init__(self) -> None:
         _validate.positive("share", self.share)
@@ -53,9 +54,7 @@ class Supervision:
         _validate.positive_int("trajectories", self.trajectories)
         _validate.positive_int("samples", self.samples)
         _validate.non_negative("spread", self.spread)
-        _validate.non_negative("second", self.second)
-        if self.second > 1:
-            raise ValueError(f"`second` must be at most 1, got {self.second:g}")
+        _validate.non_negative("parting", self.parting)
 
     def wanted(self, problem: Problem) -> int:
         """How many trajectories of `problem` there should be: at least 4."""
@@ -67,53 +66,49 @@ class ReferenceMisfit:
 
     At random points z + d of the trajectories the costate grad phi(t, z + d) is compared with
     p + P d, its first-order expansion there: mean over components of the squared difference, each
-    in units of its root mean square at that time. With `controls` it is the control of a direct
-    policy, and the optimal one with its feedback. d is normal; in units of the trajectories'
-    standard deviation over states and time, its own is `supervision.spread`. The same points are
-    drawn from the same `seed`.
+    in units of its root mean square at that time. Of a direct policy it is the control, and the
+    optimal one with its feedback. d is normal; in units of the trajectories' standard deviation
+    over states and time, its own is `supervision.spread`. The same points are drawn from the same
+    `seed`.
 
-    `found`: see `extremals`; it may be of another dtype and device than the policy's. It is of the
-    whole problem, or of one agent of a swarm. Then `kinds` (S,) numbers the kind of flight of each
-    trajectory from 0, and `flown` (n_agents,) says which kind each agent learns. Points are those
-    of single agents where they share a network; elsewhere every agent of a swarm is on a
-    trajectory of its own, all at the same time.
+    `found`: for each kind of flight the `extremals` from the same initial states; of another dtype
+    and device than the policy's if need be. They are of the whole problem, or of one agent where
+    there is a `choice`. Points are then those of single agents where these share a network; where
+    they do not, every agent of a swarm is on a trajectory of its own, all at the same time.
+
+    A network without a gate learns the first kind. One with a gate learns each kind on a branch of
+    its own, and the gate learns `choice`.
+
+    Raises TypeError for a policy without anything to fit.
     """
 
     def __init__(
         self,
-        found: Extremals,
+        found: Sequence[Extremals],
         supervision: Supervision,
-        problem: Problem,
+        policy: Policy,
+        choice: Choice | None = None,
         *,
         seed: int,
-        kinds: Tensor | None = None,
-        flown: Tensor | None = None,
-        controls: bool = False,
     ) -> None:
-        self.samples = supervision.samples
+        problem, controls = policy.problem, isinstance(policy, DirectPolicy)
+        if not isinstance(policy, DirectPolicy | HamiltonianPolicy):
+            raise TypeError(f"`policy` must have a network to fit, got {policy!r}")
+        self.samples, self._choice = supervision.samples, choice
         self._generator = torch.Generator().manual_seed(seed)
-        self._device = problem.device
         #: what the costates of a trajectory count for in the problem's
-        whole = flown is None or controls
-        self._share = 1.0 if whole else network_defaults(problem).agent_share or 1.0
-        self._flown = torch.zeros(1, dtype=torch.long) if flown is None else flown
-        kinds = torch.zeros(len(found.states), dtype=torch.long) if kinds is None else kinds
-        # Trajectories of a kind one after the other: how many there are, and where they begin.
-        order = kinds.argsort(stable=True)
-        self._counts = kinds.bincount()
-        self._first = self._counts.cumsum(0) - self._counts
-        besides, sizes = [], []
-        self._controls = controls
-        wanted = (found.controls, found.feedback) if controls else (found.costates, found.slopes)
-        for kind in range(len(self._counts)):
-            states, values, slopes = (part[kinds == kind] for part in (found.states, *wanted))
-            besides.append(supervision.spread * states.std(0, correction=0).mean(0))
-            expected = values.square() + (slopes * besides[-1]).square().sum(3)
-            # A component that is zero throughout is compared as it is.
-            size = expected.mean(0).sqrt()
-            sizes.append(torch.where(size > 0, size, 1.0))
-        trajectories = (part[order] for part in (found.states, *wanted))
-        parts = found.times, *trajectories, torch.stack(besides), torch.stack(sizes)
+        self._share = 1.0
+        if choice is not None and not controls:
+            self._share = network_defaults(problem).agent_share or 1.0
+        states = torch.stack([part.states for part in found])
+        values = torch.stack([part.controls if controls else part.costates for part in found])
+        slopes = torch.stack([part.feedback if controls else part.slopes for part in found])
+        beside = supervision.spread * states.std(1, correction=0).mean(1)
+        expected = values.square() + (slopes * beside[:, None, None, None]).square().sum(4)
+        # A component that is zero throughout is compared as it is.
+        size = expected.mean(1).sqrt()
+        size = torch.where(size > 0, size, 1.0)
+        parts = found[0].times, states, values, slopes, beside, size
         self._times, self._states, self._values, self._slopes, self._beside, self._size = (
             part.to(problem.device, problem.dtype) for part in parts
         )
@@ -130,70 +125,71 @@ class ReferenceMisfit:
         """A Rollout whose `running_cost` is the misfit of each point, (points,): `samples` of them,
         or as many as have `samples` agents.
 
-        `initial_states` and the options of `jfbcore.rollout.rollout` play no part. Raises TypeError
-        for a policy without what is fitted.
+        `initial_states` and the options of `jfbcore.rollout.rollout` play no part.
         """
-        of_whole, of_agents = self._functions(policy)
-        count = len(self._flown)
-        if of_agents is not None and count > 1:
-            agents = torch.randint(count, (self.samples, 1), generator=self._generator)
-            of_these = functools.partial(of_agents, agents=agents[:, 0].to(self._device))
-            z, misfit = self._misfit(of_these, self._flown[agents])
-        else:
+        network, of_whole, of_agents = _fitted(policy)
+        n_agents, device = policy.problem.n_agents, self._times.device
+        if of_agents is None or self._choice is None:
             # One point of a swarm that shares a network is as many of its agents'.
-            agents_each = count if of_agents is None else policy.problem.n_agents
-            kinds = self._flown.expand(max(1, self.samples // agents_each), -1)
-            z, misfit = self._misfit(of_whole, kinds, self._share)
+            each = 1 if of_agents is None and self._choice is None else n_agents
+            units = 1 if self._choice is None else n_agents
+            kinds = torch.zeros(max(1, self.samples // each), units, dtype=torch.long)
+            t, z, wanted, size = self._draw(kinds)
+            misfit = ((of_whole(t, z) / self._share - wanted) / size).square().mean(1)
+            return Rollout(misfit, torch.zeros_like(misfit), z, InnerStatistics())
+        agents = torch.randint(n_agents, (self.samples,), generator=self._generator)
+        branches = 1 if network.gate is None else len(self._states)
+        kinds = torch.randint(branches, (self.samples, 1), generator=self._generator)
+        t, z, wanted, size = self._draw(kinds)
+        agents, kinds = agents.to(device), kinds[:, 0].to(device)
+        misfit = ((of_agents(t, z, agents, kinds) - wanted) / size).square().mean(1)
+        if network.gate is not None:
+            when, at, agents, right = self._choice.draw(self.samples, self._generator)
+            when, at = when.to(t), at.to(z)
+            logits = network.gate(when.unsqueeze(1), at, network.indices[agents.to(device)])
+            right = right.to(z)
+            wrong = binary_cross_entropy_with_logits(logits, right, reduction="none")
+            misfit = misfit + wrong
         return Rollout(misfit, torch.zeros_like(misfit), z, InnerStatistics())
 
-    def _functions(
-        self, policy: Policy
-    ) -> tuple[Callable[..., Tensor], Callable[..., Tensor] | None]:
-        """What is fitted, as a function of times and states, and where agents share a network the
-        same of single `agents`."""
-        if self._controls and isinstance(policy, DirectPolicy):
-            of_agents = policy.agents_output if policy.shared else None
-            return lambda t, z: policy(t, z).control, of_agents
-        if not self._controls and isinstance(policy, HamiltonianPolicy):
-            network = policy.value_network
-            if isinstance(network, SharedValueNetwork):
-                return network.costate, network.agents_costate
-            return network.costate, None
-        what = "be a direct policy" if self._controls else "have a value network"
-        raise TypeError(f"`policy` must {what} to be fitted, got {policy!r}")
-
-    def _misfit(
-        self, function: Callable[..., Tensor], kinds: Tensor, share: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """States (rows, a n) of a trajectories of `kinds` (rows, a) at a time, and the misfit of
-        `function` to `share` times their values, (rows,)."""
-        place = draw(torch.rand, kinds.shape, self._generator) * self._counts[kinds]
+    def _draw(self, kinds: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Points on and beside trajectories of `kinds` (rows, a): times (rows,), states, values and
+        their units (rows, a ·)."""
+        which = torch.randint(self._states.shape[1], kinds.shape, generator=self._generator)
         when = torch.randint(len(self._times), (len(kinds), 1), generator=self._generator)
-        indices = self._first[kinds] + place.long(), when, kinds
-        which, when, kinds = (index.to(self._device) for index in indices)
-        z, p = self._states[which, when], self._values[which, when]
+        which, when, kinds = (index.to(self._times.device) for index in (which, when, kinds))
+        z, wanted = self._states[kinds, which, when], self._values[kinds, which, when]
         d = self._beside[kinds] * draw(torch.randn, z.shape, self._generator).to(z)
-        p = p + (self._slopes[which, when] @ d.unsqueeze(3)).squeeze(3)
-        z = (z + d).flatten(1)
-        off = (function(self._times[when[:, 0]], z) / share - p.flatten(1)).view_as(p)
-        return z, (off / self._size[kinds, when]).square().mean((1, 2))
+        wanted = wanted + (self._slopes[kinds, which, when] @ d.unsqueeze(3)).squeeze(3)
+        rows = z + d, wanted, self._size[kinds, when]
+        z, wanted, size = (part.flatten(1) for part in rows)
+        return self._times[when[:, 0]], z, wanted, size
 
 
-def kinds_flown(policy: Policy, supervision: Supervision) -> Tensor:
-    """Which of two kinds of flight each agent learns, (n_agents,): 0 or 1.
+def _fitted(policy: Policy) -> tuple[Any, Callable[..., Tensor], Callable[..., Tensor] | None]:
+    """The network that is fitted, what it says at times and states, and where agents share it what
+    it says of single ones."""
+    if isinstance(policy, DirectPolicy):
+        of_agents = policy.agents_output if policy.shared else None
+        return policy, lambda t, z: policy(t, z).control, of_agents
+    assert isinstance(policy, HamiltonianPolicy)
+    network = policy.value_network
+    if isinstance(network, SharedValueNetwork):
+        return network, network.costate, network.agents_costate
+    return network, network.costate, None
 
-    `supervision.second` is the share of the second. It goes to the agents whose index has the
-    largest first number, which a network learns at once; to the first agents of a dense network;
-    and to none of a shared one without indices, which cannot tell its agents apart.
+
+def tolerances(policy: Policy, supervision: Supervision) -> Tensor:
+    """How much dearer, relative, a second kind of flight may be for each agent to learn it,
+    (n_agents,).
+
+    `supervision.parting` for every other agent and unit of an agent's first index, which may be
+    negative: where few are, their own costs decide, among many the index. Without a gate there is
+    no choosing, and no agent learns the second kind.
     """
+    network, _, of_agents = _fitted(policy)
     n_agents = policy.problem.n_agents
-    flown, order = torch.zeros(n_agents, dtype=torch.long), torch.arange(n_agents)
-    network = policy.value_network if isinstance(policy, HamiltonianPolicy) else policy
-    if isinstance(network, SharedValueNetwork | DirectPolicy) and network.indices is not None:
-        order = network.indices[:, 0].cpu().argsort(descending=True)
-    elif isinstance(network, SharedValueNetwork) or (
-        isinstance(network, DirectPolicy) and network.shared
-    ):
-        return flown
-    flown[order[: round(supervision.second * n_agents)]] = 1
-    return flown
+    if of_agents is None or network.gate is None:
+        return torch.full((n_agents,), -torch.inf)
+    first: Tensor = network.indices[:, 0]
+    return supervision.parting * (n_agents - 1) * first

@@ -14,7 +14,11 @@ from bench import registry
 from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
 from jfbcore.extras.compiled_rollout import CompiledRollout
-from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.extras.shared_network import (
+    BranchedValueNetwork,
+    IndexedValueNetwork,
+    SharedValueNetwork,
+)
 from jfbcore.kernels import native
 from jfbcore.maps import FixedPointMap, PlainMap
 from jfbcore.policy import Policy
@@ -29,6 +33,7 @@ NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
     "dense": ValueNetwork,
     "shared": SharedValueNetwork,
     "indexed": IndexedValueNetwork,
+    "branched": BranchedValueNetwork,
 }
 #: problems whose Hamiltonian is concave in the control
 _CONCAVE = ("quadrotor", "consumption", "liquidation")

@@ -42,7 +42,7 @@ REPEATS = 10
 VARIANTS = ("default", "concave", "released")
 #: see bench.recipes
 RECIPES = ("recommended", "released")
-NETWORK_NAMES = ("dense", "shared", "indexed")
+NETWORK_NAMES = ("dense", "shared", "indexed", "branched")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 #: fields that are checked alone: how, and whether null is allowed
@@ -62,14 +62,15 @@ _INNER_FIELDS = ("map", "solver", "max_iterations", "tolerance", "step_size")
 class Case:
     """One measurement, fully specified; `id` is stable and independent of the seed.
 
-    `tolerance` None runs exactly `max_iterations` inner iterations; otherwise the inner residual
-    asked for, in units of the problem's gradient scale. `train_steps` optimiser steps give the
-    record its curve (0: none). `timed` False takes memory only. `step_size` overrides the plain
-    map's. `compile` passes the time step through torch.compile. `network` "shared" gives all agents
-    one network, "indexed" one that is told which agent it serves. `segment` checkpoints the
-    rollout every so many time steps. `capture` replays whole rollouts as CUDA graphs. `recipe`
-    trains for `train_seconds` as `bench train` would, at `learning_rate` in place of its own if one
-    is given. Raises ValueError or TypeError naming the field.
+    `tolerance` None runs exactly `max_iterations` inner iterations; otherwise the inner
+    residual asked for, in units of the problem's gradient scale. `train_steps` optimiser steps
+    give the record its curve (0: none). `timed` False takes memory only. `step_size` overrides
+    the plain map's. `compile` passes the time step through torch.compile. `network` "shared"
+    gives all agents one network, "indexed" one that is told which agent it serves, "branched"
+    one that is also told which of two kinds of flight to fly. `segment` checkpoints the rollout
+    every so many steps. `capture` replays whole rollouts as CUDA graphs. `recipe` trains for
+    `train_seconds` as `bench train` would, at `learning_rate` in place of its own if one is
+    given. Raises ValueError or TypeError naming the field.
     """
 
     problem: str

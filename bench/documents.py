@@ -54,15 +54,15 @@ def headline() -> str:
     return _ranked()[0]
 
 
-def trainings() -> str:
-    """Every training of the release: seconds and steps to each target, and the gap at the end."""
+def trainings(folder: Path = RELEASE / "targets") -> str:
+    """Every training in `folder`: seconds and steps to each target, and the gap at the end."""
     from bench.report.frames import case_frame, curve_frame
     from bench.report.load import load_run
     from bench.report.style import markdown_table
     from bench.report.tables import target_tables
     from bench.report.targets import target_times
 
-    runs = [load_run(RELEASE / "targets")]
+    runs = [load_run(folder)]
     cases = case_frame(runs)
     table, *_ = target_tables(target_times(curve_frame(runs, cases), cases))
     return markdown_table(table.columns, table.texts(below=True))
@@ -194,7 +194,10 @@ def commands() -> str:
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"ranking": ranking, "claims": claims_in_brief},
     "CHANGELOG.md": {"headline": headline},
-    "docs/recipes.md": {"trainings": trainings},
+    "docs/recipes.md": {
+        "trainings": trainings,
+        "growth": functools.partial(trainings, ROOT / "reports" / "growth"),
+    },
     "docs/claims.md": {"claims": claims},
     "docs/field.md": {"field": side_by_side},
     "docs/commands.md": {"commands": commands},

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+import torch
 
-from baselines import DirectPolicy, ReferenceMisfit, Supervision, extremals, kinds_flown
+from baselines import Choice, ReferenceMisfit, Supervision, extremals, tolerances
 from bench import registry
 from bench.case import Case
 from bench.reference.solution import in_double
@@ -35,14 +35,14 @@ def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[Referen
     problem = policy.problem
     known = training_references(problem, supervision.wanted(flown_alone(problem)))
     began = time.perf_counter()
-    found = extremals(in_double(known.problem), known.initial_states, known.controls)
-    seconds = known.seconds + time.perf_counter() - began
-    alone: dict[str, Tensor] = {}
+    alone = in_double(known.problem)
+    found = [extremals(alone, known.initial_states, controls) for controls in known.controls]
+    choice = None
     if known.problem is not problem:
-        alone = {"kinds": known.kinds, "flown": kinds_flown(policy, supervision)}
-    controls = isinstance(policy, DirectPolicy)
-    misfit = ReferenceMisfit(found, supervision, problem, seed=seed, controls=controls, **alone)
-    return misfit, seconds
+        generator = torch.Generator().manual_seed(seed)
+        choice = Choice.between(alone, found, tolerances(policy, supervision), generator)
+    seconds = known.seconds + time.perf_counter() - began
+    return ReferenceMisfit(found, supervision, policy, choice, seed=seed), seconds
 
 
 @dataclass(eq=False)
@@ -91,8 +91,10 @@ class Pretraining:
             training.rollout, training.clock.compiling = self.then, self.compiling
             rate, n_steps = self.supervision.rate, training.problem.n_steps
             training.schedules = _schedules(training, rate, (share, 1.0), n_steps)
-            # The misfit's losses say nothing of the costs to come.
+            # The misfit's losses and moments say nothing of the costs to come; a gate, whose
+            # gradient is zero from now on, would drift with its own.
             training.guard.forget()
+            training.optimizer.forget()
 
     @property
     def seconds(self) -> dict[str, float | None]:

@@ -98,11 +98,11 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
     if problem == "rotor-quadrotor" and gradient == "reversible":
         settings |= {"map": "newton"}  # it applies the map twice an iteration, and inverts it
     if problem in _SHARED_NETWORKS and n_agents > 1:
-        network = _SHARED_NETWORKS[problem]
-        if problem == "quadrotor" and method(gradient).supervision is not None:
-            network = "indexed"  # agents learn different kinds of flight
         batch = max(_LEAST_BATCH.get(problem, 2), _SHARED_STATES // n_agents)
-        settings |= {"network": network, "batch_size": min(settings["batch_size"], batch)}
+        settings["network"] = _SHARED_NETWORKS[problem]
+        settings["batch_size"] = min(settings["batch_size"], batch)
+    if problem == "quadrotor" and method(gradient).supervision is not None:
+        settings["network"] = "branched"  # what is fitted to two kinds of flight
     return settings
 
 

@@ -31,23 +31,21 @@ SEED = 770_077
 DIRECTORY = ROOT / "reports" / "references" / "training"
 #: agents up to which a problem with an interaction is solved: a state of 20 takes a minute
 MOST_AGENTS = 20
-#: kinds of flight of one quadrotor among others
+#: kinds of flight of a quadrotor
 _KINDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReferences:
-    """`initial_states` (S, n) that were solved, their optimal `controls` (S, n_steps, m), in
-    float64, and the `seconds` that all states took, those without a solution included.
-
-    `problem` is what they are of: the whole, or one agent of a swarm. `kinds` (S,) numbers the kind
-    of flight of each, from 0; there are several only of one agent of a swarm.
-    """
+    """`initial_states` (S, n) that were solved, for each kind of flight the optimal `controls`
+    (kinds, S, n_steps, m) and their `costs` (kinds, S), in float64, and the `seconds` that all
+    states took, those without a solution included. `problem` is what they are of: the whole, or
+    one agent."""
 
     problem: Problem
     initial_states: Tensor
     controls: Tensor
-    kinds: Tensor
+    costs: Tensor
     seconds: float
 
 
@@ -71,15 +69,12 @@ def reason_against(problem: Problem) -> str | None:
 
 
 def flown_alone(problem: Problem) -> Problem:
-    """What reference trajectories for `problem` are of: one agent of several quadrotors, else the
-    problem itself.
+    """What reference trajectories for `problem` are of: one of its quadrotors, else the whole.
 
-    One quadrotor takes IPOPT a fraction of a second where twenty take a minute, and what it does
-    not know of the others training finds out soon. It has two kinds of flight, of which a swarm
-    needs both (docs/recipes.md).
+    One quadrotor takes IPOPT a tenth of a second where twenty take a minute, and what it does not
+    know of the others training finds out soon.
     """
-    swarm = isinstance(problem, Quadrotor) and problem.n_agents > 1
-    return one_agent(problem) if swarm else problem
+    return one_agent(problem) if isinstance(problem, Quadrotor) else problem
 
 
 def training_states(problem: Problem, count: int) -> Tensor:
@@ -91,8 +86,8 @@ def training_states(problem: Problem, count: int) -> Tensor:
 def training_references(
     problem: Problem, count: int, directory: Path = DIRECTORY
 ) -> TrainingReferences:
-    """Optimal controls of `count` training states of `problem`, from file or solved now; of a swarm
-    of quadrotors those of one agent, for each kind of flight.
+    """Optimal controls of `count` training states of what is `flown_alone`, from file or solved
+    now; of quadrotors for both kinds of flight.
 
     Shows progress on stderr while it solves. Raises ValueError with the reason where the problem
     cannot be solved, and where IPOPT finds no solution for any state.
@@ -100,14 +95,13 @@ def training_references(
     if (reason := reason_against(problem)) is not None:
         raise ValueError(reason)
     unit = flown_alone(problem)
-    kinds = 1 if unit is problem else _KINDS
+    kinds = _KINDS if isinstance(problem, Quadrotor) else 1
     path = _path(unit, count, kinds, directory)
     if not path.exists():
         _write(path, _solve(unit, count, kinds))
     with np.load(path) as file:
-        numbers = {
-            name: torch.from_numpy(file[name]) for name in ("initial_states", "controls", "kinds")
-        }
+        names = ("initial_states", "controls", "costs")
+        numbers = {name: torch.from_numpy(file[name]) for name in names}
         return TrainingReferences(problem=unit, seconds=float(file["seconds"].sum()), **numbers)
 
 
@@ -118,25 +112,26 @@ def _solve(problem: Problem, count: int, kinds: int) -> dict[str, np.ndarray]:
     total = count * kinds
     with tqdm(total=total, desc="training references", unit="state", file=sys.stderr) as bar:
         found = _optima(problem, states, kinds, bar.update)
-    solutions = [solution for of_kind in found for solution in of_kind]
-    solved = [index for index, solution in enumerate(solutions) if solution.solved]
-    # A kind without one could not be learnt.
-    if len({index // count for index in solved}) < kinds:
-        statuses = ", ".join(sorted({solution.status for solution in solutions}))
+    # A state without all kinds could not be compared.
+    solved = [i for i in range(count) if all(of_kind[i].solved for of_kind in found)]
+    if not solved:
+        statuses = ", ".join(sorted({x.status for of_kind in found for x in of_kind}))
         raise ValueError(f"IPOPT solved none of {count} training states ({statuses})")
+    kept = [[of_kind[i] for i in solved] for of_kind in found]
+    controls = [torch.stack([solution.controls for solution in of_kind]) for of_kind in kept]
     return {
-        "initial_states": states.repeat(kinds, 1)[solved].numpy(),
-        "controls": torch.stack([solutions[index].controls for index in solved]).numpy(),
-        "kinds": np.array(solved) // count,
-        "seconds": np.array([solution.seconds for solution in solutions]),
+        "initial_states": states[solved].numpy(),
+        "controls": torch.stack(controls).numpy(),
+        "costs": np.array([[solution.cost for solution in of_kind] for of_kind in kept]),
+        "seconds": np.array([[solution.seconds for solution in of_kind] for of_kind in found]),
     }
 
 
 def _optima(
     problem: Problem, states: Tensor, kinds: int, progress: Callable[[int], object]
 ) -> list[list[Solution]]:
-    """Of each kind the optima from all `states`, as alike as can be: a network that learns from one
-    kind here and from another there flies neither in between."""
+    """Of each kind the optima from all `states`, as alike as can be: a network that learns one here
+    and another there flies neither in between."""
     # Here, so that CasADi is not needed to read what is on file.
     from bench.reference.best_response import BestResponse
     from bench.reference.ipopt import Ipopt
@@ -151,7 +146,7 @@ def _optima(
 
 
 def _path(problem: Problem, count: int, kinds: int, directory: Path) -> Path:
-    content = f"{discretisation_hash(problem)} {SEED} {count} {kinds}"
+    content = f"{discretisation_hash(problem)} {SEED} {count} of {kinds}"
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     return directory / f"{problem.name}-{problem.n_agents}-{name}.npz"
 

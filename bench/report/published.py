@@ -25,7 +25,7 @@ from bench.report.figures.scaling import (
     memory_iterations_figures,
 )
 from bench.report.frames import case_frame, curve_frame
-from bench.report.load import load_run
+from bench.report.load import Run, load_run
 from bench.report.style import DASH, counted, format_seconds, gradient_rank, markdown_table
 
 REPORTS = ROOT / "reports"
@@ -35,7 +35,7 @@ RUNS = {
     "release/field": "every method side by side on quadrotors",
     "release/targets": "training to stated gaps on the recommended recipe",
     "release/sweep": "time and memory of a training step at full horizons",
-    "growth": "pre-training, a hundred quadrotors, reversible: by the code after 1.0.0",
+    "growth": "larger swarms, methods fitted to optima first: by the code after 1.0.0",
     "gpu": "one H100",
 }
 #: fewer seeds than this make no line and no row
@@ -59,27 +59,23 @@ def published(reports: Path = REPORTS) -> tuple[str, dict[str, Figure]]:
         ),
         seeds=_SEEDS,
         gaps=_gap_table(frames["release/targets"]),
+        growth=_gap_table(frames["growth"]),
     )
     cpu, gpu = frames["release/sweep"], frames["gpu"]
-    training = _trained(
-        curve_frame([runs["release/targets"]], frames["release/targets"]), "optimality_gap"
-    )
     usual = (cpu["ascent"] == "scaled map") | (cpu["gradient"] == "direct")
     to_tolerance = cpu["max_iterations"].isna() | cpu["tolerance"].notna()
     steps = cpu[usual & to_tolerance & (cpu["problem"] == "quadrotor")]
     twenty = cpu[(cpu["problem"] == "quadrotor") & (cpu["n_agents"] == 20)]
     # The rows in which a step is eager and of the usual batch: memory alone was measured there.
     hundred = gpu[(gpu["n_agents"] == 100) & (gpu["batch_size"] == 50) & ~gpu["compile"]]
-    sizes = panels(training, ("problem", "n_agents", "environment"))
     with theme():
         return text, {
             # what timed out or was not measured is marked
             "memory-iterations.svg": memory_iterations_figures(twenty, (SAVED,))[0].figure,
             "memory-gpu.svg": memory_iterations_figures(hundred, (ALLOCATED,))[0].figure,
             "step-time.svg": agents_figures(steps, (STEP,))[0].figure,
-            "gaps.svg": _light(
-                curves_figure(sizes, frames["release/targets"].iloc[:0], "optimality_gap")
-            ),
+            "gaps.svg": _gaps_figure(runs["release/targets"], frames["release/targets"]),
+            "growth.svg": _gaps_figure(runs["growth"], frames["growth"]),
         }
 
 
@@ -92,8 +88,12 @@ def write(reports: Path = REPORTS) -> None:
         save(figure, reports / "figures" / name)
 
 
-def _light(figure: Figure) -> Figure:
-    """Without markers, those with words on hovering included: Markdown shows a mere picture."""
+def _gaps_figure(run: Run, cases: pd.DataFrame) -> Figure:
+    """Gap against seconds, without markers, those with words on hovering included: Markdown shows
+    a mere picture."""
+    training = _trained(curve_frame([run], cases), "optimality_gap")
+    sizes = panels(training, ("problem", "n_agents", "environment"))
+    figure = curves_figure(sizes, cases.iloc[:0], "optimality_gap")
     for line in (line for ax in figure.axes for line in ax.lines):
         line.set_marker("")
     return figure

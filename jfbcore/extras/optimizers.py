@@ -37,6 +37,11 @@ class ScheduledOptimizer:
                 group["lr"] = learning_rate * multiple
             optimizer.step()
 
+    def forget(self) -> None:
+        """Drop all moments: those of one objective say nothing of another."""
+        for optimizer, _ in self._parts:
+            optimizer.state.clear()
+
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` continues from."""
         return {"parts": [optimizer.state_dict() for optimizer, _ in self._parts]}

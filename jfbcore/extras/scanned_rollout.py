@@ -17,6 +17,7 @@ from torch._higher_order_ops.scan import scan
 
 from jfbcore.extras.compiled_library import Library, libraries
 from jfbcore.extras.network_gradients import parameter_gradients
+from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.extras.time_step import TimeStep
 from jfbcore.kernels import native
 from jfbcore.kernels.saved_sweep import Columns, Layers, narrow, take, widen
@@ -64,7 +65,8 @@ class ScannedRollout:
         if isinstance(self.policy, HamiltonianPolicy):
             network = self.policy.value_network
             matrix, table = network.prepare(times)
-            table = table[:, : matrix.shape[0]].contiguous()
+            gated = isinstance(network, SharedValueNetwork) and network.gate is not None
+            table = table[:, : matrix.shape[0] + gated].contiguous()
             # Inputs of what is compiled, which would otherwise find the same parameters twice.
             layers = network.layers(matrix, self.columns)
         step_length = torch.tensor(h, dtype=states.dtype)

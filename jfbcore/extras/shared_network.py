@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from jfbcore import _validate
 from jfbcore._random import draw
+from jfbcore._time import time_tensor
+from jfbcore.extras.gate import Gate, sign
 from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
 from jfbcore.kernels.saved_sweep import Columns, Cotangents, Layers, Saved
 from jfbcore.problems.base import Problem, Time
@@ -29,6 +31,8 @@ class SharedValueNetwork(nn.Module):
     #: numbers psi is told of an agent besides its state, and their standard deviation
     INDEX_DIM: ClassVar[int] = 0
     INDEX_SCALE: ClassVar[float] = 0.0
+    #: whether a gate decides between two branches of psi
+    GATED: ClassVar[bool] = False
     #: these numbers, (n_agents, INDEX_DIM)
     indices: Tensor | None
 
@@ -38,6 +42,7 @@ class SharedValueNetwork(nn.Module):
         n_agents: int,
         share: float,
         indices: Tensor | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
         self.agent_network = agent_network
@@ -50,6 +55,9 @@ class SharedValueNetwork(nn.Module):
                 f"{shape}"
             )
         self.register_buffer("indices", indices)
+        if (gate is not None) != self.GATED:
+            raise ValueError(f"`gate` must {'be a Gate' if self.GATED else 'be None'}, got {gate}")
+        self.gate = gate
 
     @classmethod
     def for_problem(
@@ -74,10 +82,10 @@ class SharedValueNetwork(nn.Module):
         share = defaults.agent_share if share is None else share
         assert share is not None
         units = defaults.agent_units if units is None else units
-        if cls.INDEX_DIM:
-            units = (*(units or (1.0,) * state_dim), *(1.0,) * cls.INDEX_DIM)
+        if cls.told():
+            units = (*(units or (1.0,) * state_dim), *(1.0,) * cls.told())
         agent_network = ValueNetwork(
-            state_dim + cls.INDEX_DIM,
+            state_dim + cls.told(),
             defaults.width if width is None else width,
             defaults.depth if depth is None else depth,
             scaling=None if units is None else NetworkScaling(state=units),
@@ -85,7 +93,13 @@ class SharedValueNetwork(nn.Module):
             device=problem.device,
             generator=generator,
         )
-        return cls(agent_network, problem.n_agents, share, cls.draw_indices(problem, generator))
+        indices, gate = cls.draw_indices(problem, generator), cls.draw_gate(problem, generator)
+        return cls(agent_network, problem.n_agents, share, indices, gate)
+
+    @classmethod
+    def told(cls) -> int:
+        """How many numbers psi is told of an agent besides its state."""
+        return cls.INDEX_DIM + cls.GATED
 
     @classmethod
     def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor | None:
@@ -97,6 +111,15 @@ class SharedValueNetwork(nn.Module):
             return None
         indices = cls.INDEX_SCALE * draw(torch.randn, (problem.n_agents, cls.INDEX_DIM), generator)
         return indices.to(dtype=problem.dtype, device=problem.device)
+
+    @classmethod
+    def draw_gate(cls, problem: Problem, generator: torch.Generator | None) -> Gate | None:
+        """The gate between psi's branches; None where there is one branch. A direct policy may
+        have the same."""
+        if not cls.GATED:
+            return None
+        inputs = problem.state_dim // problem.n_agents + cls.INDEX_DIM
+        return Gate(inputs, dtype=problem.dtype, device=problem.device, generator=generator)
 
     @staticmethod
     def supports(problem: Problem) -> str | None:
@@ -111,28 +134,37 @@ class SharedValueNetwork(nn.Module):
 
     def costate(self, t: Time, z: Tensor) -> Tensor:
         """p = grad_z phi(t, z): (batch, n) -> (batch, n), differentiable in z and parameters."""
-        p = self.agent_network.costate(self._times(t), self._states(z))
+        p = self.agent_network.costate(self._times(t), self._states(t, z))
         return self._costates(p, z) * self.share
 
-    def agents_costate(self, t: Time, z: Tensor, agents: Tensor) -> Tensor:
+    def agents_costate(self, t: Time, z: Tensor, agents: Tensor, kinds: Tensor) -> Tensor:
         """grad psi(t, z) of single agents: states (rows, n / N) of the agents numbered `agents`
-        (rows,) -> (rows, n / N). An agent's costate in the swarm is `share` times its own."""
-        rows = z if self.indices is None else torch.cat((z, self.indices[agents]), 1)
-        return self.agent_network.costate(t, rows)[:, : z.shape[1]]
+        (rows,) -> (rows, n / N). An agent's costate in the swarm is `share` times its own. `kinds`
+        (rows,), 0 or 1, is the branch where there are two; the gate is not asked."""
+        told = [z] if self.indices is None else [z, self.indices[agents]]
+        if self.gate is not None:
+            told.append(sign(kinds > 0, z))
+        return self.agent_network.costate(t, torch.cat(told, 1))[:, : z.shape[1]]
 
     def value_and_gradient(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi (batch,), grad_z phi (batch, n) and d phi/dt (batch,), all from one sweep."""
-        phi, p, phi_t = self.agent_network.value_and_gradient(self._times(t), self._states(z))
+        states = self._states(t, z)
+        phi, p, phi_t = self.agent_network.value_and_gradient(self._times(t), states)
         phi, phi_t = (x.view(-1, self.n_agents).sum(1) * self.share for x in (phi, phi_t))
         return phi, self._costates(p, z) * self.share, phi_t
 
     def prepare(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        """As `ValueNetwork.prepare`, of psi."""
-        return self.agent_network.prepare(times)
+        """As `ValueNetwork.prepare`, of psi; where there is a gate, times follow the biases."""
+        matrix, table = self.agent_network.prepare(times)
+        if self.gate is not None:
+            rows = matrix.shape[0]
+            table = nn.functional.pad(table[:, :rows], (0, 4 - rows % 4))
+            table[:, rows] = times
+        return matrix, table
 
     def prepared_costate(self, matrix: Tensor, bias: Tensor, z: Tensor) -> Tensor:
         """As `ValueNetwork.prepared_costate`."""
-        p = self.agent_network.prepared_costate(matrix, bias, self._states(z))
+        p = self.agent_network.prepared_costate(matrix, bias, self._prepared(matrix, bias, z))
         return self._costates(p, z) * self.share
 
     def prepared_pull_back(
@@ -140,7 +172,7 @@ class SharedValueNetwork(nn.Module):
     ) -> Tensor:
         """As `ValueNetwork.prepared_pull_back`."""
         p_bar, rows = self._states_of(p_bar * self.share), self._states_of(onto)
-        states = self._states(z)
+        states = self._prepared(matrix, bias, z)
         z_bar = self.agent_network.prepared_pull_back(matrix, bias, states, p_bar, rows)
         return self._costates(z_bar, z)
 
@@ -150,7 +182,8 @@ class SharedValueNetwork(nn.Module):
 
     def saved_costate(self, layers: Layers, bias: Tensor, z: Tensor) -> tuple[Tensor, Saved]:
         """As `ValueNetwork.saved_costate`; what is saved has a row for each agent."""
-        p, saved = self.agent_network.saved_costate(layers, bias, self._states(z))
+        states = self._prepared(layers.matrix, bias, z)
+        p, saved = self.agent_network.saved_costate(layers, bias, states)
         return self._costates(p, z) * self.share, saved
 
     def saved_pull_back(
@@ -172,7 +205,8 @@ class SharedValueNetwork(nn.Module):
     ) -> dict[str, Tensor]:
         """As `ValueNetwork.saved_gradients`."""
         shape = (z.shape[0], z.shape[1] * self.n_agents, -1)
-        states = self._states(z.flatten(0, 1)).view(shape)
+        each = times.repeat_interleave(z.shape[1])
+        states = self._states(each, z.flatten(0, 1)).view(shape)
         p_bar = self._states_of(p_bar.flatten(0, 1) * self.share).view(shape)
         gradients = self.agent_network.saved_gradients(
             layers, times, states, p_bar, saved, cotangents
@@ -182,20 +216,29 @@ class SharedValueNetwork(nn.Module):
     def _states_of(self, bar: Tensor) -> Tensor:
         """Cotangents of the swarm's costates (batch, n) as those of psi's gradients."""
         rows = bar.reshape(bar.shape[0] * self.n_agents, -1)
-        return nn.functional.pad(rows, (0, self.INDEX_DIM))
+        return nn.functional.pad(rows, (0, self.told()))
 
-    def _states(self, z: Tensor) -> Tensor:
-        """What psi sees of each agent, (batch N, psi's inputs)."""
+    def _states(self, t: Time, z: Tensor) -> Tensor:
+        """What psi sees of each agent, (batch N, psi's inputs), at one time or one for each."""
         states = z.reshape(z.shape[0] * self.n_agents, -1)
         if self.indices is None:
             return states
-        return torch.cat((states, self.indices.repeat(z.shape[0], 1)), 1)
+        told = [states, self.indices.repeat(z.shape[0], 1)]
+        if self.gate is not None:
+            times = time_tensor(self._times(t), z).reshape(-1, 1).expand(len(states), 1)
+            told.append(self.gate.branch(times, *told))
+        return torch.cat(told, 1)
+
+    def _prepared(self, matrix: Tensor, bias: Tensor, z: Tensor) -> Tensor:
+        """`_states` at the time of a row `bias` of what `prepare` makes."""
+        t = bias[matrix.shape[0]] if self.gate is not None else 0.0
+        return self._states(t, z)
 
     def _costates(self, p: Tensor, z: Tensor) -> Tensor:
         """psi's gradients (batch N, psi's inputs) as the swarm's, in the shape of `z`."""
-        if self.INDEX_DIM:
+        if self.told():
             p = p[:, : z.shape[1] // self.n_agents]
-        return p.reshape(z.shape)
+        return p.reshape(z.shape).contiguous()
 
     def _times(self, t: Time) -> Time:
         if isinstance(t, Tensor) and t.dim() == 1:
@@ -215,3 +258,13 @@ class IndexedValueNetwork(SharedValueNetwork):
 
     INDEX_DIM = 8
     INDEX_SCALE = 2.0
+
+
+class BranchedValueNetwork(IndexedValueNetwork):
+    """phi(t, z) = share * sum_i psi(t, z_i, e_i, b_i), b_i = -1 or 1 by a gate at (t, z_i, e_i).
+
+    Prefer it to an indexed network where optima are of two kinds, one here and one there, and known
+    ones are at hand for the gate to be fitted to (see `Gate`); a gate that nobody fits is random.
+    """
+
+    GATED = True

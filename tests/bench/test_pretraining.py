@@ -11,13 +11,14 @@ import torch
 
 from baselines import (
     METHODS,
+    Choice,
     EstimatorMethod,
     Extremals,
     ReferenceMisfit,
     Supervision,
     build_policy,
     extremals,
-    kinds_flown,
+    tolerances,
 )
 from bench import cli, pretraining
 from bench.build import Unsupported, build
@@ -26,12 +27,18 @@ from bench.measure import Step
 from bench.pretraining import Pretraining
 from bench.records import empty_record
 from bench.reference import trajectories
-from bench.reference.solution import in_double
+from bench.reference.ipopt import Ipopt
+from bench.reference.solution import in_double, open_loop_cost
 from bench.reference.trajectories import reason_against, training_references, training_states
 from bench.worker import fill
-from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.extras.shared_network import (
+    BranchedValueNetwork,
+    IndexedValueNetwork,
+    SharedValueNetwork,
+)
 from jfbcore.held_out import held_out_states
 from jfbcore.jfb import JFB
+from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
 from jfbcore.rollout import rollout
 from jfbcore.train import Training, TrainingConfig
@@ -58,6 +65,14 @@ def known(*, states, times=None, costates=None):
         costates=torch.zeros_like(states) if costates is None else costates,
         **zeros,
     )
+
+
+def chosen(policy, found, settings):
+    """The choice between two kinds of `found` trajectories."""
+    generator = torch.Generator().manual_seed(0)
+    n_steps = len(found[0].times)
+    alone = Quadrotor(1, n_steps=n_steps, dtype=F64)
+    return Choice.between(alone, found, tolerances(policy, settings), generator)
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +102,7 @@ class TestReferences:
         problem = Quadrotor(1, n_steps=8)
         solved = training_references(problem, 2, own_folder)
         assert solved.seconds > 0
-        assert solved.controls.shape == (2, 8, 4)
+        assert solved.controls.shape == (2, 2, 8, 4)
         assert torch.equal(solved.initial_states, training_states(problem, 2))
 
         def never(*_):
@@ -117,22 +132,23 @@ class TestReferences:
         found = training_references(problem, 3, own_folder)
         alone = found.problem
         assert (alone.name, alone.n_agents, alone.n_steps) == ("quadrotor", 1, 40)
-        assert found.kinds.tolist() == [0, 0, 0, 1, 1, 1]
-        assert torch.equal(found.initial_states[:3], found.initial_states[3:])
-        flown = extremals(in_double(alone), found.initial_states, found.controls).states
-        # Past half way the first kind still leans towards the target, the second away from it.
-        lean = flown[:, 25, 4] - flown[:, 25, 5]
-        assert (lean[:3] > 0.1).all(), lean
-        assert (lean[3:] < -0.1).all(), lean
-        assert torch.equal(training_states(alone, 3), found.initial_states[:3])
+        assert found.controls.shape == (2, 3, 40, 4)
+        assert torch.equal(training_states(alone, 3), found.initial_states)
+        for controls, costs, towards in zip(found.controls, found.costs, (1.0, -1.0), strict=True):
+            flown = extremals(in_double(alone), found.initial_states, controls).states
+            # Past half way the first kind still leans towards the target, the second away from it.
+            lean = flown[:, 25, 4] - flown[:, 25, 5]
+            assert (towards * lean > 0.1).all(), lean
+            paid = open_loop_cost(in_double(alone), found.initial_states, controls)
+            torch.testing.assert_close(paid, costs, rtol=1e-12, atol=0.0)
 
     def test_bicycles_go_their_own_ways_from_every_state(self, own_folder):
         """Half way to the target each is on a side of its own, the same from all states."""
         problem = Bicycle(4, n_steps=20)
         found = training_references(problem, 3, own_folder)
         assert found.problem is problem
-        assert found.kinds.tolist() == [0, 0, 0]
-        agents = extremals(in_double(problem), found.initial_states, found.controls).states
+        (controls,) = found.controls
+        agents = extremals(in_double(problem), found.initial_states, controls).states
         half_way = agents[:, 10].view(3, 4, 4)
         target = torch.tensor(problem.target_position, dtype=F64)
         aside = half_way[..., 0] * target[1] - half_way[..., 1] * target[0]
@@ -153,7 +169,7 @@ class TestMisfit:
         with torch.no_grad():
             costates = [teacher.value_network.costate(t, states[:, i]) for i, t in enumerate(times)]
         found = known(times=times, states=states, costates=torch.stack(costates, 1))
-        misfit = ReferenceMisfit(found, Supervision(spread=0.0, samples=64), problem, seed=0)
+        misfit = ReferenceMisfit([found], Supervision(spread=0.0, samples=64), teacher, seed=0)
         x = states[:, 0]
         assert misfit(teacher, x).cost.abs().max() < 1e-24
         cost = misfit(other, x).cost
@@ -175,7 +191,7 @@ class TestMisfit:
         right = replace(wrong, slopes=hessian.expand(3, 2, 12, 12))
         settings = Supervision(spread=2.0, samples=16)
         fitted, off = (
-            ReferenceMisfit(found, settings, problem, seed=0)(policy, states[:, 0]).cost
+            ReferenceMisfit([found], settings, policy, seed=0)(policy, states[:, 0]).cost
             for found in (right, wrong)
         )
         assert fitted.max() < 1e-24
@@ -194,40 +210,35 @@ class TestMisfit:
             # phi is affine: every agent's costate is 3, of which the swarm counts a third.
             one.linear.fill_(1.0 if network is ValueNetwork else 3.0)
         costate = torch.full((4, 2, 12), 3.0, dtype=F64)
-        found = known(states=torch.randn(4, 2, 12, dtype=F64), costates=costate)
-        flown = torch.tensor([0, 1, 0])
-        misfit = ReferenceMisfit(
-            found, Supervision(samples=9), problem, seed=0,
-            kinds=torch.tensor([0, 0, 1, 1]), flown=flown,
-        )  # fmt: skip
+        first = known(states=torch.randn(4, 2, 12, dtype=F64), costates=costate)
+        # What has no gate learns the first kind.
+        found, settings = [first, replace(first, costates=2.0 * costate)], Supervision(samples=9)
+        choice = chosen(policy, found, settings)
+        misfit = ReferenceMisfit(found, settings, policy, choice, seed=0)
         off = misfit(policy, torch.zeros(1, 36, dtype=F64)).cost
         assert len(off) == (3 if network is ValueNetwork else 9)
         assert off.max() < 1e-24
 
-    def test_agents_learn_the_kind_that_is_theirs(self):
-        """Two kinds whose costates are 1 and 2, an index that decides, and a network that says 1
-        throughout: the misfit is 0 for the agents of the first kind and a quarter for the others.
-        """
+    def test_every_kind_is_learnt_on_a_branch_of_its_own(self):
+        """Two kinds whose costates are 1 and 2, and a network that says so by branch: what is left
+        is how wrongly the gate chooses, which is log 2 where it does not know."""
         problem = Quadrotor(4, n_steps=2, dtype=F64)
-        policy = build_policy(problem, JFB(), width=8, network=IndexedValueNetwork)
-        network = policy.value_network
+        policy = build_policy(problem, JFB(), width=8, network=BranchedValueNetwork)
+        one, branch = policy.value_network.agent_network, 12 + IndexedValueNetwork.INDEX_DIM
         with torch.no_grad():
             for parameter in policy.parameters():
                 parameter.zero_()
-            network.agent_network.linear[:12] = 1.0
-        costates = torch.tensor([1.0, 2.0], dtype=F64)[:, None, None].expand(2, 2, 12)
-        found = known(states=torch.zeros(2, 2, 12, dtype=F64), costates=costates)
-        for second in (0.0, 0.25, 1.0):
-            settings = Supervision(samples=400, second=second)
-            flown = kinds_flown(policy, settings)
-            assert flown.sum() == round(4 * second)
-            if second == 0.25:
-                assert flown.argmax() == network.indices[:, 0].argmax()
-            kinds = torch.tensor([0, 1])
-            misfit = ReferenceMisfit(found, settings, problem, seed=0, kinds=kinds, flown=flown)
-            off = misfit(policy, torch.zeros(1, 48, dtype=F64)).cost.detach()
-            assert set(off.tolist()) <= {0.0, 0.25}
-            assert off.mean() / 0.25 == pytest.approx(second, abs=0.1)
+            one.linear[:12] = 1.5
+            # 0.5 |a.y|^2 with a = x on the state and 1 on the branch adds x times the branch.
+            one.quadratic[0, branch] = 1.0
+            one.quadratic[0, :12] = 0.5
+        costates = torch.ones(2, 2, 12, dtype=F64)
+        first = known(states=torch.zeros(2, 2, 12, dtype=F64), costates=costates)
+        found = [first, replace(first, costates=2.0 * costates)]
+        settings = Supervision(samples=400, spread=0.0)
+        misfit = ReferenceMisfit(found, settings, policy, chosen(policy, found, settings), seed=0)
+        off = misfit(policy, torch.zeros(1, 48, dtype=F64)).cost.detach()
+        torch.testing.assert_close(off, torch.full_like(off, math.log(2.0)))
 
     @pytest.mark.parametrize("network", [SharedValueNetwork, IndexedValueNetwork, ValueNetwork])
     def test_a_direct_policy_is_fitted_to_controls_and_their_feedback(self, network):
@@ -244,37 +255,94 @@ class TestMisfit:
             controls=torch.full((4, 2, 4), 2.0, dtype=F64),
         )
         wrong = replace(right, feedback=torch.ones(4, 2, 4, 12, dtype=F64))
-        kinds, x = torch.tensor([0, 0, 1, 1]), torch.zeros(1, 36, dtype=F64)
-        settings, flown = Supervision(samples=9), torch.tensor([0, 1, 0])
+        x, settings = torch.zeros(1, 36, dtype=F64), Supervision(samples=9)
         fitted, off = (
             ReferenceMisfit(
-                found, settings, problem, seed=0, kinds=kinds, flown=flown, controls=True
+                [found] * 2, settings, policy, chosen(policy, [found] * 2, settings), seed=0
             )(policy, x).cost
             for found in (right, wrong)
         )
         assert fitted.max() < 1e-24
         assert off.mean() > 1e-2
-        misfit = ReferenceMisfit(right, settings, problem, seed=0, controls=True)
-        with pytest.raises(TypeError, match="`policy` must be a direct policy to be fitted"):
-            misfit(self.policy(0, problem), x)
 
-    def test_agents_that_cannot_be_told_apart_all_learn_the_first_kind(self):
-        settings = Supervision(second=0.5)
-        for method in (JFB(), METHODS["direct"]):
-            shared, dense, indexed = (
-                build_policy(Quadrotor(4), method, width=8, network=network)
-                for network in (SharedValueNetwork, ValueNetwork, IndexedValueNetwork)
-            )
-            assert kinds_flown(shared, settings).tolist() == [0, 0, 0, 0]
-            assert kinds_flown(dense, settings).tolist() == [1, 1, 0, 0]
-            assert kinds_flown(indexed, settings).sum() == 2
+    def test_a_policy_without_a_network_of_either_kind_is_refused(self):
+        policy = build_policy(Quadrotor(1), METHODS["unrolled-network"])
+        with pytest.raises(TypeError, match="`policy` must have a network to fit"):
+            ReferenceMisfit([], Supervision(), policy, seed=0)
 
     @pytest.mark.parametrize(
-        "setting", [{"share": 0.0}, {"share": 1.5}, {"samples": 0}, {"second": 1.5}]
+        "setting", [{"share": 0.0}, {"share": 1.5}, {"samples": 0}, {"parting": -1.0}]
     )
     def test_settings_are_checked(self, setting):
         with pytest.raises(ValueError, match=f"`{next(iter(setting))}`"):
             Supervision(**setting)
+
+
+class TestChoice:
+    """Three flights of one quadrotor, of two kinds that IPOPT found."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def found():
+        problem = Quadrotor(1, n_steps=40, dtype=F64)
+        states = training_states(problem, 3)
+        kinds = [
+            torch.stack([solution.controls for solution in kind])
+            for kind in Ipopt().kinds_of_flight(problem, states, 2)
+        ]
+        return problem, [extremals(problem, states, controls) for controls in kinds]
+
+    def test_flights_beside_cost_what_ipopt_finds_there(self, found):
+        problem, kinds = found
+        choice = Choice.between(problem, kinds, torch.zeros(1), torch.Generator().manual_seed(0))
+        assert choice.states.shape == (2, 48, 40, 12)
+        assert torch.equal(choice.states[0, :, 0], choice.states[1, :, 0])
+        some = [0, 1, 2]  # beside each of the three
+        optima = Ipopt().kinds_of_flight(problem, choice.states[0, some, 0], 2)
+        best = torch.tensor([[solution.cost for solution in kind] for kind in optima], dtype=F64)
+        above = choice.costs[:, some] / best - 1.0
+        # Feedback is right to first order, so that the cost is to third; kinds differ by 7 %.
+        assert above.min() > -1e-9
+        assert above.max() < 0.04, above
+
+    def test_early_the_cheaper_kind_is_right_and_late_the_one_that_is_flown(self, found):
+        problem, kinds = found
+        choice = Choice.between(problem, kinds, torch.zeros(1), torch.Generator().manual_seed(0))
+        times, states, agents, right = choice.draw(2000, torch.Generator().manual_seed(1))
+        assert agents.max() == 0
+        flat = {tuple(row): i for i, row in enumerate(choice.states.flatten(0, 2).tolist())}
+        place = torch.tensor([flat[tuple(row)] for row in states.tolist()])
+        kind, flight, step = place // (48 * 40), place // 40 % 48, place % 40
+        torch.testing.assert_close(times, choice.times[step])
+        # At the start both kinds are at the same place, where the lookup finds either.
+        away = step > 0
+        assert torch.equal(kind[away], right[away])
+        early, cheaper = step < 8, (choice.costs[1] < choice.costs[0]).long()
+        assert torch.equal(right[early], cheaper[flight[early]])
+        assert 0.3 < (right[~early] == cheaper[flight[~early]]).double().mean() < 0.7
+
+    def test_an_agent_that_tolerates_it_takes_the_dearer_kind(self, found):
+        problem, kinds = found
+        tolerances = torch.tensor([-torch.inf, torch.inf])
+        choice = Choice.between(problem, kinds, tolerances, torch.Generator().manual_seed(0))
+        times, _, agents, right = choice.draw(500, torch.Generator().manual_seed(1))
+        early = times < 0.15 * problem.t_final
+        assert torch.equal(right[early], agents[early])
+
+    def test_tolerances_grow_with_the_swarm_and_the_index(self):
+        settings = Supervision(parting=0.01)
+        for method in (JFB(), METHODS["direct"]):
+            one, five = (
+                build_policy(Quadrotor(n), method, width=8, network=BranchedValueNetwork)
+                for n in (1, 5)
+            )
+            assert tolerances(one, settings).tolist() == [0.0]
+            network = five.value_network if isinstance(five, HamiltonianPolicy) else five
+            expected = 0.01 * 4 * network.indices[:, 0]
+            torch.testing.assert_close(tolerances(five, settings), expected)
+            for kind in (IndexedValueNetwork, SharedValueNetwork, ValueNetwork):
+                other = build_policy(Quadrotor(5), method, width=8, network=kind)
+                assert tolerances(other, settings).tolist() == 5 * [-math.inf]
 
 
 class TestTraining:

@@ -27,7 +27,11 @@ from jfbcore.extras import build_digest, compiled_library
 from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.compiled_rollout import CompiledRollout, Grid
 from jfbcore.extras.scanned_rollout import ScannedRollout
-from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.extras.shared_network import (
+    BranchedValueNetwork,
+    IndexedValueNetwork,
+    SharedValueNetwork,
+)
 from jfbcore.extras.stepped_rollout import SteppedRollout
 from jfbcore.jfb import JFB, GradientEstimator
 from jfbcore.kernels import native
@@ -125,6 +129,9 @@ def test_equals_the_eager_rollout(problem, method, warm_start):
         ("quadrotors", "reversible-tested", True, SharedValueNetwork),
         ("goods", "direct", False, ValueNetwork),
         ("quadrotors", "direct", True, SharedValueNetwork),
+        ("quadrotors", "jfb-newton", True, BranchedValueNetwork),
+        ("quadrotor", "jfb", False, BranchedValueNetwork),
+        ("quadrotors", "direct", False, BranchedValueNetwork),
     ],
 )
 def test_the_loop_of_a_processor(problem, method, warm_start, network):
@@ -208,6 +215,7 @@ def test_a_build_that_fails_says_why(monkeypatch):
         (Quadrotor(3, **SETTINGS), ValueNetwork),
         (Quadrotor(3, **SETTINGS), SharedValueNetwork),
         (Quadrotor(3, **SETTINGS), IndexedValueNetwork),
+        (Quadrotor(1, **SETTINGS), BranchedValueNetwork),
         # The one whose dense network has units.
         (RotorQuadrotor(1, **SETTINGS), ValueNetwork),
         # Its scaling takes small differences of powers, which the code generator rounds anew.
@@ -229,7 +237,7 @@ def test_native_kernels_in_the_loop_of_a_processor(method, problem, network):
     assert error(own_gradient, gradient) < 1e-5 + error(eager_gradient, gradient)
 
 
-@pytest.mark.parametrize("network", [SharedValueNetwork, IndexedValueNetwork])
+@pytest.mark.parametrize("network", [SharedValueNetwork, IndexedValueNetwork, BranchedValueNetwork])
 @pytest.mark.parametrize("problem", ["quadrotors", "bicycles"])
 def test_networks_of_identical_agents(problem, network):
     policy = make_policy(PROBLEMS[problem](), "jfb-many", network)

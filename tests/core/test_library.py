@@ -18,7 +18,11 @@ from baselines import METHODS, build_policy
 from jfbcore.extras.checkpoints import POLICY_VERSION
 from jfbcore.extras.compiled_rollout import CompiledRollout
 from jfbcore.extras.description import describe, rebuild
-from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.extras.shared_network import (
+    BranchedValueNetwork,
+    IndexedValueNetwork,
+    SharedValueNetwork,
+)
 from jfbcore.problems import PROBLEMS
 from jfbcore.solvers import SOLVERS
 
@@ -158,10 +162,12 @@ def variants() -> list[jfb.Policy]:
         make_policy(gradient="costate-network"),
         make_policy(gradient="direct"),
         make_policy(bicycle, gradient="direct", network=IndexedValueNetwork),
+        make_policy(network=BranchedValueNetwork),
+        make_policy(gradient="direct", network=BranchedValueNetwork),
     ]
 
 
-@pytest.mark.parametrize("index", range(11))
+@pytest.mark.parametrize("index", range(13))
 def test_a_saved_policy_comes_back(tmp_path, index):
     """With everything that decides its controls and gradients, to the last bit."""
     policy = variants()[index]
@@ -304,7 +310,7 @@ def test_a_problem_reads_as_code():
     )
 
 
-@pytest.mark.parametrize("index", range(11))
+@pytest.mark.parametrize("index", range(13))
 def test_a_policy_reads_as_one_line(index):
     policy = variants()[index]
     shown = repr(policy)

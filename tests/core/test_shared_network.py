@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from jfbcore.extras.gate import Gate
 from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
-from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+from jfbcore.extras.shared_network import (
+    BranchedValueNetwork,
+    IndexedValueNetwork,
+    SharedValueNetwork,
+)
 from jfbcore.jfb import JFB
 from jfbcore.maps import ScaledMap
 from jfbcore.policy import HamiltonianPolicy
@@ -22,7 +27,9 @@ SWARMS = {
 }
 
 
-every_network = pytest.mark.parametrize("network_class", [SharedValueNetwork, IndexedValueNetwork])
+every_network = pytest.mark.parametrize(
+    "network_class", [SharedValueNetwork, IndexedValueNetwork, BranchedValueNetwork]
+)
 
 
 def network_of(problem, network_class=SharedValueNetwork) -> SharedValueNetwork:
@@ -152,6 +159,39 @@ def test_saved_indices_come_back():
 def test_one_index_for_each_agent():
     with pytest.raises(ValueError, match=r"`indices` must be \(3, 8\).*got \(2, 5\)"):
         IndexedValueNetwork(ValueNetwork(9, 8), 3, 1.0, torch.zeros(2, 5))
+
+
+def test_a_gate_for_the_network_with_branches_alone():
+    agent, indices, gate = ValueNetwork(13, 8), torch.zeros(3, 8), Gate(12)
+    with pytest.raises(ValueError, match="`gate` must be None, got Gate"):
+        IndexedValueNetwork(agent, 3, 1.0, indices, gate)
+    with pytest.raises(ValueError, match="`gate` must be a Gate, got None"):
+        BranchedValueNetwork(agent, 3, 1.0, indices)
+
+
+def test_a_branch_is_what_the_gate_says_of_time_state_and_index():
+    """Against one plain network that is told a sign, the gate's, for each agent and sample."""
+    problem = SWARMS["quadrotor"](3)
+    network = network_of(problem, BranchedValueNetwork)
+    assert network.gate is not None
+    z = problem.sample_initial_states(40, torch.Generator().manual_seed(1))
+    t = torch.linspace(0.0, 4.0, 40, dtype=z.dtype)
+    with torch.no_grad():
+        network.gate.layers[-1].bias.zero_()
+    p, agents = network.costate(t, z).view(40, 3, 12), z.view(40, 3, 12)
+    shares = []
+    for i in range(3):
+        second = network.gate(t[:, None], agents[:, i], network.indices[i].expand(40, -1)) > 0
+        number = torch.full((40,), i)
+        first, other = (
+            network.agents_costate(t, agents[:, i], number, torch.full((40,), kind))
+            for kind in (0, 1)
+        )
+        assert not torch.allclose(first, other, rtol=1e-3)
+        expected = network.share * torch.where(second[:, None], other, first)
+        torch.testing.assert_close(p[:, i], expected)
+        shares.append(second.double().mean().item())
+    assert 0.0 < sum(shares) / 3 < 1.0
 
 
 def test_one_unit_for_each_state():
