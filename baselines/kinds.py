@@ -18,6 +18,8 @@ from jfbcore.problems import Problem
 _BESIDE, _SPREAD = 16, 0.5
 #: share of a flight after which an agent stays with the kind that it flies, dearer or not
 _PARTED = 0.2
+#: how far states lie beside flights after that, as a share of how far all of all flights lie apart
+_SHAKE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Choice:
     times: Tensor
     states: Tensor
     costs: Tensor
+    #: how far all states of all flights lie apart, (n,)
+    apart: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -56,14 +60,20 @@ class Choice:
         initial = known + _SPREAD * apart * draw(torch.randn, known.shape, generator)
         flights = [_flown_beside(problem, kind, initial) for kind in found]
         states, costs = (torch.stack(part) for part in zip(*flights, strict=True))
-        tolerances = tolerances.to("cpu", torch.float64)
-        return cls(tolerances=tolerances, times=found[0].times, states=states, costs=costs)
+        return cls(
+            tolerances=tolerances.to("cpu", torch.float64),
+            times=found[0].times,
+            states=states,
+            costs=costs,
+            apart=states.std((0, 1, 2), correction=0),
+        )
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Times (count,), states (count, n), agents and the kinds that are right there (count,).
 
         Early states are drawn more often than late ones. Before the kinds have parted a flight is
-        of the kind on which its agent should have set out; later it is of any, and stays of it.
+        of the kind on which its agent should have set out; later it is of any, and stays of it,
+        also where others push the agent far away from every known flight.
         """
         _, flights, steps, _ = self.states.shape
         which = torch.randint(flights, (count,), generator=generator)
@@ -72,8 +82,12 @@ class Choice:
         excess = self.costs[1, which] / self.costs[0, which] - 1.0
         right = (excess < self.tolerances[agents]).long()
         either = torch.randint(2, (count,), generator=generator)
-        kinds = torch.where(when < _PARTED * steps, right, either)
-        return self.times[when], self.states[kinds, which, when], agents, kinds
+        parted = when >= _PARTED * steps
+        kinds = torch.where(parted, either, right)
+        states = self.states[kinds, which, when]
+        shaken = _SHAKE * parted.unsqueeze(1) * self.apart
+        states = states + shaken * draw(torch.randn, states.shape, generator)
+        return self.times[when], states, agents, kinds
 
 
 def _flown_beside(problem: Problem, known: Extremals, initial: Tensor) -> tuple[Tensor, Tensor]:
