@@ -46,7 +46,9 @@ LOOKS: dict[str, Look] = {
     "torchdeq": Look("#882255", "<", ""),
     "torchdeq-phantom": Look("#AA4499", ">", (4, 1.5)),
     "torchdeq-implicit": Look("#6B4A2B", "p", (4, 1.5, 1, 1.5)),
+    "pretrained-jfb": Look("#0C3C6E", "o", (6, 2)),
     "direct": Look("#767676", "X", ""),
+    "pretrained-direct": Look("#B05A7A", "d", (4, 1.5)),
     "closed-form": Look("#000000", "H", (1.5, 1.5)),
 }
 
