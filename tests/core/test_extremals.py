@@ -66,28 +66,18 @@ def test_the_controls_maximise_the_hamiltonian_with_them(solved):
             torch.testing.assert_close(h.closed_form(), u, rtol=1e-6, atol=1e-7)
 
 
-def test_the_slopes_lead_to_the_costates_of_a_neighbour(solved):
-    """Central differences of the costates at the first time step, between optima."""
+@pytest.mark.parametrize("which", ["costates", "controls"])
+def test_slopes_and_feedback_lead_to_a_neighbour(solved, which):
+    """Central differences of costates and controls at the first time step, between optima."""
     problem, states, controls, _ = solved
     found = extremals(problem, states, controls)
     random = torch.randn(states.shape, generator=torch.Generator().manual_seed(5), dtype=F64)
     d = 1e-3 * random
-    there, back = (optimum(problem, x)[1][:, 0] for x in (states + d, states - d))
+    slope, part = (found.slopes, 1) if which == "costates" else (found.feedback, 0)
+    there, back = (optimum(problem, x)[part][:, 0] for x in (states + d, states - d))
     expected = 0.5 * (there - back)
-    slope = (found.slopes[:, 0] @ d.unsqueeze(2)).squeeze(2)
+    change = (slope[:, 0] @ d.unsqueeze(2)).squeeze(2)
     # Third derivatives over differences of 1e-3; IPOPT's multipliers are good to 1e-8 or so.
-    torch.testing.assert_close(slope, expected, rtol=2e-3, atol=1e-3 * expected.abs().max().item())
-
-
-def test_the_feedback_leads_to_the_controls_of_a_neighbour(solved):
-    """Central differences of the controls at the first time step, between optima."""
-    problem, states, controls, _ = solved
-    found = extremals(problem, states, controls)
-    random = torch.randn(states.shape, generator=torch.Generator().manual_seed(5), dtype=F64)
-    d = 1e-3 * random
-    there, back = (optimum(problem, x)[0][:, 0] for x in (states + d, states - d))
-    expected = 0.5 * (there - back)
-    change = (found.feedback[:, 0] @ d.unsqueeze(2)).squeeze(2)
     torch.testing.assert_close(change, expected, rtol=2e-3, atol=1e-3 * expected.abs().max().item())
 
 
