@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jfbcore import _validate
-from jfbcore._random import draw
 from jfbcore._time import Time, time_tensor
 from jfbcore.checks import check_problem
+from jfbcore.extras.fully_connected import fully_connected
 from jfbcore.extras.gate import sign
 from jfbcore.extras.network_defaults import network_defaults
 from jfbcore.extras.shared_network import SharedValueNetwork
@@ -65,15 +64,9 @@ class DirectPolicy(Policy):
         n_inputs = problem.state_dim // self._served + told + 1
         n_outputs = problem.control_dim if outputs is None else outputs
         sizes = [n_inputs, *[width] * depth, n_outputs // self._served]
-        layers: list[nn.Module] = []
-        for n_in, n_out in itertools.pairwise(sizes):
-            layer = nn.Linear(n_in, n_out, dtype=problem.dtype, device=problem.device)
-            with torch.no_grad():
-                for parameter in layer.parameters():
-                    uniform = draw(torch.rand, parameter.shape, generator)
-                    parameter.copy_((2.0 * uniform - 1.0) / n_in**0.5)
-            layers += [layer, nn.Tanh()]
-        self.network = nn.Sequential(*layers[:-1])
+        self.network = fully_connected(
+            sizes, dtype=problem.dtype, device=problem.device, generator=generator
+        )
         indices = None if shared is None else shared.draw_indices(problem, generator)
         self.register_buffer("indices", indices)
         self.gate = None if shared is None else shared.draw_gate(problem, generator)
@@ -82,7 +75,7 @@ class DirectPolicy(Policy):
             self.units = indices.new_tensor(defaults.agent_units)
         with torch.no_grad():
             # Start near zero output, where every problem's costs are finite.
-            for parameter in layers[-2].parameters():
+            for parameter in self.network[-1].parameters():
                 parameter.mul_(0.01)
 
     def constructor_arguments(self) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from jfbcore.problems import Problem
 _FLOOR = 1e-8
 #: numbers in the Hessians that are held at a time
 _NUMBERS = 2**25
-#: a control whose stationarity is off by more than this, relative, is held by a bound
-_STATIONARY = 1e-3
+#: least share of H's own curvature in the control that a minimum's has: others push it down
+_LEAST = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,12 @@ def extremals(problem: Problem, initial_states: Tensor, controls: Tensor) -> Ext
     """What the optimal open-loop `controls` (S, n_steps, m) from `initial_states` (S, n) imply.
 
     No solver's multipliers are needed: the costate is the derivative of the cost by one sweep
-    backwards, its slope comes from a Riccati recursion on the second derivatives. Memory grows
-    with S n_steps (n + m)^2. `problem` must compute in float64 on the CPU. Raises ValueError where
-    a shape does not fit, or where a second derivative is not finite.
+    backwards, its slope comes from a Riccati recursion on the second derivatives. Where a
+    trajectory is no minimum (agents that each answer the others need not be on one together), that
+    recursion grows beyond all bounds; its second derivatives are then taken without what bends
+    down, which keeps the feedback one that leads back. Memory grows with S n_steps (n + m)^2.
+    `problem` must compute in float64 on the CPU. Raises ValueError where a shape does not fit, or
+    where a second derivative is not finite.
     """
     _validate.instance("problem", problem, Problem, "Quadrotor(n_agents=1, dtype=torch.float64)")
     shape = (len(initial_states), problem.n_steps, problem.control_dim)
@@ -101,23 +104,54 @@ def _slopes(
 ) -> tuple[Tensor, Tensor]:
     """Of the costates, (S, n_steps, n, n), and of the controls, (S, n_steps, m, n), by the Riccati
     recursion of the cost's second-order expansion."""
-    h, n = problem.time_step, problem.state_dim
-    at = _second_order(problem, states, controls, costates)
-    second = _hessian(problem.terminal_cost, states[:, -1])
+    jacobian, hessian, force = _second_order(problem, states, controls, costates)
+    free = ~_held(problem, states, controls, costates, force)
+    parts = _hessian(problem.terminal_cost, states[:, -1]), jacobian, hessian, free
+    slopes, feedback, minimal = _riccati(*parts)
+    if (rest := ~minimal).any():
+        terminal, jacobian, hessian, free = (part[rest] for part in parts)
+        convex = _riccati(terminal, jacobian, _convex(hessian), free)
+        slopes[rest], feedback[rest], _ = convex
+    return slopes, feedback
+
+
+def _held(
+    problem: Problem, states: Tensor, controls: Tensor, costates: Tensor, force: Tensor
+) -> Tensor:
+    """Mask (S, n_steps, m), True where a control would leave its bounds if it followed its `force`,
+    the slope of the cost: it stays there when the state moves a little."""
+    h, held = problem.time_step, []
+    for i in range(problem.n_steps):
+        hamiltonian = problem.hamiltonian(i * h, states[:, i], costates[:, i])
+        ascent = -force[:, i] / h
+        moved = hamiltonian.project(controls[:, i] + ascent) - controls[:, i]
+        held.append(moved.abs() < 0.5 * ascent.abs())
+    return torch.stack(held, 1)
+
+
+def _riccati(
+    terminal: Tensor, jacobian: Tensor, hessian: Tensor, free: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes, feedback, and whether each trajectory is a minimum, (S,): whether the cost to come
+    curves upwards in the controls that are `free`, at every time step."""
+    n, second = terminal.shape[-1], terminal
+    minimal = torch.ones(len(terminal), dtype=torch.bool)
     slopes, feedbacks = [], []
-    for i in reversed(range(problem.n_steps)):
-        jacobian, hessian, force = (part[:, i] for part in at)
-        total = _symmetric(hessian + jacobian.mT @ second @ jacobian)
+    for i in reversed(range(jacobian.shape[1])):
+        at, mask = jacobian[:, i], free[:, i].to(second).unsqueeze(2)
+        total = _symmetric(hessian[:, i] + at.mT @ second @ at)
         cross, curvature = total[:, n:, :n], total[:, n:, n:]
-        # A control at its bound stays there when the state moves a little.
-        size = h * problem.gradient_scale * (1.0 + controls[:, i].abs().amax(1, True))
-        free = (force.abs() <= _STATIONARY * size).to(force).unsqueeze(2)
-        curvature = curvature * free * free.mT + torch.diag_embed(1.0 - free.squeeze(2))
-        feedback = -free * (_inverse(curvature) @ (free * cross))
+        alone, curvature = (_among(mask, part) for part in (hessian[:, i, n:, n:], curvature))
+        # What has gone wrong before may not even be finite.
+        values, vectors = torch.linalg.eigh(curvature.where(minimal[:, None, None], alone))
+        minimal &= values[:, 0] > _LEAST * torch.linalg.eigvalsh(alone)[:, 0].clamp_min(0.0)
+        values = values.maximum(_FLOOR * values.abs().amax(1, True))
+        inverse = (vectors / values.unsqueeze(1)) @ vectors.mT
+        feedback = -mask * (inverse @ (mask * cross))
         feedbacks.append(feedback)
-        slopes.append(second @ (jacobian[:, :, :n] + jacobian[:, :, n:] @ feedback))
+        slopes.append(second @ (at[:, :, :n] + at[:, :, n:] @ feedback))
         second = _symmetric(total[:, :n, :n] + cross.mT @ feedback)
-    return torch.stack(slopes[::-1], 1), torch.stack(feedbacks[::-1], 1)
+    return torch.stack(slopes[::-1], 1), torch.stack(feedbacks[::-1], 1), minimal
 
 
 def _second_order(
@@ -157,12 +191,17 @@ def _hessian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.stack([hessian_product(function, x, unit.expand_as(x)) for unit in units], 1)
 
 
-def _inverse(curvature: Tensor) -> Tensor:
-    """Of a symmetric matrix that is positive at an optimum; what is not is raised to a floor."""
-    values, vectors = torch.linalg.eigh(curvature)
-    floor = _FLOOR * values.abs().amax(1, True)
-    inverse: Tensor = (vectors / values.maximum(floor).unsqueeze(1)) @ vectors.mT
-    return inverse
+def _among(mask: Tensor, matrix: Tensor) -> Tensor:
+    """A symmetric `matrix` (S, m, m) with the rows and columns that `mask` (S, m, 1) leaves out
+    replaced by those of the identity."""
+    return matrix * mask * mask.mT + torch.diag_embed(1.0 - mask.squeeze(2))
+
+
+def _convex(matrix: Tensor) -> Tensor:
+    """Symmetric matrices without their negative eigenvalues."""
+    values, vectors = torch.linalg.eigh(matrix)
+    convex: Tensor = (vectors * values.clamp_min(0.0).unsqueeze(-2)) @ vectors.mT
+    return convex
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

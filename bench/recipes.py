@@ -55,7 +55,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 #: core, building included, and up to half more (`docs/recipes.md`). The same for every method.
 LENGTHS: dict[str, dict[int, tuple[int, float]]] = {
     "quadrotor": {1: (700, 100.0), 6: (900, 150.0), 20: (1300, 250.0), 100: (950, 180.0)},
-    "bicycle": {1: (3000, 150.0), 20: (4800, 400.0)},
+    "bicycle": {1: (3000, 150.0), 20: (4800, 400.0), 100: (2400, 600.0)},
     "consumption": {1: (280, 60.0), 100: (770, 90.0)},
     "rotor-quadrotor": {1: (1500, 150.0), 6: (1500, 300.0)},
     "liquidation": {1: (400, 60.0)},
@@ -73,7 +73,8 @@ _ANY_SOLVER = ("jfb", "implicit", "supervised", "pretrained", "costate")
 _SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed", "rotor-quadrotor": "shared"}
 #: agents' states in a minibatch of a shared network
 _SHARED_STATES = 200
-#: the least batch of such a network: where agents need not part, every one of them is a sample
+#: the least batch there: bicycles have to part, which one sample of few states does not show; where
+#: agents need not, every one of them is a sample, and 2 do
 _LEAST_BATCH = {"bicycle": 8}
 #: runs of fewer steps stay on the case's own grid and costs; so do cases on a coarser grid
 _SHORTEST_STAGED_RUN = 200
@@ -85,7 +86,8 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
     One quadrotor's Hessian is diagonal plus rank one, so a Newton map costs what the scaled one
     does, and with it jfb's gradient is the exact one; gradients that track the solver's iteration
     keep Picard on the scaled map. Identical agents share a network, a direct policy's too; bicycles
-    have to part, and theirs is told which agent it serves.
+    have to part, and theirs is told which agent it serves. A network that is fitted to flights of
+    quadrotors has a branch for each of the two kinds.
     """
     settings: dict[str, Any] = {"batch_size": default_batch(problem)}
     if recipe == "released":

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.record import SCHEMA_VERSION, Field, Type, parts
+from bench.record import SCHEMA_VERSION, parts
+from bench.record_field import Field, Type
 
 #: shipped with the package
 SCHEMA_FILE = Path(__file__).with_name("record.schema.json")

@@ -20,7 +20,8 @@ from bench import csv_cells
 from bench.case import Case
 from bench.identity import stem
 from bench.places import claim
-from bench.record import SCHEMA_VERSION, Field, parts
+from bench.record import SCHEMA_VERSION, parts
+from bench.record_field import Field
 from bench.record_schema import faults
 
 #: the file of lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from bench.identity import stem
 from bench.jobs import Job, RunSettings
 from bench.probes.step import Step
 from bench.records import read_object, read_records, write_json
+from bench.release.plan import SCALE, TARGETS, Part
 from bench.runner import run_jobs
 
 if TYPE_CHECKING:
@@ -81,42 +82,60 @@ def plan() -> list[str]:
         shared = sum(isinstance(job.probe, Step) for job in own)
         hours = sum(map(core_seconds, own)) / 3600
         total += hours
-        beside = f", and {shared} of the preset targets" if shared else ""
+        beside = f", and {shared} trainings of other parts" if shared else ""
         lines.append(f"{len(own) - shared:5} jobs {hours:6.2f} h  {claim.CLAIM}{beside}")
     measured = sum(not isinstance(job.probe, Step) for job in seen)
-    return [*lines, f"{measured:5} jobs {total:6.2f} h on one core, the preset targets left out"]
+    return [*lines, f"{measured:5} jobs {total:6.2f} h on one core, those trainings left out"]
 
 
 def verify(quick: bool, settings: RunSettings) -> Outcome:
     """Measure what is missing and judge what is there, whichever that is.
 
-    A quick check without `resume` begins anew: it is a test of the code as it is now. The trainings
-    to a target are left to the run of that preset where one lies beside, see `records_of`.
+    A quick check without `resume` begins anew: it is a test of the code as it is now. Trainings of
+    another part of a release are left to it where its folder lies beside, see `records_of`.
     """
     wanted = jobs(quick)
     if quick and not settings.resume:
         _begin_anew(settings.out, {job.name for job in wanted})
-    if _targets(settings.out).is_dir():
-        wanted = [job for job in wanted if not isinstance(job.probe, Step)]
+    others = () if quick else _beside(settings.out)
+    elsewhere = {Job(case=case, seed=seed) for part in others for case, seed in part.jobs()}
+    wanted = [job for job in wanted if job not in elsewhere]
     # What runs side by side first, so that it is not held up by what runs alone.
     run_jobs(sorted(wanted, key=lambda job: job.probe.timed(job.case)), settings)
     return judge(quick, settings.out)
 
 
-def _targets(out: Path) -> Path:
-    return out.parent / "targets"
+def _beside(out: Path) -> list[Part]:
+    """The parts of a release that train what claims rest on, of those whose folders lie beside."""
+    return [part for part in (TARGETS, SCALE) if (out.parent / part.name).is_dir()]
 
 
 def records_of(quick: bool, out: Path) -> dict[str, Record]:
-    """The records that the claims ask for: those under `out`, and the trainings to a target from
-    the folder `targets` beside it, so that a release measures them once.
+    """The records that the claims ask for: those under `out`, and trainings from the folders of
+    other parts beside it, so that a release measures them once.
     """
     found = by_job(read_records(out))
-    if not quick and _targets(out).is_dir():
-        beside = by_job(read_records(_targets(out)))
-        shared = (record_of(job, beside) for job in jobs(quick) if isinstance(job.probe, Step))
+    for part in () if quick else _beside(out):
+        there = by_job(read_records(out.parent / part.name))
+        shared = (record_of(job, there) for job in jobs(quick) if isinstance(job.probe, Step))
         found |= by_job(record for record in shared if record is not None)
     return found
+
+
+def not_planned(out: Path) -> Set[Job]:
+    """Trainings that the release around `out` did not plan: its claims do without them.
+
+    What has joined the presets since is for the next release.
+    """
+    plan = (read_object(out.parent / "release.json") or {}).get("plan")
+    if not plan:
+        return frozenset()
+    return {
+        Job(case=case, seed=seed)
+        for part in (TARGETS, SCALE)
+        for case, seed in part.jobs()
+        if case.id not in plan.get(part.name, {}).get("cases", ())
+    }
 
 
 def _begin_anew(out: Path, own: set[str]) -> None:
@@ -134,7 +153,7 @@ def _begin_anew(out: Path, own: set[str]) -> None:
 def judge(quick: bool, out: Path) -> Outcome:
     """Verdicts and figures from the records under `out`: verify.json, data/*.csv, figures/*.png."""
     records = records_of(quick, out)
-    outcome, data = judge_records(quick, records)
+    outcome, data = judge_records(quick, records, not_planned(out))
     figures = _draw(data, out)
     for row in (*outcome.claims, *outcome.beyond):
         row["figure"] = row["figure"] if row["figure"] in figures else None
@@ -150,12 +169,16 @@ def judge(quick: bool, out: Path) -> Outcome:
 
 
 def judge_records(
-    quick: bool, records: Mapping[str, Record]
+    quick: bool, records: Mapping[str, Record], left_out: Set[Job] = frozenset()
 ) -> tuple[Outcome, list[tuple[ModuleType, Tables]]]:
-    """The outcome, and each claim with its tables: a pure function of the records."""
+    """The outcome, and each claim with its tables: a pure function of the records.
+
+    `left_out`: jobs that are not asked for.
+    """
     claims, beyond, failures, data = [], [], [], []
     for claim in discover():
-        found, absent = tables(claim.jobs(quick), records)
+        asked = [job for job in claim.jobs(quick) if job not in left_out]
+        found, absent = tables(asked, records)
         data.append((claim, found))
         row = _row(claim, found, absent, quick)
         if claim.NUMBER is not None:
@@ -166,6 +189,8 @@ def judge_records(
             failures += claim.failures(found)
     missing, failed = [], {}
     for job in jobs(quick):
+        if job in left_out:
+            continue
         record = record_of(job, records)
         if record is None:
             missing.append(job.name)

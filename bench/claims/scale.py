@@ -12,7 +12,7 @@ from bench.claims.claim import NOT_MEASURED, Judgement, Numbers, Tables, number,
 from bench.claims.panels import series_figure
 from bench.jobs import Job
 from bench.probes.training import Train
-from bench.release.plan import TARGETS
+from bench.release.plan import SCALE, TARGETS
 from bench.report.style import look
 
 NUMBER = 7
@@ -32,11 +32,8 @@ def jobs(quick: bool) -> list[Job]:
     if quick:
         cases = [trained(problem, 100, n_steps=16, train_steps=12) for problem, _ in SMALL]
         return seeded(cases, Train(evaluations=4), quick)
-    return [
-        Job(case=each, seed=seed)
-        for each, seed in TARGETS.jobs()
-        if each.n_agents == 100 and each.gradient == "jfb" and each.recipe == "recommended"
-    ]
+    trainings = (*TARGETS.jobs(), *SCALE.jobs())
+    return [Job(case=each, seed=seed) for each, seed in trainings if each.n_agents == 100]
 
 
 def judge(data: Tables) -> Judgement:

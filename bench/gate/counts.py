@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.gate.outcome import Outcome
-from bench.record import FIELDS, Gate
+from bench.record import FIELDS
+from bench.record_field import Gate
 from bench.records import Entry, RecordError
 
 SCHEMA_VERSION = 1

@@ -12,7 +12,7 @@ from bench.presets.names import MAIN_GRADIENTS
 from bench.presets.released import released
 from bench.presets.smoke import smoke
 from bench.presets.sweep import cpu, gpu
-from bench.presets.targets import growth, rates, targets
+from bench.presets.targets import growth, rates, scale, targets
 from bench.presets.tracked import gate, quick
 from bench.release.sweep import sweep
 from bench.selection import narrowed
@@ -30,6 +30,7 @@ PRESETS: dict[str, Callable[[], Iterator[Case]]] = {
     "gpu-headline": gpu_headline,
     "released": released,
     "targets": targets,
+    "scale": scale,
     "growth": growth,
     "rates": rates,
     "sweep": sweep,
@@ -45,6 +46,7 @@ TIMEOUTS = {
     "gpu-headline": 200.0,
     "released": 1800.0,
     "targets": 3600.0,
+    "scale": 3600.0,
     "growth": 3600.0,
     "rates": 3600.0,
     "sweep": 900.0,

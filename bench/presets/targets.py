@@ -16,6 +16,8 @@ _GROWTH = (
     *(("quadrotor", 100), ("liquidation", 20), ("consumption", 100), ("quadrotor", 6)),
     *(("quadrotor", 20), ("bicycle", 20), ("rotor-quadrotor", 6)),
 )
+#: what there is a hundred of, beside the quadrotors of `targets`
+_MANY = ("consumption", "liquidation", "bicycle")
 #: those on which the learning rate is tuned for each gradient, and the factors tried
 _TUNED = (("quadrotor", 1), ("bicycle", 1), ("consumption", 5))
 _RATE_FACTORS = (2.0, 0.5)
@@ -25,7 +27,8 @@ _RANKED = ("jfb", "implicit", "direct")
 _COMPETITORS = ("unrolled", "cvxpylayers-moreau")
 #: fitted to optima first
 _PRETRAINED = ("pretrained-jfb", "pretrained-direct")
-#: the maps on which jfb of quadrotors is biased
+#: sizes of quadrotors that jfb is trained on with each of its maps, and those where it is biased
+_SWARMS = (1, 6, 20, 100)
 _BIASED = ("scaled", "plain")
 
 
@@ -34,7 +37,7 @@ def targets() -> Iterator[Case]:
 
     On one size of each problem jfb and the exact gradient, compiled; on one rotor quadrotor, where
     the recipe's map leaves jfb biased, jfb on the Newton map, where it is exact; on one quadrotor a
-    direct policy.
+    direct policy. At the end jfb on each of its maps, exact or biased, at every size of quadrotors.
     """
     for problem, n_agents in _FIRST:
         for gradient in _RANKED[:2]:
@@ -42,19 +45,22 @@ def targets() -> Iterator[Case]:
         if problem == "rotor-quadrotor":
             yield replace(trained("recommended", problem, n_agents, "jfb"), map="newton")
     yield trained("recommended", "quadrotor", 1, "direct")
+    for n_agents in _SWARMS:
+        case = trained("recommended", "quadrotor", n_agents, "jfb")
+        if n_agents > 1:
+            yield case
+        yield from (replace(case, map=name, solver="picard") for name in _BIASED)
 
 
 def growth() -> Iterator[Case]:
     """The same on larger swarms and portfolios, direct policies everywhere, and what else competes.
 
-    Of swarms of quadrotors without the exact gradient: on their Newton map it is jfb's. They are
-    also fitted to single agents' optima first. At the end
-    jfb on the maps where it is biased, at every size of quadrotors, and on the one where it is
-    exact of six rotor quadrotors.
+    Of swarms of quadrotors without jfb, which `targets` have, and without the exact gradient: on
+    their Newton map it is jfb's. They are also fitted to single agents' optima first. At the end
+    jfb on the map where it is exact of six rotor quadrotors.
     """
     for problem, n_agents in _GROWTH:
-        same = problem == "quadrotor"
-        for gradient in _RANKED[:1] if same else _RANKED[:2]:
+        for gradient in () if problem == "quadrotor" else _RANKED[:2]:
             yield trained("recommended", problem, n_agents, gradient)
     for gradient in (*_COMPETITORS, *_PRETRAINED):
         yield trained("recommended", "quadrotor", 1, gradient)
@@ -63,11 +69,13 @@ def growth() -> Iterator[Case]:
             yield trained("recommended", problem, n_agents, gradient)
     for problem, n_agents in (*_FIRST[1:], *_GROWTH):
         yield trained("recommended", problem, n_agents, "direct")
-    for problem, n_agents in (*_FIRST, *_GROWTH):
-        if problem == "quadrotor":
-            case = trained("recommended", problem, n_agents, "jfb")
-            yield from (replace(case, map=name, solver="picard") for name in _BIASED)
     yield replace(trained("recommended", "rotor-quadrotor", 6, "jfb"), map="newton")
+
+
+def scale() -> Iterator[Case]:
+    """A hundred goods, assets or bicycles trained by jfb; a hundred quadrotors `targets` have."""
+    for problem in _MANY:
+        yield trained("recommended", problem, 100, "jfb")
 
 
 def rates() -> Iterator[Case]:

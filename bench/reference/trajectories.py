@@ -38,14 +38,12 @@ _KINDS = 2
 @dataclass(frozen=True, kw_only=True)
 class TrainingReferences:
     """`initial_states` (S, n) that were solved, for each kind of flight the optimal `controls`
-    (kinds, S, n_steps, m) and their `costs` (kinds, S), in float64, and the `seconds` that all
-    states took, those without a solution included. `problem` is what they are of: the whole, or
-    one agent."""
+    (kinds, S, n_steps, m), in float64, and the `seconds` that all states took, those without a
+    solution included. `problem` is what they are of: the whole, or one agent."""
 
     problem: Problem
     initial_states: Tensor
     controls: Tensor
-    costs: Tensor
     seconds: float
 
 
@@ -100,8 +98,7 @@ def training_references(
     if not path.exists():
         _write(path, _solve(unit, count, kinds))
     with np.load(path) as file:
-        names = ("initial_states", "controls", "costs")
-        numbers = {name: torch.from_numpy(file[name]) for name in names}
+        numbers = {name: torch.from_numpy(file[name]) for name in ("initial_states", "controls")}
         return TrainingReferences(problem=unit, seconds=float(file["seconds"].sum()), **numbers)
 
 
@@ -122,7 +119,6 @@ def _solve(problem: Problem, count: int, kinds: int) -> dict[str, np.ndarray]:
     return {
         "initial_states": states[solved].numpy(),
         "controls": torch.stack(controls).numpy(),
-        "costs": np.array([[solution.cost for solution in of_kind] for of_kind in kept]),
         "seconds": np.array([[solution.seconds for solution in of_kind] for of_kind in found]),
     }
 

@@ -123,8 +123,8 @@ class Findings:
 def check_release(directory: Path, plan: Sequence[Part]) -> Findings:
     """Hold what lies under `directory` against `plan`, part by part.
 
-    What is due of a preset is what its release planned, as `release.json` says: a case that has
-    joined since is for the next one.
+    What is due of a preset is what its release planned, as `release.json` says: a case or a preset
+    that has joined since is for the next one.
     """
     findings = Findings()
     begun = (read_object(directory / "release.json") or {}).get("plan") or {}
@@ -132,7 +132,7 @@ def check_release(directory: Path, plan: Sequence[Part]) -> Findings:
         folder = directory / part.name
         if part.preset is None:
             _check_result(findings, part, folder)
-        else:
+        elif not begun or part.name in begun or folder.is_dir():
             own = begun.get(part.name) or planned((part,))[part.name]
             due = {(case, seed) for case in own["cases"] for seed in range(own["seeds"])}
             _check_records(findings, part, folder, due)

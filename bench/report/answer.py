@@ -25,7 +25,7 @@ def answer(
     if len(ranked):
         inner = ranked[ranked["time"].notna() & (ranked["map"] != NO_MAP)].sort_values("time")
     lines = {
-        "Which": _which(inner, ties),
+        "Which": _which(inner, ties, trained=len(gaps) > 0),
         "When another": _exceptions(gaps, ties) or _limits_of_service(ranked),
         "Price": _price(cases, inner, ties),
         "Measured on": _measured_on(runs, cases),
@@ -63,7 +63,7 @@ def standing(gaps: pd.DataFrame) -> pd.DataFrame:
     return found.sort_values("tied", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _which(inner: pd.DataFrame, ties: pd.DataFrame) -> str:
+def _which(inner: pd.DataFrame, ties: pd.DataFrame, trained: bool) -> str:
     if len(ties):
         top, *others = ties.to_dict("records")
         words = ", ".join(f"{o['gradient']} {o['tied']} of {o['instances']}" for o in others)
@@ -81,7 +81,11 @@ def _which(inner: pd.DataFrame, ties: pd.DataFrame) -> str:
     return (
         f"{top['gradient']} on the {top['map']} map takes the shortest step of all that solve the "
         f"inner problem ({style.format_factor(top['time'])} the fastest on average over {sizes}). "
-        "Runs this short do not say which gradient trains best."
+        + (
+            "No two of them were trained on one problem and size by the same code and machine."
+            if trained
+            else "Runs this short do not say which gradient trains best."
+        )
     )
 
 

@@ -169,6 +169,9 @@ def _ratios(rows: pd.DataFrame, column: str) -> dict[tuple[str, str], pd.Series]
         return {}
     medians = rows.groupby([*_INSTANCE, *_ROW, "solver"], dropna=False)[column].median()
     best = medians.groupby([*_INSTANCE, *_ROW], dropna=False).min().rename("own").reset_index()
+    # A method that is alone somewhere is the best there, which says nothing of it.
+    several = best.groupby(_INSTANCE, dropna=False)["own"].transform("size") > 1
+    best = best[several]
     least = best["own"].where(best["map"] != NO_MAP)
     least = least.groupby([best[name] for name in _INSTANCE], dropna=False).transform("min")
     return dict(list((best["own"] / least).groupby([best[name] for name in _ROW])))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor, nn
 
 from jfbcore import _validate
-from jfbcore._random import draw
+from jfbcore.extras.fully_connected import fully_connected
 
 _WIDTH = 32
 
@@ -32,15 +30,8 @@ class Gate(nn.Module):
     ) -> None:
         super().__init__()
         self.inputs = _validate.positive_int("inputs", inputs)
-        layers: list[nn.Module] = []
-        for n_in, n_out in itertools.pairwise((inputs + 1, _WIDTH, _WIDTH, 1)):
-            layer = nn.Linear(n_in, n_out, dtype=dtype, device=device)
-            with torch.no_grad():
-                for parameter in layer.parameters():
-                    uniform = draw(torch.rand, parameter.shape, generator)
-                    parameter.copy_((2.0 * uniform - 1.0) / n_in**0.5)
-            layers += [layer, nn.Tanh()]
-        self.layers = nn.Sequential(*layers[:-1])
+        sizes = (inputs + 1, _WIDTH, _WIDTH, 1)
+        self.layers = fully_connected(sizes, dtype=dtype, device=device, generator=generator)
 
     def forward(self, times: Tensor, states: Tensor, indices: Tensor) -> Tensor:
         """The logit of the second branch, (rows,), at times (rows, 1), states and indices

@@ -333,6 +333,16 @@ class TestOtherPresets:
         assert {c.map for c in rows} == {"scaled", "newton"}
         assert len({replace(c, map="scaled") for c in rows}) == 1
 
+    def test_a_hundred_of_everything_is_trained_by_jfb(self):
+        """What the claim of scale rests on: every problem of the paper, quadrotors on every map."""
+        trainings = (*PRESETS["targets"](), *PRESETS["scale"]())
+        many = [c for c in trainings if c.n_agents == 100]
+        assert {c.gradient for c in many} == {"jfb"}
+        maps = {c.map for c in many if c.problem == "quadrotor"}
+        assert maps == {"plain", "scaled", "newton"}
+        rest = [c.problem for c in many if c.problem != "quadrotor"]
+        assert sorted(rest) == ["bicycle", "consumption", "liquidation"]
+
     def test_growth_has_what_targets_leave_out(self):
         cases = [*PRESETS["targets"](), *PRESETS["growth"]()]
         assert len({c.id for c in cases}) == len(cases)

@@ -28,7 +28,7 @@ from bench.claims.claim import NOT, NOT_MEASURED, PARTLY, REPRODUCED
 from bench.claims.tables import by_job, record_of
 from bench.environment import ROOT
 from bench.records import read_records
-from bench.verify import jobs, judge_records, records_of
+from bench.verify import jobs, judge_records, not_planned, records_of
 
 
 def must_hold(data: dict[str, pd.DataFrame]) -> list[str]:
@@ -41,7 +41,7 @@ def test_every_committed_verdict_follows_from_the_committed_records() -> None:
     """Whole rows: verdict, value, findings and tables."""
     folder = ROOT / "reports" / "release" / "verify"
     content = json.loads((folder / "verify.json").read_text(encoding="utf-8"))
-    outcome, _ = judge_records(False, records_of(False, folder))
+    outcome, _ = judge_records(False, records_of(False, folder), not_planned(folder))
     found = json.loads(json.dumps(asdict(outcome)))
     assert found["missing"] == content["missing"]
     for part in ("claims", "beyond"):

@@ -28,7 +28,7 @@ from bench.pretraining import Pretraining
 from bench.records import empty_record
 from bench.reference import trajectories
 from bench.reference.ipopt import Ipopt
-from bench.reference.solution import in_double, open_loop_cost
+from bench.reference.solution import in_double
 from bench.reference.trajectories import reason_against, training_references, training_states
 from bench.worker import fill
 from jfbcore.extras.shared_network import (
@@ -134,13 +134,11 @@ class TestReferences:
         assert (alone.name, alone.n_agents, alone.n_steps) == ("quadrotor", 1, 40)
         assert found.controls.shape == (2, 3, 40, 4)
         assert torch.equal(training_states(alone, 3), found.initial_states)
-        for controls, costs, towards in zip(found.controls, found.costs, (1.0, -1.0), strict=True):
+        for controls, towards in zip(found.controls, (1.0, -1.0), strict=True):
             flown = extremals(in_double(alone), found.initial_states, controls).states
             # Past half way the first kind still leans towards the target, the second away from it.
             lean = flown[:, 25, 4] - flown[:, 25, 5]
             assert (towards * lean > 0.1).all(), lean
-            paid = open_loop_cost(in_double(alone), found.initial_states, controls)
-            torch.testing.assert_close(paid, costs, rtol=1e-12, atol=0.0)
 
     def test_bicycles_go_their_own_ways_from_every_state(self, own_folder):
         """Half way to the target each is on a side of its own, the same from all states."""

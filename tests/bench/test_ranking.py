@@ -59,6 +59,24 @@ def test_ratios_are_geometric_means_over_instances(tmp_path: Path) -> None:
     assert cells["implicit"][2] == "4.0×"
 
 
+def test_a_method_that_is_alone_on_a_problem_has_no_ratio_there(tmp_path: Path) -> None:
+    records = [synthetic_record("jfb", 1), synthetic_record("implicit", 4)]
+    runs, cases, ranked, gaps = ranked_run(tmp_path, records)
+    assert ranked["time"].isna().all()
+    assert ranked["memory"].isna().all()
+    assert "Which" not in dict(answer(runs, cases, ranked, gaps))
+
+
+def test_trainings_that_do_not_compare_are_not_called_short(tmp_path: Path) -> None:
+    """Two timed side by side, another trained by itself."""
+    timed = [synthetic_record("jfb", 1), synthetic_record("implicit", 1)]
+    curve = trained("jfb", 0, [(0, 9.0), (4, 0.5)], n_agents=4)
+    lines = dict(answer(*ranked_run(tmp_path / "trained", [*timed, curve])))
+    assert lines["Which"].endswith("trained on one problem and size by the same code and machine.")
+    lines = dict(answer(*ranked_run(tmp_path / "timed", timed)))
+    assert lines["Which"].endswith("Runs this short do not say which gradient trains best.")
+
+
 @pytest.mark.parametrize(("limit", "jfb"), [(10.0, 0.1), (7.0, 0.5)])
 def test_gaps_are_read_off_at_the_shortest_limit(tmp_path: Path, limit: float, jfb: float) -> None:
     """A run that ends before keeps its gap; of one that goes on later points do not count."""

@@ -111,6 +111,10 @@ def test_what_joins_the_plan_later_is_for_the_next_release(tmp_path):
     more = dataclasses.replace(_RECORDS, filters=("problem=bicycle",), seeds=3)
     assert len(more.jobs()) > len(_RECORDS.jobs())
     assert check_release(directory, (more, _RESULT)).complete
+    another = dataclasses.replace(_RECORDS, name="another")
+    assert check_release(directory, (_RECORDS, another, _RESULT)).complete
+    (directory / "another").mkdir()
+    assert check_release(directory, (_RECORDS, another, _RESULT)).missing
     (directory / "release.json").unlink()
     assert check_release(directory, (more, _RESULT)).missing
 

@@ -22,6 +22,7 @@ from bench.jobs import Job, RunSettings
 from bench.probes.memory import Memory
 from bench.probes.step import Step
 from bench.records import read_records, write_json
+from bench.release.plan import SCALE, TARGETS
 from bench.report import write_report
 from tests.bench.helpers import run_cli
 from tests.bench.test_runner import orphans, settings, stamp, wait_for
@@ -131,11 +132,30 @@ def test_trainings_to_a_target_are_those_that_lie_beside(tmp_path, monkeypatch):
     assert job.case.recipe == "recommended"
     write_json(job.path(beside), job.new_record() | {"status": "ok"})
     verify.verify(False, settings(out))
-    own, left = ({type(each.probe) for each in jobs} for jobs in measured)
-    assert own - left == {Step}
+    (tmp_path / "scale").mkdir()
+    verify.verify(False, settings(out))
+    own, others, none = (
+        [each for each in jobs if isinstance(each.probe, Step)] for jobs in measured
+    )
+    assert set(others) < set(own)
+    assert {(each.case, each.seed) for each in others} == set(SCALE.jobs())
+    assert none == []
     (record,) = verify.records_of(False, out).values()
     assert record["case"]["id"] == job.case.id
     assert verify.records_of(True, out) == {}
+
+
+def test_claims_do_without_trainings_that_their_release_did_not_plan(tmp_path):
+    out, job = tmp_path / "verify", next(iter(TARGETS.jobs()))
+    assert verify.not_planned(out) == frozenset()
+    plan = {"targets": {"seeds": 5, "cases": [job[0].id]}}
+    write_json(tmp_path / "release.json", {"plan": plan})
+    left_out = verify.not_planned(out)
+    assert Job(case=job[0], seed=job[1]) not in left_out
+    assert {Job(case=case, seed=seed) for case, seed in SCALE.jobs()} < left_out
+    outcome, _ = verify.judge_records(False, {}, left_out)
+    everything, _ = verify.judge_records(False, {})
+    assert set(outcome.missing) == set(everything.missing) - {job.name for job in left_out}
 
 
 def test_the_plan_counts_every_job_of_a_full_check_once():

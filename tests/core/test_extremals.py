@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from baselines import extremals
+from bench.reference.best_response import BestResponse
 from bench.reference.ipopt import Ipopt, Program
+from bench.reference.solution import open_loop_cost
 from bench.reference.starts import starting_guesses
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
 
@@ -79,6 +81,37 @@ def test_slopes_and_feedback_lead_to_a_neighbour(solved, which):
     change = (slope[:, 0] @ d.unsqueeze(2)).squeeze(2)
     # Third derivatives over differences of 1e-3; IPOPT's multipliers are good to 1e-8 or so.
     torch.testing.assert_close(change, expected, rtol=2e-3, atol=1e-3 * expected.abs().max().item())
+
+
+def test_a_control_that_is_nearly_optimal_still_has_its_feedback(solved):
+    """One that is inside its bounds is free, whatever the slope of the cost there."""
+    problem, states, controls, _ = solved
+    inside = 0.99999 * controls if problem.name != "consumption" else controls + 1e-5
+    expected, found = (extremals(problem, states, u).feedback for u in (controls, inside))
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_what_is_no_minimum_has_a_feedback_that_leads_back():
+    """Bicycles that answer each other end where none gains alone; together they are on no minimum,
+    and the exact recursion grows beyond all bounds."""
+    problem = Bicycle(6, dtype=F64)
+    state = problem.sample_initial_states(1, torch.Generator().manual_seed(1))
+    (solution,) = BestResponse(ipopt=Ipopt()).solve(problem, state)
+    found = extremals(problem, state, solution.controls[None])
+    assert found.slopes.abs().max() < 1e4
+    shift = 0.05 * torch.randn(16, 6, 2, generator=torch.Generator().manual_seed(2), dtype=F64)
+    beside = state + torch.cat((shift, torch.zeros_like(shift)), 2).flatten(1)
+    kept = open_loop_cost(problem, beside, solution.controls.expand(16, -1, -1))
+    z, cost, h = beside, torch.zeros(16, dtype=F64), problem.time_step
+    for i, t in enumerate(found.times.tolist()):
+        d = z - found.states[0, i]
+        u = found.controls[0, i] + d @ found.feedback[0, i].mT
+        u = problem.hamiltonian(t, z, torch.zeros_like(z)).project(u)
+        cost = cost + h * problem.running_cost(t, z, u)
+        z = z + h * problem.dynamics(t, z, u)
+    cost = cost + problem.terminal_cost(z)
+    assert cost.mean() < 1.006 * solution.cost
+    assert kept.mean() > 1.3 * solution.cost
 
 
 def test_controls_of_another_shape_are_refused():
