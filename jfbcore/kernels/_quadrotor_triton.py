@@ -99,6 +99,7 @@ def three(pointer, stride: tl.constexpr, inside):
 
 @triton.jit
 def store_three(pointer, stride: tl.constexpr, first, second, third, inside):
+    """Write what `three` reads."""
     tl.store(pointer, first, mask=inside)
     tl.store(pointer + stride, second, mask=inside)
     tl.store(pointer + 2 * stride, third, mask=inside)
