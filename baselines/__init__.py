@@ -25,6 +25,7 @@ from baselines.methods import (
     as_method,
 )
 from baselines.reversible import Reversible
+from baselines.steering import SteeringMisfit
 from baselines.supervision import ReferenceMisfit, Supervision, tolerances
 from baselines.torchdeq_backend import TorchDEQ
 from baselines.unrolled import Unrolled, UnrolledCheckpoint
@@ -122,6 +123,7 @@ __all__ = [
     "PolicyMethod",
     "ReferenceMisfit",
     "Reversible",
+    "SteeringMisfit",
     "Supervision",
     "TorchDEQ",
     "Unrolled",

@@ -76,6 +76,31 @@ def extremals(problem: Problem, initial_states: Tensor, controls: Tensor) -> Ext
     )
 
 
+@torch.no_grad()
+def flown_beside(
+    problem: Problem, known: Extremals, initial: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Flights from `initial` (S, n), a whole number of times as many as the `known` ones, by the
+    feedback of these: states (S, n_steps, n), controls (S, n_steps, m) and costs (S,)."""
+    h, count = problem.time_step, len(initial) // len(known.states)
+    z, cost = initial, initial.new_zeros(len(initial))
+    states, controls = [], []
+    parts = known.states, known.controls, known.costates, known.slopes, known.feedback
+    for i, t in enumerate(known.times.tolist()):
+        beside, control, costate, slope, feedback = (
+            part[:, i].repeat(count, *(1,) * (part.dim() - 2)) for part in parts
+        )
+        d = (z - beside).unsqueeze(2)
+        p, u = costate + (slope @ d).squeeze(2), control + (feedback @ d).squeeze(2)
+        u = problem.hamiltonian(t, z, p).project(u)
+        states.append(z)
+        controls.append(u)
+        cost = cost + h * problem.running_cost(t, z, u)
+        z = z + h * problem.dynamics(t, z, u)
+    cost = cost + problem.terminal_cost(z)
+    return torch.stack(states, 1), torch.stack(controls, 1), cost
+
+
 def _states(problem: Problem, initial: Tensor, controls: Tensor) -> Tensor:
     """(S, n_steps + 1, n)."""
     h, states = problem.time_step, [initial]

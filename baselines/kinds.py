@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from baselines.extremals import Extremals
+from baselines.extremals import Extremals, flown_beside
 from jfbcore._random import draw
 from jfbcore.problems import Problem
 
@@ -58,8 +58,8 @@ class Choice:
         known = found[0].states[:, 0].repeat(_BESIDE, 1)
         apart = found[0].states[:, 0].std(0, correction=0)
         initial = known + _SPREAD * apart * draw(torch.randn, known.shape, generator)
-        flights = [_flown_beside(problem, kind, initial) for kind in found]
-        states, costs = (torch.stack(part) for part in zip(*flights, strict=True))
+        flights = [flown_beside(problem, kind, initial) for kind in found]
+        states, _, costs = (torch.stack(part) for part in zip(*flights, strict=True))
         return cls(
             tolerances=tolerances.to("cpu", torch.float64),
             times=found[0].times,
@@ -88,20 +88,3 @@ class Choice:
         shaken = _SHAKE * parted.unsqueeze(1) * self.apart
         states = states + shaken * draw(torch.randn, states.shape, generator)
         return self.times[when], states, agents, kinds
-
-
-def _flown_beside(problem: Problem, known: Extremals, initial: Tensor) -> tuple[Tensor, Tensor]:
-    """States (S, n_steps, n) and costs (S,) of flights from `initial` (S, n), a whole number of
-    times as many as the `known` ones, by the feedback of these."""
-    h, count = problem.time_step, len(initial) // len(known.states)
-    z, cost, states = initial, initial.new_zeros(len(initial)), []
-    for i, t in enumerate(known.times.tolist()):
-        states.append(z)
-        beside, control, feedback = (
-            part[:, i].repeat(count, *(1,) * (part.dim() - 2))
-            for part in (known.states, known.controls, known.feedback)
-        )
-        u = control + (feedback @ (z - beside).unsqueeze(2)).squeeze(2)
-        cost = cost + h * problem.running_cost(t, z, u)
-        z = z + h * problem.dynamics(t, z, u)
-    return torch.stack(states, 1), cost + problem.terminal_cost(z)

@@ -8,23 +8,34 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from baselines import Choice, ReferenceMisfit, Supervision, extremals, tolerances
+from baselines import (
+    Choice,
+    ReferenceMisfit,
+    SteeringMisfit,
+    Supervision,
+    extremals,
+    tolerances,
+)
 from bench import registry
 from bench.case import Case
 from bench.reference.solution import in_double
-from bench.reference.trajectories import flown_alone, training_references
+from bench.reference.trajectories import flown_alone, training_references, training_states
 from jfbcore.extras.results import TrainingResult
 from jfbcore.extras.schedules import Schedules
 from jfbcore.policy import Policy
+from jfbcore.problems import Bicycle
 from jfbcore.rollout import Rollout
 from jfbcore.train import Training
 
+Misfit = ReferenceMisfit | SteeringMisfit
+#: flights of several bicycles beside the one that is solved: each bicycle has a way of its own
+_FLIGHTS = 64
 #: what a step that fits counts for among the whole steps of a recipe: it costs a thirtieth to a
 #: seventieth of one
 _FIT_STEP = 1.0 / 20.0
 
 
-def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[ReferenceMisfit, float]:
+def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[Misfit, float]:
     """What the policy of `case` is fitted with, and the seconds its reference trajectories took.
 
     Solves them unless they are on file. Raises ValueError where the method of `case` fits nothing.
@@ -33,16 +44,23 @@ def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[Referen
     if supervision is None:
         raise ValueError(f"`gradient` {case.gradient} learns from no reference trajectories")
     problem = policy.problem
-    known = training_references(problem, supervision.wanted(flown_alone(problem)))
+    several = isinstance(problem, Bicycle) and problem.n_agents > 1
+    wanted = 1 if several else supervision.wanted(flown_alone(problem))
+    known = training_references(problem, wanted)
     began = time.perf_counter()
     alone = in_double(known.problem)
     found = [extremals(alone, known.initial_states, controls) for controls in known.controls]
-    choice = None
-    if known.problem is not problem:
-        generator = torch.Generator().manual_seed(seed)
-        choice = Choice.between(alone, found, tolerances(policy, supervision), generator)
-    seconds = known.seconds + time.perf_counter() - began
-    return ReferenceMisfit(found, supervision, policy, choice, seed=seed), seconds
+    misfit: Misfit
+    if several:
+        initial = training_states(problem, _FLIGHTS)
+        misfit = SteeringMisfit(alone, found[0], initial, policy, supervision.samples, seed=seed)
+    else:
+        choice = None
+        if known.problem is not problem:
+            generator = torch.Generator().manual_seed(seed)
+            choice = Choice.between(alone, found, tolerances(policy, supervision), generator)
+        misfit = ReferenceMisfit(found, supervision, policy, choice, seed=seed)
+    return misfit, known.seconds + time.perf_counter() - began
 
 
 @dataclass(eq=False)
@@ -57,7 +75,7 @@ class Pretraining:
     """
 
     supervision: Supervision
-    misfit: ReferenceMisfit
+    misfit: Misfit
     then: Callable[..., Rollout]
     references: float
     fit: float | None = 0.0

@@ -173,6 +173,10 @@ def training_config(
         config = replace(config, coarsening=(), terminal_ramp=None)
     if case.n_agents == 1:
         config = replace(config, terminal_ramp=None)  # nobody to part from
+    elif case.problem == "bicycle" and method(case.gradient).supervision is not None:
+        # What was at its bound would stay there when the next inner solve starts from it; the
+        # steering that was fitted is what an ascent from zero finds.
+        config = replace(config, warm_start=False)
     if learning_rate is not None:
         config = replace(config, learning_rate=learning_rate)
     return config if schedule is None else replace(config, schedule=schedule)

@@ -39,13 +39,11 @@ ROUND_LIMIT = "round limit"
 class BestResponse(Solver):
     """Agents are placed one after the other, each on the best of several excursions given those
     before it; then all answer in turn until a whole round gains less than `tolerance`, relative,
-    or `max_rounds` have been played. `alike`: only those of the first state are placed; from every
-    other state they begin as they flew before, so that each has a way of its own from all states.
+    or `max_rounds` have been played.
     """
 
     tolerance: float = 1e-4
     max_rounds: int = 30
-    alike: bool = False
     ipopt: Ipopt = field(default_factory=Ipopt)
 
     def __post_init__(self) -> None:
@@ -67,19 +65,15 @@ class BestResponse(Solver):
     ) -> Iterator[Solution]:
         assert isinstance(problem, Bicycle)
         program = Program.build(one_agent(problem), self.ipopt, _crowd_interaction(problem))
-        placed: _Crowd | None = None
         for state in states:
             begin = time.perf_counter()
             crowd = _Crowd(program, state.numpy().reshape(-1, 4))
-            if placed is not None:
-                crowd.follow(placed)
-            elif (failure := crowd.place_all(problem)) is not None:
+            if (failure := crowd.place_all(problem)) is not None:
                 # IPOPT found no path at all for some agent.
                 seconds = time.perf_counter() - begin
                 yield Solution(status=failure, solved=False, seconds=seconds)
                 continue
             yield self._play(problem, crowd, state, begin)
-            placed = crowd if self.alike else None
 
     def _play(self, problem: Bicycle, crowd: _Crowd, state: Tensor, begin: float) -> Solution:
         """Rounds of answers, from where `crowd` is."""
@@ -116,10 +110,6 @@ class _Crowd:
         #: positions at the times the running cost sees, (n_steps, N, 2)
         self.paths = np.full((steps, len(starts), 2), _NOWHERE)
         self.results: list[Result | None] = [None] * len(starts)
-
-    def follow(self, other: _Crowd) -> None:
-        """Begin with the paths of a crowd that set out from other states."""
-        self.paths, self.results = other.paths.copy(), list(other.results)
 
     def place_all(self, problem: Bicycle) -> str | None:
         """Place one agent after the other; IPOPT's status where one has no path at all."""

@@ -137,7 +137,7 @@ def _optima(
     # One bicycle has more kinds of path than one start finds; several part.
     solver: Solver = Ipopt(starts=None if isinstance(problem, Bicycle) else 1)
     if isinstance(problem, Bicycle) and problem.n_agents > 1:
-        solver = BestResponse(alike=True)
+        solver = BestResponse()
     return [solver.solve(problem, states, progress=progress)]
 
 

@@ -24,13 +24,14 @@ from bench import cli, pretraining
 from bench.build import Unsupported, build
 from bench.case import Case
 from bench.measure import Step
-from bench.pretraining import Pretraining
+from bench.pretraining import Pretraining, reference_misfit
 from bench.records import empty_record
 from bench.reference import trajectories
 from bench.reference.ipopt import Ipopt
 from bench.reference.solution import in_double
 from bench.reference.trajectories import reason_against, training_references, training_states
 from bench.worker import fill
+from jfbcore.extras.optimizers import build_optimizer
 from jfbcore.extras.shared_network import (
     BranchedValueNetwork,
     IndexedValueNetwork,
@@ -140,18 +141,33 @@ class TestReferences:
             lean = flown[:, 25, 4] - flown[:, 25, 5]
             assert (towards * lean > 0.1).all(), lean
 
-    def test_bicycles_go_their_own_ways_from_every_state(self, own_folder):
-        """Half way to the target each is on a side of its own, the same from all states."""
-        problem = Bicycle(4, n_steps=20)
-        found = training_references(problem, 3, own_folder)
-        assert found.problem is problem
-        (controls,) = found.controls
-        agents = extremals(in_double(problem), found.initial_states, controls).states
-        half_way = agents[:, 10].view(3, 4, 4)
-        target = torch.tensor(problem.target_position, dtype=F64)
-        aside = half_way[..., 0] * target[1] - half_way[..., 1] * target[0]
-        assert (aside.abs() > 0.5).all(), aside
-        assert torch.equal(aside.sign(), aside[:1].sign().expand(3, -1)), aside
+
+@pytest.mark.parametrize("gradient", ["pretrained-jfb", "pretrained-direct"])
+def test_bicycles_learn_to_steer_as_one_flight_and_its_feedback_do(gradient, own_folder):
+    """At the states of flights from other initial states, on which some steer at their bound."""
+    case = Case(
+        problem="bicycle", n_agents=4, gradient=gradient, n_steps=60, batch_size=4,
+        network="indexed",
+    )  # fmt: skip
+    policy = build(case, 0)
+    misfit, _ = reference_misfit(case, policy)
+    flights, asked = misfit._states, misfit._controls
+
+    @torch.no_grad()
+    def steered() -> torch.Tensor:
+        """The policy's controls at the states of all flights, (flights, n_steps, 4, 2)."""
+        times = misfit._times.tolist()
+        found = [policy(t, flights[:, i]).control for i, t in enumerate(times)]
+        return torch.stack(found, 1).unflatten(2, (4, 2))
+
+    before = (steered() - asked.unflatten(2, (4, 2))).norm()
+    optimizer = build_optimizer("muon", policy.parameters())
+    for i in range(400):
+        optimizer.zero_grad()
+        misfit(policy, flights[:, 0]).running_cost.mean().backward()
+        optimizer.step(5e-3 * (1 - i / 400))
+    off = steered() - asked.unflatten(2, (4, 2))
+    assert off.norm() < 0.5 * before
 
 
 class TestMisfit:
