@@ -25,8 +25,9 @@ _RATE_FACTORS = (2.0, 0.5)
 _RANKED = ("jfb", "implicit", "direct")
 #: unrolling, and the faster of the layers that solve a conic program
 _COMPETITORS = ("unrolled", "cvxpylayers-moreau")
-#: fitted to optima first
+#: fitted to optima first, and the problems whose swarms are
 _PRETRAINED = ("pretrained-jfb", "pretrained-direct")
+_FITTED = ("quadrotor", "bicycle")
 #: sizes of quadrotors that jfb is trained on with each of its maps, and those where it is biased
 _SWARMS = (1, 6, 20, 100)
 _BIASED = ("scaled", "plain")
@@ -56,7 +57,7 @@ def growth() -> Iterator[Case]:
     """The same on larger swarms and portfolios, direct policies everywhere, and what else competes.
 
     Of swarms of quadrotors without jfb, which `targets` have, and without the exact gradient: on
-    their Newton map it is jfb's. They are also fitted to single agents' optima first. At the end
+    their Newton map it is jfb's. They and bicycles are also fitted to optima first. At the end
     jfb on the map where it is exact of six rotor quadrotors.
     """
     for problem, n_agents in _GROWTH:
@@ -65,7 +66,7 @@ def growth() -> Iterator[Case]:
     for gradient in (*_COMPETITORS, *_PRETRAINED):
         yield trained("recommended", "quadrotor", 1, gradient)
     for problem, n_agents in _GROWTH:
-        for gradient in _PRETRAINED if problem == "quadrotor" else ():
+        for gradient in _PRETRAINED if problem in _FITTED else ():
             yield trained("recommended", problem, n_agents, gradient)
     for problem, n_agents in (*_FIRST[1:], *_GROWTH):
         yield trained("recommended", problem, n_agents, "direct")
