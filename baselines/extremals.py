@@ -85,14 +85,14 @@ def flown_beside(
     h, count = problem.time_step, len(initial) // len(known.states)
     z, cost = initial, initial.new_zeros(len(initial))
     states, controls = [], []
-    parts = known.states, known.controls, known.costates, known.slopes, known.feedback
+    parts = known.states, known.controls, known.feedback
     for i, t in enumerate(known.times.tolist()):
-        beside, control, costate, slope, feedback = (
+        beside, control, feedback = (
             part[:, i].repeat(count, *(1,) * (part.dim() - 2)) for part in parts
         )
-        d = (z - beside).unsqueeze(2)
-        p, u = costate + (slope @ d).squeeze(2), control + (feedback @ d).squeeze(2)
-        u = problem.hamiltonian(t, z, p).project(u)
+        u = control + (feedback @ (z - beside).unsqueeze(2)).squeeze(2)
+        # The projection does not depend on the costate.
+        u = problem.hamiltonian(t, z, torch.zeros_like(z)).project(u)
         states.append(z)
         controls.append(u)
         cost = cost + h * problem.running_cost(t, z, u)

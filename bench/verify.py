@@ -114,9 +114,9 @@ def records_of(quick: bool, out: Path) -> dict[str, Record]:
     """The records that the claims ask for: those under `out`, and trainings from the folders of
     other parts beside it, so that a release measures them once.
     """
-    found = by_job(read_records(out))
-    for part in () if quick else _beside(out):
-        there = by_job(read_records(out.parent / part.name))
+    found, others = by_job(read_records(out)), () if quick else _beside(out)
+    there = by_job(record for part in others for record in read_records(out.parent / part.name))
+    if there:
         shared = (record_of(job, there) for job in jobs(quick) if isinstance(job.probe, Step))
         found |= by_job(record for record in shared if record is not None)
     return found
