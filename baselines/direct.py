@@ -26,10 +26,10 @@ class DirectPolicy(Policy):
     The width and depth are the value network's, so that parameter counts compare, and so is its
     kind: with `network` SharedValueNetwork each agent's control comes from its own state, by one
     network for all agents; with IndexedValueNetwork that network is also told which agent it
-    serves. Admissible by construction: the problem's own projection, and for consumption an excess
-    above habit that is the nominal one times exp of the output. `outputs`: components of `output`,
-    for what takes it for something else than a control. Raises ValueError where a shared network
-    has no identical agents to serve.
+    serves, with AssignedValueNetwork which place the agent starts at. Admissible by construction:
+    the problem's own projection, and for consumption an excess above habit that is the nominal one
+    times exp of the output. `outputs`: components of `output`, for what takes it for something else
+    than a control. Raises ValueError where a shared network has no identical agents to serve.
     """
 
     #: what the network is told of each agent besides its state, (agents, index width), and the
@@ -60,14 +60,15 @@ class DirectPolicy(Policy):
         #: whether all agents have one network, which is then evaluated as often for one sample
         self.shared = shared is not None
         self._served = 1 if shared is None else problem.n_agents
-        told = 0 if shared is None else shared.told()
+        self.places = None if shared is None else shared.common_places(problem)
+        told = 0 if shared is None else shared.told(self.places)
         n_inputs = problem.state_dim // self._served + told + 1
         n_outputs = problem.control_dim if outputs is None else outputs
         sizes = [n_inputs, *[width] * depth, n_outputs // self._served]
         self.network = fully_connected(
             sizes, dtype=problem.dtype, device=problem.device, generator=generator
         )
-        indices = None if shared is None else shared.draw_indices(problem, generator)
+        indices = None if shared is None else shared.draw_indices(problem, generator, self.places)
         self.register_buffer("indices", indices)
         self.gate = None if shared is None else shared.draw_gate(problem, generator)
         self.register_buffer("units", None, persistent=False)

@@ -17,7 +17,7 @@ from jfbcore.rollout import InnerStatistics, Rollout
 
 #: how far beside flights points lie: x, y [m], heading [rad], speed [m/s]; what errs once is soon
 #: far away, the heading first
-_BESIDE = (0.15, 0.15, 0.45, 0.15)
+_BESIDE = (0.05, 0.05, 0.15, 0.05)
 #: steering up to which H keeps a maximiser inside the bound is 0.65 rad; what feedback asks for
 #: stays below, and what a flight has beyond is at the bound
 _STEADY, _BEYOND = 0.5, 0.66
@@ -27,6 +27,9 @@ _CLIMB = 0.22
 _UNITS = ((0.02, 0.3), (0.02, math.inf))
 #: times as many agents are in a minibatch as `Supervision.samples` says: there are as many ways
 _MORE = 4
+#: what a misfit of one counts for in the cost of a rollout after the fit: without it training goes
+#: on to the edge of what H has a moderate maximiser for, and loses single states beyond
+_WEIGHT = 10.0
 
 
 class SteeringMisfit:
@@ -38,9 +41,9 @@ class SteeringMisfit:
     grad H has to vanish at u, or, where the flight steers at its bound, to climb half way to it.
     Of a direct policy the control itself is compared. In units of the root mean square of u.
 
-    `found`: one flight of all bicycles; from `initial` states (S, n) its feedback flies beside it.
-    Both in float64 on the CPU, of `alone`, which is the policy's problem in float64. `samples`: as
-    `Supervision` has them.
+    `found`: one flight of all bicycles; from `initial` states (S, n), agents numbered as the policy
+    numbers them, its feedback flies beside it. Both in float64 on the CPU, of `alone`, which is the
+    policy's problem in float64. `samples`: as `Supervision` has them.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class SteeringMisfit:
         problem = policy.problem
         assert isinstance(problem, Bicycle)
         pairs = (problem.n_agents, 2)
+        self.weight = _WEIGHT
         self.rows = max(1, _MORE * samples // problem.n_agents)
         self._generator = torch.Generator().manual_seed(seed)
         states, controls, _ = flown_beside(alone, found, initial)

@@ -15,6 +15,7 @@ from bench.case import Case
 from bench.recipes import RELEASED_TOLERANCE
 from jfbcore.extras.compiled_rollout import CompiledRollout
 from jfbcore.extras.shared_network import (
+    AssignedValueNetwork,
     BranchedValueNetwork,
     IndexedValueNetwork,
     SharedValueNetwork,
@@ -33,6 +34,7 @@ NETWORKS: dict[str, type[ValueNetwork] | type[SharedValueNetwork]] = {
     "dense": ValueNetwork,
     "shared": SharedValueNetwork,
     "indexed": IndexedValueNetwork,
+    "assigned": AssignedValueNetwork,
     "branched": BranchedValueNetwork,
 }
 #: problems whose Hamiltonian is concave in the control

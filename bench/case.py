@@ -42,7 +42,7 @@ REPEATS = 10
 VARIANTS = ("default", "concave", "released")
 #: see bench.recipes
 RECIPES = ("recommended", "released")
-NETWORK_NAMES = ("dense", "shared", "indexed", "branched")
+NETWORK_NAMES = ("dense", "shared", "indexed", "assigned", "branched")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 #: fields that are checked alone: how, and whether null is allowed
@@ -66,8 +66,9 @@ class Case:
     residual asked for, in units of the problem's gradient scale. `train_steps` optimiser steps
     give the record its curve (0: none). `timed` False takes memory only. `step_size` overrides
     the plain map's. `compile` passes the time step through torch.compile. `network` "shared"
-    gives all agents one network, "indexed" one that is told which agent it serves, "branched"
-    one that is also told which of two kinds of flight to fly. `segment` checkpoints the rollout
+    gives all agents one network, "indexed" one that is told which agent it serves, "assigned" one
+    that is told the place an agent was assigned to at the start, "branched" one that is told the
+    agent and which of two kinds of flight to fly. `segment` checkpoints the rollout
     every so many steps. `capture` replays whole rollouts as CUDA graphs. `recipe` trains for
     `train_seconds` as `bench train` would, at `learning_rate` in place of its own if one is
     given. Raises ValueError or TypeError naming the field.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from baselines import (
     Choice,
@@ -20,6 +22,7 @@ from bench import registry
 from bench.case import Case
 from bench.reference.solution import in_double
 from bench.reference.trajectories import flown_alone, training_references, training_states
+from jfbcore.extras.places import places_in
 from jfbcore.extras.results import TrainingResult
 from jfbcore.extras.schedules import Schedules
 from jfbcore.policy import Policy
@@ -44,15 +47,18 @@ def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[Misfit,
     if supervision is None:
         raise ValueError(f"`gradient` {case.gradient} learns from no reference trajectories")
     problem = policy.problem
-    several = isinstance(problem, Bicycle) and problem.n_agents > 1
+    several, places = isinstance(problem, Bicycle) and problem.n_agents > 1, places_in(policy)
     wanted = 1 if several else supervision.wanted(flown_alone(problem))
-    known = training_references(problem, wanted)
+    start = None  # training states
+    if several and places is not None:
+        start = places.states.double().cpu().view(1, problem.state_dim)
+    known = training_references(problem, wanted, initial_states=start)
     began = time.perf_counter()
     alone = in_double(known.problem)
     found = [extremals(alone, known.initial_states, controls) for controls in known.controls]
     misfit: Misfit
     if several:
-        initial = training_states(problem, _FLIGHTS)
+        initial = policy.assigned(training_states(problem, _FLIGHTS))
         misfit = SteeringMisfit(alone, found[0], initial, policy, supervision.samples, seed=seed)
     else:
         choice = None
@@ -69,9 +75,9 @@ class Pretraining:
 
     Each part has learning rates of its own, from the highest to the lowest; rollouts are on the
     whole grid and under the whole terminal cost throughout. The parts are divided in the steps of
-    the recipe, where it says how many. `references`: seconds that the
-    reference trajectories took. `fit`: seconds of training steps that fitted, None of a run that
-    was continued after them.
+    the recipe, where it says how many. A misfit with a weight counts in the cost of rollouts after
+    the fit, and in their loss. `references`: seconds that the reference trajectories took. `fit`:
+    seconds of training steps that fitted, None of a run that was continued after them.
     """
 
     supervision: Supervision
@@ -97,7 +103,7 @@ class Pretraining:
         training.hooks.insert(0, begun)
         if training.step > 0:  # it continues from a checkpoint, which may be past the fit
             begun(training)
-            begun.fit = None if training.rollout is begun.then else begun.fit
+            begun.fit = begun.fit if training.rollout is begun.misfit else None
         return begun
 
     def __call__(self, training: Training) -> None:
@@ -106,13 +112,20 @@ class Pretraining:
         self.fit = training.clock.seconds
         share = self.supervision.share
         if share < 1.0 and training.scheduled() >= share:
-            training.rollout, training.clock.compiling = self.then, self.compiling
+            training.rollout = self._beside_fit if self.misfit.weight else self.then
+            training.clock.compiling = self.compiling
             rate, n_steps = self.supervision.rate, training.problem.n_steps
             training.schedules = _schedules(training, rate, (share, 1.0), n_steps)
             # The misfit's losses and moments say nothing of the costs to come; a gate, whose
             # gradient is zero from now on, would drift with its own.
             training.guard.forget()
             training.optimizer.forget()
+
+    def _beside_fit(self, policy: Policy, initial_states: Tensor, **options: Any) -> Rollout:
+        """A rollout in whose running cost the misfit counts as well."""
+        flown = self.then(policy, initial_states, **options)
+        misfit = self.misfit(policy, initial_states).running_cost.mean()
+        return replace(flown, running_cost=flown.running_cost + self.misfit.weight * misfit)
 
     @property
     def seconds(self) -> dict[str, float | None]:

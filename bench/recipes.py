@@ -70,7 +70,7 @@ RELEASED_TOLERANCE = 0.1
 #: gradients that do not follow the solver's own iteration, and may have any solver
 _ANY_SOLVER = ("jfb", "implicit", "supervised", "pretrained", "costate")
 #: the network of several identical agents; a problem that is not here has a dense one
-_SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "indexed", "rotor-quadrotor": "shared"}
+_SHARED_NETWORKS = {"quadrotor": "shared", "bicycle": "assigned", "rotor-quadrotor": "shared"}
 #: agents' states in a minibatch of a shared network
 _SHARED_STATES = 200
 #: the least batch there: bicycles have to part, which one sample of few states does not show; where
@@ -86,8 +86,8 @@ def case_settings(recipe: str, problem: str, n_agents: int, gradient: str) -> di
     One quadrotor's Hessian is diagonal plus rank one, so a Newton map costs what the scaled one
     does, and with it jfb's gradient is the exact one; gradients that track the solver's iteration
     keep Picard on the scaled map. Identical agents share a network, a direct policy's too; bicycles
-    have to part, and theirs is told which agent it serves. A network that is fitted to flights of
-    quadrotors has a branch for each of the two kinds.
+    have to part, and theirs is told which place an agent starts at. A network that is fitted to
+    flights of quadrotors has a branch for each of the two kinds.
     """
     settings: dict[str, Any] = {"batch_size": default_batch(problem)}
     if recipe == "released":

@@ -33,7 +33,10 @@ _GRID: dict[str, tuple[str, Any, str, str]] = {
     "tolerance": ("tolerance", number, "TOL", "in units of the gradient scale (default: 1e-4)"),
     "step_size": ("step_size", number, "A", "of the plain map"),
     "train_steps": ("train_steps", integer, "S", "then train for S steps (default: 0)"),
-    "network": ("network", str, "NET", "dense, shared, indexed or branched (default: dense)"),
+    "network": (
+        *("network", str, "NET"),
+        "dense, shared, indexed, assigned or branched (default: dense)",
+    ),
     "variant": ("variant", str, "V", "of consumption: default, concave or released"),
     "dtype": ("dtype", str, "TYPE", "float32 or float64 (default: float32)"),
 }

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from jfbcore.extras.checkpoints import load, save
     from jfbcore.extras.guard import GuardSettings
     from jfbcore.extras.results import Evaluation, TrainingResult
-    from jfbcore.extras.shared_network import IndexedValueNetwork, SharedValueNetwork
+    from jfbcore.extras.shared_network import (
+        AssignedValueNetwork,
+        IndexedValueNetwork,
+        SharedValueNetwork,
+    )
     from jfbcore.extras.training_config import TrainingConfig
     from jfbcore.held_out import held_out_states
     from jfbcore.jfb import JFB, GradientEstimator
@@ -41,7 +45,7 @@ _HOMES = {
     "extras.checkpoints": "load save",
     "extras.guard": "GuardSettings",
     "extras.results": "Evaluation TrainingResult",
-    "extras.shared_network": "IndexedValueNetwork SharedValueNetwork",
+    "extras.shared_network": "AssignedValueNetwork IndexedValueNetwork SharedValueNetwork",
     "extras.training_config": "TrainingConfig",
     "held_out": "held_out_states",
     "jfb": "JFB GradientEstimator",
@@ -55,12 +59,12 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = [
-    "JFB", "Anderson", "Bicycle", "ClosedForm", "Consumption", "Evaluation", "FixedPointMap",
-    "GradientEstimator", "GuardSettings", "Hamiltonian", "HamiltonianPolicy",
-    "IndexedValueNetwork", "Liquidation", "Newton", "NewtonMap", "Picard", "PlainMap", "Policy",
-    "Problem", "Quadrotor", "Rollout", "RotorQuadrotor", "ScaledMap", "SharedValueNetwork",
-    "Solution", "Solver", "Status", "Training", "TrainingConfig", "TrainingResult",
-    "ValueNetwork", "__version__", "held_out_states", "load", "rollout", "save",
+    "JFB", "Anderson", "AssignedValueNetwork", "Bicycle", "ClosedForm", "Consumption",
+    "Evaluation", "FixedPointMap", "GradientEstimator", "GuardSettings", "Hamiltonian",
+    "HamiltonianPolicy", "IndexedValueNetwork", "Liquidation", "Newton", "NewtonMap", "Picard",
+    "PlainMap", "Policy", "Problem", "Quadrotor", "Rollout", "RotorQuadrotor", "ScaledMap",
+    "SharedValueNetwork", "Solution", "Solver", "Status", "Training", "TrainingConfig",
+    "TrainingResult", "ValueNetwork", "__version__", "held_out_states", "load", "rollout", "save",
 ]  # fmt: skip
 
 

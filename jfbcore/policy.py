@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jfbcore import _validate
 from jfbcore.checks import check_problem
 from jfbcore.extras.description import one_line
+from jfbcore.extras.places import places_in
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.jfb import GradientEstimator
 from jfbcore.maps import FixedPointMap
@@ -43,6 +44,12 @@ class Policy(nn.Module, abc.ABC):
         `warm_start` (batch, m), detached: where an inner iteration may start instead of at the
         problem's initial control.
         """
+
+    def assigned(self, initial_states: Tensor) -> Tensor:
+        """`initial_states` (batch, n), where there are places with agents numbered by place; every
+        rollout begins with it."""
+        places = places_in(self)
+        return initial_states if places is None else places(initial_states)
 
     def supports_compiled_rollout(self) -> str | None:
         """None, or why no compiled rollout can run this policy: what in it asks the host."""

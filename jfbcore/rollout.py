@@ -87,7 +87,8 @@ def rollout(
     the graph of that many time steps at a time and computes the others again on the way back: the
     memory of n_steps/segment states and `segment` time steps, least near the root of n_steps, for
     one more forward pass. `record` also returns times, states and controls, with a graph if grad
-    mode is on.
+    mode is on. A policy that assigns agents to places begins with that: agents are numbered by
+    place in whatever is returned.
 
     Raises TypeError or ValueError where an argument does not fit, the states' dtype and device
     included, and ValueError for `record` with `segment`.
@@ -96,7 +97,7 @@ def rollout(
         _validate.positive_int("segment", segment)
         if record:
             raise ValueError("`record` keeps every time step; leave out `segment`")
-    check_states(policy, initial_states)
+    initial_states = starting_states(policy, initial_states)
     problem = policy.problem
     n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
     h, inner = problem.t_final / n_steps, InnerStatistics()
@@ -168,6 +169,13 @@ def advance(
     if hjb is not None:
         hjb = torch.add(hjb, hjb_residual(policy, t, z, decision).abs(), alpha=h)
     return z_next, running, hjb
+
+
+def starting_states(policy: Policy, states: Tensor) -> Tensor:
+    """`states` (batch, n) as a rollout of `policy` starts from them: agents numbered as it wants
+    them. Raises TypeError or ValueError unless it may start from `states`."""
+    check_states(policy, states)
+    return policy.assigned(states)
 
 
 def check_states(policy: Policy, states: Tensor) -> None:

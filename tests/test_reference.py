@@ -336,7 +336,7 @@ def test_best_response_is_an_equilibrium_near_the_joint_optimum():
     problem = in_double(Bicycle(4, n_steps=20))
     states = held_out_states(problem, 1)
     (joint,) = solve_ipopt(problem, 1, starts=1)
-    (found,) = solver.BestResponse(tolerance=1e-6).solve(problem, states)
+    (found,) = solver.BestResponse(tolerance=1e-6, max_rounds=200).solve(problem, states)
     assert (found.solved, found.status) == (True, solver.CONVERGED)
     assert open_loop_cost(problem, states, found.controls[None]).item() == found.cost
     assert found.controls[:, ::2].abs().max() <= problem.max_steering
@@ -355,6 +355,25 @@ def test_best_response_is_an_equilibrium_near_the_joint_optimum():
         tried[..., ::2].clamp_(-problem.max_steering, problem.max_steering)
         costs = open_loop_cost(problem, states.repeat(20, 1), tried)
         assert costs.min() >= found.cost * (1 - 1e-6)
+
+
+def test_best_response_starts_from_a_common_flight_as_well():
+    """Numbered as the states are, and kept where it is the better; controls replace all starts."""
+    solver = pytest.importorskip("bench.reference.best_response", exc_type=ImportError)
+    problem = in_double(Bicycle(4, n_steps=20))
+    states = held_out_states(problem, 3)
+    both = solver.BestResponse().solve(problem, states)
+    alone = solver.BestResponse(common=False).solve(problem, states)
+    assert [(one.starts, two.starts) for one, two in zip(both, alone, strict=True)] == [(2, 1)] * 3
+    costs = [[one.cost for one in found] for found in (both, alone)]
+    assert all(one <= two for one, two in zip(*costs, strict=True))
+    assert costs[0] != costs[1]
+    controls = torch.stack([one.controls for one in both])
+    paid = open_loop_cost(problem, states, controls).tolist()
+    assert paid == pytest.approx(costs[0], rel=1e-12)
+    again = solver.BestResponse().solve(problem, states, controls)
+    assert [one.starts for one in again] == [1] * 3
+    assert [one.cost for one in again] == pytest.approx(paid, rel=1e-3)
 
 
 def test_best_response_names_what_it_is_not_for():

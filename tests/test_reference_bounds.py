@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import jfbcore
+from baselines import METHODS, build_policy
 from bench.case import Case
 from bench.commands import reference as command
 from bench.jobs import Job
 from bench.records import empty_record, write_json
 from bench.reference.cache import load_reference, make_reference, save_reference
 from bench.reference.solution import Solution, in_double, open_loop_cost
+from jfbcore.extras.shared_network import AssignedValueNetwork
 from jfbcore.held_out import held_out_states
 from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
 
@@ -151,7 +154,7 @@ def test_ipopt_goes_on_from_a_flight(tmp_path):
     save_reference(reference, problem, tmp_path)
     controls = 1.02 * exact.controls[None]
     costs = open_loop_cost(problem, states, controls).tolist()
-    flights = Flights(problem=problem, source="a policy", costs=costs, controls=controls)
+    flights = Flights(problem=problem, source="a policy", costs=costs, flown=(states, controls))
     assert improve(flights, tmp_path) == 1
     improved = load_reference(problem, tmp_path)
     assert improved is not None
@@ -159,6 +162,19 @@ def test_ipopt_goes_on_from_a_flight(tmp_path):
     assert improved.converged == [True]
     # Nothing is left to gain.
     assert improve(flights, tmp_path) == 0
+
+
+def test_a_checkpoint_flies_from_states_as_its_policy_numbers_them(tmp_path):
+    from bench.reference.improve import recorded_flights
+
+    problem = Bicycle(3, n_steps=6)
+    policy = build_policy(problem, METHODS["direct"], network=AssignedValueNetwork)
+    jfbcore.save(policy, tmp_path / "policy.pt")
+    (flights,) = recorded_flights(tmp_path)
+    states, controls = flights.flown
+    costs = open_loop_cost(in_double(problem), states, controls).tolist()
+    assert costs == pytest.approx(flights.costs, rel=1e-9)
+    assert not torch.equal(states, held_out_states(in_double(problem)))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ _OPTIONS: dict[str, tuple[Any, str | None, dict[str, Any]]] = {
     "solver": (str, None, {
         "help": "picard, anderson, newton, closed-form (default: picard, or the recipe's)",
     }),
-    "network": (str, None, {"help": "dense, shared, indexed or branched (default: the recipe's)"}),
+    "network": (str, None, {
+        "help": "dense, shared, indexed, assigned or branched (default: the recipe's)",
+    }),
     "iterations": (integer, "K", {
         "help": "exactly K inner iterations (default: to --tolerance)",
     }),

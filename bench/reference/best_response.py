@@ -11,19 +11,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import casadi as ca
 import numpy as np
 import torch
 from torch import Tensor
 
+from baselines import Extremals, extremals
+from baselines.extremals import flown_beside
 from bench.reference.agent import one_agent
 from bench.reference.ipopt import Ipopt
 from bench.reference.program import Point, Program, Result
 from bench.reference.solution import Solution, Solver, open_loop_cost
 from bench.reference.starts import arcs
 from jfbcore import _validate
+from jfbcore.extras.places import Places
 from jfbcore.problems import Bicycle, Problem
 
 #: where agents stand that are not placed yet [m]: far from all others
@@ -31,6 +34,8 @@ _NOWHERE = 1e3
 #: directions of the excursions a new agent tries, and how far they go [m]
 _DIRECTIONS = 8
 _REACH = 2.2
+#: agents up to which IPOPT solves the program of all: twenty take it a minute and a half
+_TOGETHER = 20
 CONVERGED = "no agent gains"
 ROUND_LIMIT = "round limit"
 
@@ -40,10 +45,14 @@ class BestResponse(Solver):
     """Agents are placed one after the other, each on the best of several excursions given those
     before it; then all answer in turn until a whole round gains less than `tolerance`, relative,
     or `max_rounds` have been played.
+
+    With `common`, all states are also started from one flight, that of the common swarm: agents
+    assigned to its places fly its controls with their feedback. The better is kept.
     """
 
     tolerance: float = 1e-4
     max_rounds: int = 30
+    common: bool = True
     ipopt: Ipopt = field(default_factory=Ipopt)
 
     def __post_init__(self) -> None:
@@ -65,18 +74,41 @@ class BestResponse(Solver):
     ) -> Iterator[Solution]:
         assert isinstance(problem, Bicycle)
         program = Program.build(one_agent(problem), self.ipopt, _crowd_interaction(problem))
-        for state in states:
+        common: _CommonFlight | None = None
+        for index, state in enumerate(states):
             begin = time.perf_counter()
-            crowd = _Crowd(program, state.numpy().reshape(-1, 4))
-            if (failure := crowd.place_all(problem)) is not None:
-                # IPOPT found no path at all for some agent.
-                seconds = time.perf_counter() - begin
-                yield Solution(status=failure, solved=False, seconds=seconds)
-                continue
-            yield self._play(problem, crowd, state, begin)
+            if controls is not None:
+                found = [self._answers(problem, program, state, controls[index])]
+            else:
+                if self.common and common is None:
+                    common = self._common_flight(problem, program)
+                found = [self._answers(problem, program, state)]
+                if common is not None and common.flight.solved:
+                    beside = common.beside(problem, state)
+                    found.append(self._answers(problem, program, state, beside))
+            best = min(found, key=lambda one: one.cost if one.solved else math.inf)
+            yield replace(best, seconds=time.perf_counter() - begin, starts=len(found))
 
-    def _play(self, problem: Bicycle, crowd: _Crowd, state: Tensor, begin: float) -> Solution:
-        """Rounds of answers, from where `crowd` is."""
+    def _common_flight(self, problem: Bicycle, program: Program) -> _CommonFlight:
+        """The flight of the common swarm; of few agents the optimum of all together near it."""
+        places = Places.of(problem)
+        start = places.states.flatten()
+        flight = self._answers(problem, program, start)
+        if flight.solved and problem.n_agents <= _TOGETHER:
+            (optimum,) = self.ipopt.solve(problem, start[None], flight.controls[None])
+            flight = min(flight, optimum, key=lambda one: one.cost if one.solved else math.inf)
+        return _CommonFlight(places, flight)
+
+    def _answers(
+        self, problem: Bicycle, program: Program, state: Tensor, controls: Tensor | None = None
+    ) -> Solution:
+        """Rounds of answers from `state` (n,), begun where `controls` (n_steps, m) lead, or where
+        agents are placed."""
+        crowd = _Crowd(program, state.numpy().reshape(-1, 4))
+        failure = crowd.place_all(problem) if controls is None else crowd.follow(controls.double())
+        if failure is not None:
+            # IPOPT found no path at all for some agent.
+            return Solution(status=failure, solved=False)
         best, status = crowd.controls(), ROUND_LIMIT
         cost = open_loop_cost(problem, state[None], best[None]).item()
         for _ in range(self.max_rounds):
@@ -97,8 +129,25 @@ class BestResponse(Solver):
             controls=best,
             status=status,
             solved=math.isfinite(cost),
-            seconds=time.perf_counter() - begin,
         )
+
+
+class _CommonFlight:
+    """A `flight` of the swarm that starts at `places`, and its feedback."""
+
+    def __init__(self, places: Places, flight: Solution) -> None:
+        self.places, self.flight = places, flight
+        self.known: Extremals | None = None
+
+    def beside(self, problem: Bicycle, state: Tensor) -> Tensor:
+        """The controls (n_steps, m) that fly beside it from `state` (n,)."""
+        if self.known is None:
+            start = self.places.states.view(1, -1)
+            self.known = extremals(problem, start, self.flight.controls[None])
+        (order,) = self.places.order(state[None])
+        _, controls, _ = flown_beside(problem, self.known, self.places(state[None]))
+        own = controls[0].view(len(controls[0]), problem.n_agents, -1)
+        return own[:, order.argsort()].flatten(1)
 
 
 class _Crowd:
@@ -129,6 +178,23 @@ class _Crowd:
         self._keep(agent, min(solved, key=lambda result: result.solution.objective))
         return None
 
+    def follow(self, controls: Tensor) -> str | None:
+        """Put all agents where `controls` (n_steps, m) lead them, then let each answer from there;
+        IPOPT's status where one has no path."""
+        own = controls.unflatten(1, (len(self.starts), -1)).unbind(1)
+        guesses = [
+            self.program.flight(torch.from_numpy(start), each)
+            for start, each in zip(self.starts, own, strict=True)
+        ]
+        for agent, guess in enumerate(guesses):
+            self._move(agent, guess.states)
+        for agent, guess in enumerate(guesses):
+            result = self._solve(agent, self.program.point(guess))
+            if not result.solution.solved:
+                return result.solution.status
+            self._keep(agent, result)
+        return None
+
     def answer(self, agent: int) -> None:
         """The agent's best path near its own; its old one where that fails."""
         old = self.results[agent]
@@ -146,8 +212,11 @@ class _Crowd:
         return self.program.solve(self.starts[agent], point, others)
 
     def _keep(self, agent: int, result: Result) -> None:
-        states = self.program.guess(result.point).states
         self.results[agent] = result
+        self._move(agent, self.program.guess(result.point).states)
+
+    def _move(self, agent: int, states: np.ndarray) -> None:
+        """`agent` is in `states` (n_steps, 4) after each step."""
         self.paths[:, agent] = np.vstack([self.starts[agent], states[:-1]])[:, :2]
 
 

@@ -27,13 +27,14 @@ _LEAST_GAIN = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Flights:
-    """What a policy paid from the first held-out states of `problem`, (states,), and how it flew:
-    its controls (states, n_steps, m), None where only the costs were recorded."""
+    """What a policy paid from the first held-out states of `problem`, (states,), and how it has
+    `flown`: from which states (states, n), agents numbered as it numbers them, by which controls
+    (states, n_steps, m); None where only the costs were recorded."""
 
     problem: Problem
     source: str
     costs: list[float]
-    controls: Tensor | None = None
+    flown: tuple[Tensor, Tensor] | None = None
 
 
 def improve(flights: Flights, directory: Path) -> int:
@@ -95,12 +96,13 @@ def _flown(path: Path) -> Flights:
     policy.problem = problem = in_double(policy.problem)
     with torch.no_grad():
         flown = rollout(policy, held_out_states(problem), record=True)
+    assert flown.states is not None
     assert flown.controls is not None
     return Flights(
         problem=problem,
         source=path.name,
         costs=flown.cost.tolist(),
-        controls=flown.controls.transpose(0, 1),
+        flown=(flown.states[0], flown.controls.transpose(0, 1)),
     )
 
 
@@ -109,11 +111,11 @@ def _from_flight(flights: Flights, index: int) -> Solution:
     problem = in_double(flights.problem)
     cost, status = flights.costs[index], f"flown by {flights.source}"
     own = Solution(cost=cost, objective=cost, status=status, solved=True)
-    if flights.controls is None:
+    if flights.flown is None:
         return own
     from bench.reference.ipopt import Ipopt
 
-    state, controls = held_out_states(problem)[index], flights.controls[index]
+    state, controls = (part[index] for part in flights.flown)
     (optimum,) = Ipopt().solve(problem, state[None], controls[None])
     return optimum if optimum.solved and optimum.cost <= own.cost else own
 

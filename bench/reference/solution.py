@@ -50,10 +50,9 @@ class Solver(abc.ABC):
     ) -> Iterator[Solution]:
         """The best control found from each of `states` (batch, n), one by one.
 
-        `controls` (batch, n_steps, m): where IPOPT and the transcription start, in place of starts
-        of their own; the others always have their own. A state that
-        could not be solved comes back with a status and `solved=False`. Raises ValueError with the
-        reason for a problem that the solver does not support.
+        `controls` (batch, n_steps, m): where all but the closed form start, in place of starts of
+        their own. A state that could not be solved comes back with a status and `solved=False`.
+        Raises ValueError with the reason for a problem that the solver does not support.
         """
         if (reason := self.supports(problem)) is not None:
             raise ValueError(reason)

@@ -29,8 +29,10 @@ from jfbcore.problems import Bicycle, Consumption, Problem, Quadrotor
 SEED = 770_077
 #: where solved training states are kept; they take minutes to solve again, and are not committed
 DIRECTORY = ROOT / "reports" / "references" / "training"
-#: agents up to which a problem with an interaction is solved: a state of 20 takes a minute
+#: agents up to which a problem with an interaction is solved: a state of 20 takes a minute; of
+#: bicycles one state is all that is asked for, and a hundred take two minutes and a half
 MOST_AGENTS = 20
+_SOLVED_AT_ANY_SIZE = (Consumption, Bicycle)
 #: kinds of flight of a quadrotor
 _KINDS = 2
 
@@ -57,7 +59,7 @@ def reason_against(problem: Problem) -> str | None:
         stage_of(problem)
     except TypeError:
         return f"IPOPT has no formulas of {problem.name} to solve reference trajectories with"
-    large = problem.n_agents > MOST_AGENTS and not isinstance(problem, Consumption)
+    large = problem.n_agents > MOST_AGENTS and not isinstance(problem, _SOLVED_AT_ANY_SIZE)
     if large and flown_alone(problem) is problem:
         return (
             f"reference trajectories of {problem.n_agents} agents take IPOPT minutes a state; "
@@ -82,10 +84,14 @@ def training_states(problem: Problem, count: int) -> Tensor:
 
 
 def training_references(
-    problem: Problem, count: int, directory: Path = DIRECTORY
+    problem: Problem,
+    count: int,
+    directory: Path = DIRECTORY,
+    initial_states: Tensor | None = None,
 ) -> TrainingReferences:
-    """Optimal controls of `count` training states of what is `flown_alone`, from file or solved
-    now; of quadrotors for both kinds of flight.
+    """Optimal controls of `count` training states of what is `flown_alone`, or of its
+    `initial_states` (count, n) in float64 if given, from file or solved now; of quadrotors for both
+    kinds of flight.
 
     Shows progress on stderr while it solves. Raises ValueError with the reason where the problem
     cannot be solved, and where IPOPT finds no solution for any state.
@@ -94,18 +100,19 @@ def training_references(
         raise ValueError(reason)
     unit = flown_alone(problem)
     kinds = _KINDS if isinstance(problem, Quadrotor) else 1
-    path = _path(unit, count, kinds, directory)
+    states = training_states(unit, count) if initial_states is None else initial_states
+    path = _path(unit, states, kinds, directory)
     if not path.exists():
-        _write(path, _solve(unit, count, kinds))
+        _write(path, _solve(unit, states, kinds))
     with np.load(path) as file:
         numbers = {name: torch.from_numpy(file[name]) for name in ("initial_states", "controls")}
         return TrainingReferences(problem=unit, seconds=float(file["seconds"].sum()), **numbers)
 
 
-def _solve(problem: Problem, count: int, kinds: int) -> dict[str, np.ndarray]:
+def _solve(problem: Problem, states: Tensor, kinds: int) -> dict[str, np.ndarray]:
     from tqdm import tqdm
 
-    states = training_states(problem, count)
+    count = len(states)
     total = count * kinds
     with tqdm(total=total, desc="training references", unit="state", file=sys.stderr) as bar:
         found = _optima(problem, states, kinds, bar.update)
@@ -137,13 +144,13 @@ def _optima(
     # One bicycle has more kinds of path than one start finds; several part.
     solver: Solver = Ipopt(starts=None if isinstance(problem, Bicycle) else 1)
     if isinstance(problem, Bicycle) and problem.n_agents > 1:
-        solver = BestResponse()
+        solver = BestResponse(common=False)
     return [solver.solve(problem, states, progress=progress)]
 
 
-def _path(problem: Problem, count: int, kinds: int, directory: Path) -> Path:
-    content = f"{discretisation_hash(problem)} {SEED} {count} of {kinds}"
-    name = hashlib.sha256(content.encode()).hexdigest()[:16]
+def _path(problem: Problem, states: Tensor, kinds: int, directory: Path) -> Path:
+    content = f"{discretisation_hash(problem)} of {kinds}".encode() + states.numpy().tobytes()
+    name = hashlib.sha256(content).hexdigest()[:16]
     return directory / f"{problem.name}-{problem.n_agents}-{name}.npz"
 
 

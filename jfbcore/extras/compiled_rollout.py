@@ -24,7 +24,7 @@ from jfbcore.extras.scanned_rollout import ScannedRollout
 from jfbcore.extras.stepped_rollout import Directions, SteppedRollout
 from jfbcore.kernels import native, swarm
 from jfbcore.policy import HamiltonianPolicy, Policy
-from jfbcore.rollout import InnerStatistics, Rollout, check_states
+from jfbcore.rollout import InnerStatistics, Rollout, starting_states
 from jfbcore.rollout import rollout as eager_rollout
 
 #: torch 2.13 and later: what other rollouts of a process have compiled does not count against the
@@ -114,7 +114,7 @@ class CompiledRollout:
         """As `jfbcore.rollout.rollout`; without grad mode, or for one step, it is that function."""
         if policy is not self.policy:
             raise ValueError("`policy` must be the one this CompiledRollout was made for")
-        check_states(policy, initial_states)
+        initial_states = starting_states(policy, initial_states)
         problem = policy.problem
         n_steps = problem.n_steps if n_steps is None else _validate.positive_int("n_steps", n_steps)
         # With one time step there is nothing to loop over, and Inductor cannot build such a loop.

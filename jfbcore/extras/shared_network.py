@@ -12,6 +12,7 @@ from jfbcore._random import draw
 from jfbcore._time import time_tensor
 from jfbcore.extras.gate import Gate, sign
 from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
+from jfbcore.extras.places import Places
 from jfbcore.kernels.saved_sweep import Columns, Cotangents, Layers, Saved
 from jfbcore.problems.base import Problem, Time
 from jfbcore.value_network import ValueNetwork
@@ -33,7 +34,9 @@ class SharedValueNetwork(nn.Module):
     INDEX_SCALE: ClassVar[float] = 0.0
     #: whether a gate decides between two branches of psi
     GATED: ClassVar[bool] = False
-    #: these numbers, (n_agents, INDEX_DIM)
+    #: whether agents are numbered by the place that they start at
+    PLACED: ClassVar[bool] = False
+    #: these numbers, (n_agents, index width)
     indices: Tensor | None
 
     def __init__(
@@ -43,21 +46,24 @@ class SharedValueNetwork(nn.Module):
         share: float,
         indices: Tensor | None = None,
         gate: Gate | None = None,
+        places: Places | None = None,
     ) -> None:
         super().__init__()
         self.agent_network = agent_network
         self.n_agents = _validate.positive_int("n_agents", n_agents)
         self.share = _validate.positive("share", share)
+        for name, part, wanted in (("gate", gate, self.GATED), ("places", places, self.PLACED)):
+            if (part is not None) != wanted:
+                kind = f"be a {name.capitalize()}" if wanted else "be None"
+                raise ValueError(f"`{name}` must {kind}, got {part}")
+        self.gate, self.places = gate, places
+        width = self.told(places) - self.GATED
         shape = (n_agents, 0) if indices is None else tuple(indices.shape)
-        if shape != (n_agents, self.INDEX_DIM):
+        if shape != (n_agents, width):
             raise ValueError(
-                f"`indices` must be ({n_agents}, {self.INDEX_DIM}), one row for each agent, got "
-                f"{shape}"
+                f"`indices` must be ({n_agents}, {width}), one row for each agent, got {shape}"
             )
         self.register_buffer("indices", indices)
-        if (gate is not None) != self.GATED:
-            raise ValueError(f"`gate` must {'be a Gate' if self.GATED else 'be None'}, got {gate}")
-        self.gate = gate
 
     @classmethod
     def for_problem(
@@ -82,10 +88,11 @@ class SharedValueNetwork(nn.Module):
         share = defaults.agent_share if share is None else share
         assert share is not None
         units = defaults.agent_units if units is None else units
-        if cls.told():
-            units = (*(units or (1.0,) * state_dim), *(1.0,) * cls.told())
+        places = cls.common_places(problem)
+        if told := cls.told(places):
+            units = (*(units or (1.0,) * state_dim), *(1.0,) * told)
         agent_network = ValueNetwork(
-            state_dim + cls.told(),
+            state_dim + told,
             defaults.width if width is None else width,
             defaults.depth if depth is None else depth,
             scaling=None if units is None else NetworkScaling(state=units),
@@ -93,20 +100,28 @@ class SharedValueNetwork(nn.Module):
             device=problem.device,
             generator=generator,
         )
-        indices, gate = cls.draw_indices(problem, generator), cls.draw_gate(problem, generator)
-        return cls(agent_network, problem.n_agents, share, indices, gate)
+        indices = cls.draw_indices(problem, generator, places)
+        gate = cls.draw_gate(problem, generator)
+        return cls(agent_network, problem.n_agents, share, indices, gate, places)
 
     @classmethod
-    def told(cls) -> int:
+    def told(cls, places: Places | None) -> int:
         """How many numbers psi is told of an agent besides its state."""
-        return cls.INDEX_DIM + cls.GATED
+        return cls.GATED + (cls.INDEX_DIM if places is None else places.states.shape[1])
 
     @classmethod
-    def draw_indices(cls, problem: Problem, generator: torch.Generator | None) -> Tensor | None:
-        """What psi is told of each agent besides its state, (agents, INDEX_DIM); None for nothing.
+    def common_places(cls, problem: Problem) -> Places | None:
+        """The places that agents are assigned to; None where they keep their numbers."""
+        return Places.of(problem) if cls.PLACED else None
 
-        A policy that outputs the control itself may be told the same.
-        """
+    @classmethod
+    def draw_indices(
+        cls, problem: Problem, generator: torch.Generator | None, places: Places | None = None
+    ) -> Tensor | None:
+        """What psi is told of each agent besides its state, (agents, index width), None for
+        nothing; its place where there are `places`. A direct policy may be told the same."""
+        if places is not None:
+            return cls.INDEX_SCALE * places.indices
         if not cls.INDEX_DIM:
             return None
         indices = cls.INDEX_SCALE * draw(torch.randn, (problem.n_agents, cls.INDEX_DIM), generator)
@@ -216,7 +231,7 @@ class SharedValueNetwork(nn.Module):
     def _states_of(self, bar: Tensor) -> Tensor:
         """Cotangents of the swarm's costates (batch, n) as those of psi's gradients."""
         rows = bar.reshape(bar.shape[0] * self.n_agents, -1)
-        return nn.functional.pad(rows, (0, self.told()))
+        return nn.functional.pad(rows, (0, self.told(self.places)))
 
     def _states(self, t: Time, z: Tensor) -> Tensor:
         """What psi sees of each agent, (batch N, psi's inputs), at one time or one for each."""
@@ -236,7 +251,7 @@ class SharedValueNetwork(nn.Module):
 
     def _costates(self, p: Tensor, z: Tensor) -> Tensor:
         """psi's gradients (batch N, psi's inputs) as the swarm's, in the shape of `z`."""
-        if self.told():
+        if self.told(self.places):
             p = p[:, : z.shape[1] // self.n_agents]
         return p.reshape(z.shape).contiguous()
 
@@ -258,6 +273,19 @@ class IndexedValueNetwork(SharedValueNetwork):
 
     INDEX_DIM = 8
     INDEX_SCALE = 2.0
+
+
+class AssignedValueNetwork(SharedValueNetwork):
+    """phi(t, z) = share * sum_i psi(t, z_i, e_i), agents numbered by `places`, e_i the place.
+
+    Prefer it to an indexed network where agents start spread out and have to part ways: a rollout
+    begins by assigning the agents to places, so that each goes the way that is the best from where
+    it starts; places that lie close together have ways that do. Relabelling agents relabels their
+    costates along a rollout. Called by itself the network takes the agents as they are numbered.
+    """
+
+    INDEX_SCALE = 2.0
+    PLACED = True
 
 
 class BranchedValueNetwork(IndexedValueNetwork):

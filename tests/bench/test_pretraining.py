@@ -40,7 +40,7 @@ from jfbcore.extras.shared_network import (
 from jfbcore.held_out import held_out_states
 from jfbcore.jfb import JFB
 from jfbcore.policy import HamiltonianPolicy
-from jfbcore.problems import Bicycle, Consumption, Quadrotor
+from jfbcore.problems import Bicycle, Consumption, Quadrotor, RotorQuadrotor
 from jfbcore.rollout import rollout
 from jfbcore.train import Training, TrainingConfig
 from jfbcore.value_network import ValueNetwork
@@ -81,7 +81,7 @@ def own_folder(tmp_path, monkeypatch):
     """Solved states are kept away from the repository's."""
     found = trajectories.training_references
     monkeypatch.setattr(
-        pretraining, "training_references", lambda p, n: found(p, min(n, 4), tmp_path)
+        pretraining, "training_references", lambda p, n, **k: found(p, min(n, 4), tmp_path, **k)
     )
     return tmp_path
 
@@ -120,11 +120,12 @@ class TestReferences:
     def test_what_cannot_be_solved_is_a_reason(self, own_folder):
         assert reason_against(Quadrotor(100)) is None
         assert reason_against(Consumption(100)) is None
-        assert "at most 20" in (reason_against(Bicycle(50)) or "")
+        assert reason_against(Bicycle(100)) is None
+        assert "at most 20" in (reason_against(RotorQuadrotor(50)) or "")
         assert "no formulas of" in (reason_against(DoubleIntegrator(1)) or "")
         with pytest.raises(ValueError, match="at most 20"):
-            training_references(Bicycle(50), 4, own_folder)
-        case = replace(CASE, problem="bicycle", map="scaled", solver="picard", n_agents=50)
+            training_references(RotorQuadrotor(50), 4, own_folder)
+        case = replace(CASE, problem="rotor-quadrotor", n_agents=50)
         with pytest.raises(Unsupported, match="at most 20"):
             build(case, 0)
 
@@ -142,12 +143,19 @@ class TestReferences:
             assert (towards * lean > 0.1).all(), lean
 
 
-@pytest.mark.parametrize("gradient", ["pretrained-jfb", "pretrained-direct"])
-def test_bicycles_learn_to_steer_as_one_flight_and_its_feedback_do(gradient, own_folder):
+@pytest.mark.parametrize(
+    ("gradient", "network"),
+    [
+        ("pretrained-jfb", "assigned"),
+        ("pretrained-direct", "assigned"),
+        ("pretrained-jfb", "indexed"),
+    ],
+)
+def test_bicycles_learn_to_steer_as_one_flight_and_its_feedback_do(gradient, network, own_folder):
     """At the states of flights from other initial states, on which some steer at their bound."""
     case = Case(
         problem="bicycle", n_agents=4, gradient=gradient, n_steps=60, batch_size=4,
-        network="indexed",
+        network=network,
     )  # fmt: skip
     policy = build(case, 0)
     misfit, _ = reference_misfit(case, policy)
@@ -387,6 +395,18 @@ class TestTraining:
         assert rates[1] == pytest.approx(0.1 * training.config.learning_rate)
         assert rates[1:] == sorted(rates[1:], reverse=True)
         assert training.schedules.n_steps(0.5) == training.problem.n_steps
+
+    def test_a_misfit_with_a_weight_counts_after_the_fit(self, monkeypatch):
+        training, pre = self.begun(monkeypatch)
+        pre.misfit.weight = 3.0
+        training.run()
+        policy, x = training.policy, training.held_out
+        with torch.no_grad():
+            drawn = pre.misfit._generator.get_state()
+            misfit = pre.misfit(policy, x).running_cost.mean()
+            pre.misfit._generator.set_state(drawn)
+            off = training.rollout(policy, x).running_cost - rollout(policy, x).running_cost
+        torch.testing.assert_close(off, 3.0 * misfit.expand(len(x)), rtol=1e-4, atol=1e-5)
 
     def test_references_count_as_seconds(self, monkeypatch):
         training, pre = self.begun(monkeypatch)

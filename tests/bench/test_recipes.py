@@ -57,7 +57,7 @@ def test_the_recommended_bicycles():
     assert (one.network, one.batch_size) == ("dense", 100)
     assert training_config(one, time_limit=60.0).terminal_ramp is None
     many = case_of("--problem", "bicycle", "--agents", "20")
-    assert (many.network, many.batch_size) == ("indexed", 10)
+    assert (many.network, many.batch_size) == ("assigned", 10)
     assert training_config(many, time_limit=60.0).terminal_ramp == (0.01, 0.3, 0.7)
     assert training_config(many, steps=50).terminal_ramp is None
 

@@ -28,6 +28,7 @@ from jfbcore.extras.captured_rollout import CapturedRollout
 from jfbcore.extras.compiled_rollout import CompiledRollout, Grid
 from jfbcore.extras.scanned_rollout import ScannedRollout
 from jfbcore.extras.shared_network import (
+    AssignedValueNetwork,
     BranchedValueNetwork,
     IndexedValueNetwork,
     SharedValueNetwork,
@@ -121,6 +122,7 @@ def test_equals_the_eager_rollout(problem, method, warm_start):
     [
         ("quadrotors", "jfb", True, ValueNetwork),
         ("bicycles", "jfb-newton", False, IndexedValueNetwork),
+        ("bicycles", "jfb-many", False, AssignedValueNetwork),
         ("quadrotors", "jfb-many", False, SharedValueNetwork),
         ("goods", "implicit", True, ValueNetwork),
         ("quadrotor", "unrolled", False, ValueNetwork),

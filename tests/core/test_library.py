@@ -19,6 +19,7 @@ from jfbcore.extras.checkpoints import POLICY_VERSION
 from jfbcore.extras.compiled_rollout import CompiledRollout
 from jfbcore.extras.description import describe, rebuild
 from jfbcore.extras.shared_network import (
+    AssignedValueNetwork,
     BranchedValueNetwork,
     IndexedValueNetwork,
     SharedValueNetwork,
@@ -162,12 +163,14 @@ def variants() -> list[jfb.Policy]:
         make_policy(gradient="costate-network"),
         make_policy(gradient="direct"),
         make_policy(bicycle, gradient="direct", network=IndexedValueNetwork),
+        make_policy(bicycle, network=AssignedValueNetwork),
+        make_policy(bicycle, gradient="direct", network=AssignedValueNetwork),
         make_policy(network=BranchedValueNetwork),
         make_policy(gradient="direct", network=BranchedValueNetwork),
     ]
 
 
-@pytest.mark.parametrize("index", range(13))
+@pytest.mark.parametrize("index", range(15))
 def test_a_saved_policy_comes_back(tmp_path, index):
     """With everything that decides its controls and gradients, to the last bit."""
     policy = variants()[index]
@@ -310,7 +313,7 @@ def test_a_problem_reads_as_code():
     )
 
 
-@pytest.mark.parametrize("index", range(13))
+@pytest.mark.parametrize("index", range(15))
 def test_a_policy_reads_as_one_line(index):
     policy = variants()[index]
     shown = repr(policy)

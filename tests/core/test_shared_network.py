@@ -7,7 +7,9 @@ import torch
 
 from jfbcore.extras.gate import Gate
 from jfbcore.extras.network_defaults import NetworkScaling, network_defaults
+from jfbcore.extras.places import Places
 from jfbcore.extras.shared_network import (
+    AssignedValueNetwork,
     BranchedValueNetwork,
     IndexedValueNetwork,
     SharedValueNetwork,
@@ -28,7 +30,8 @@ SWARMS = {
 
 
 every_network = pytest.mark.parametrize(
-    "network_class", [SharedValueNetwork, IndexedValueNetwork, BranchedValueNetwork]
+    "network_class",
+    [SharedValueNetwork, IndexedValueNetwork, AssignedValueNetwork, BranchedValueNetwork],
 )
 
 
@@ -167,6 +170,16 @@ def test_a_gate_for_the_network_with_branches_alone():
         IndexedValueNetwork(agent, 3, 1.0, indices, gate)
     with pytest.raises(ValueError, match="`gate` must be a Gate, got None"):
         BranchedValueNetwork(agent, 3, 1.0, indices)
+
+
+def test_places_for_the_network_that_assigns_alone():
+    agent, places = ValueNetwork(8, 8), Places(torch.zeros(3, 4), torch.ones(4))
+    with pytest.raises(ValueError, match="`places` must be None, got Places"):
+        IndexedValueNetwork(agent, 3, 1.0, torch.zeros(3, 8), places=places)
+    with pytest.raises(ValueError, match="`places` must be a Places, got None"):
+        AssignedValueNetwork(agent, 3, 1.0, torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"`indices` must be \(3, 4\).*got \(3, 8\)"):
+        AssignedValueNetwork(agent, 3, 1.0, torch.zeros(3, 8), places=places)
 
 
 def test_a_branch_is_what_the_gate_says_of_time_state_and_index():
