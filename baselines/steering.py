@@ -30,6 +30,8 @@ _MORE = 4
 #: what a misfit of one counts for in the cost of a rollout after the fit: without it training goes
 #: on to the edge of what H has a moderate maximiser for, and loses single states beyond
 _WEIGHT = 10.0
+#: the learning rate's factor after the fit: larger steps lose what it has learned, to find it again
+_RATE = 0.03
 
 
 class SteeringMisfit:
@@ -59,7 +61,7 @@ class SteeringMisfit:
         problem = policy.problem
         assert isinstance(problem, Bicycle)
         pairs = (problem.n_agents, 2)
-        self.weight = _WEIGHT
+        self.weight, self.rate = _WEIGHT, _RATE
         self.rows = max(1, _MORE * samples // problem.n_agents)
         self._generator = torch.Generator().manual_seed(seed)
         states, controls, _ = flown_beside(alone, found, initial)

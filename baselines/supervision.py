@@ -94,8 +94,8 @@ class ReferenceMisfit:
         problem, controls = policy.problem, isinstance(policy, DirectPolicy)
         if not isinstance(policy, DirectPolicy | HamiltonianPolicy):
             raise TypeError(f"`policy` must have a network to fit, got {policy!r}")
-        #: what it counts for after the fit
-        self.weight = 0.0
+        #: what it counts for after the fit, and the learning rate's factor then
+        self.weight, self.rate = 0.0, supervision.rate
         self.samples, self._choice = supervision.samples, choice
         self._generator = torch.Generator().manual_seed(seed)
         #: what the costates of a trajectory count for in the problem's

@@ -36,6 +36,8 @@ _FLIGHTS = 64
 #: what a step that fits counts for among the whole steps of a recipe: it costs a thirtieth to a
 #: seventieth of one
 _FIT_STEP = 1.0 / 20.0
+#: a sample that costs so many times the median of its minibatch is lost
+_LOST = 1.5
 
 
 def reference_misfit(case: Case, policy: Policy, seed: int = 0) -> tuple[Misfit, float]:
@@ -114,7 +116,7 @@ class Pretraining:
         if share < 1.0 and training.scheduled() >= share:
             training.rollout = self._beside_fit if self.misfit.weight else self.then
             training.clock.compiling = self.compiling
-            rate, n_steps = self.supervision.rate, training.problem.n_steps
+            rate, n_steps = self.misfit.rate, training.problem.n_steps
             training.schedules = _schedules(training, rate, (share, 1.0), n_steps)
             # The misfit's losses and moments say nothing of the costs to come; a gate, whose
             # gradient is zero from now on, would drift with its own.
@@ -122,10 +124,21 @@ class Pretraining:
             training.optimizer.forget()
 
     def _beside_fit(self, policy: Policy, initial_states: Tensor, **options: Any) -> Rollout:
-        """A rollout in whose running cost the misfit counts as well."""
+        """A rollout in whose running cost the misfit counts as well, and lost samples do not.
+
+        Where an agent is flipped about, the gradient says nothing of the way back, and is large
+        enough to lose others; the misfit says it. A lost sample costs what the median one does.
+        """
         flown = self.then(policy, initial_states, **options)
-        misfit = self.misfit(policy, initial_states).running_cost.mean()
-        return replace(flown, running_cost=flown.running_cost + self.misfit.weight * misfit)
+        cost = flown.cost.detach()
+        usual = cost.nanmedian()
+        lost = ~(cost <= _LOST * usual)
+        misfit = self.misfit.weight * self.misfit(policy, initial_states).running_cost.mean()
+        return replace(
+            flown,
+            running_cost=torch.where(lost, usual, flown.running_cost) + misfit,
+            terminal_cost=torch.where(lost, 0.0, flown.terminal_cost),
+        )
 
     @property
     def seconds(self) -> dict[str, float | None]:

@@ -41,7 +41,7 @@ from jfbcore.held_out import held_out_states
 from jfbcore.jfb import JFB
 from jfbcore.policy import HamiltonianPolicy
 from jfbcore.problems import Bicycle, Consumption, Quadrotor, RotorQuadrotor
-from jfbcore.rollout import rollout
+from jfbcore.rollout import InnerStatistics, Rollout, rollout
 from jfbcore.train import Training, TrainingConfig
 from jfbcore.value_network import ValueNetwork
 from tests.problems.double_integrator import DoubleIntegrator
@@ -401,12 +401,19 @@ class TestTraining:
         pre.misfit.weight = 3.0
         training.run()
         policy, x = training.policy, training.held_out
+        running = torch.tensor([4.0, 5.0, 6.0, 8.0, math.inf, 4.0, 5.0], requires_grad=True)
+        terminal = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 900.0, math.nan])
+        pre.then = lambda *_, **__: Rollout(running, terminal, x, InnerStatistics())
         with torch.no_grad():
             drawn = pre.misfit._generator.get_state()
             misfit = pre.misfit(policy, x).running_cost.mean()
             pre.misfit._generator.set_state(drawn)
-            off = training.rollout(policy, x).running_cost - rollout(policy, x).running_cost
-        torch.testing.assert_close(off, 3.0 * misfit.expand(len(x)), rtol=1e-4, atol=1e-5)
+        flown = training.rollout(policy, x)
+        # The median of what is finite or infinite is 6; what costs more than 9 counts as that.
+        expected = torch.tensor([5.0, 5.0, 6.0, 8.0, 6.0, 6.0, 6.0]) + 3.0 * misfit
+        torch.testing.assert_close(flown.cost.detach(), expected)
+        flown.cost.sum().backward()
+        assert running.grad.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
 
     def test_references_count_as_seconds(self, monkeypatch):
         training, pre = self.begun(monkeypatch)
