@@ -50,7 +50,15 @@ def add_flight_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from bench.build import check_device
-    from bench.flights.fly import fly, gaps_of, initial_states, load_checkpoint, optima
+    from bench.flights.fly import (
+        fly,
+        gaps_of,
+        initial_states,
+        load_checkpoint,
+        optima,
+        recorded,
+        starts_warm,
+    )
     from bench.measure import tolerance_reached
     from bench.records import finite
 
@@ -61,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     check_device(args.device)
     policy = load_checkpoint(args.checkpoint, args.plugin, args.device)
     states = initial_states(policy.problem, args.states)
-    flown = fly(policy, states)
-    solutions = optima(policy.problem, states) if args.optimum else None
+    flown = fly(policy, states, starts_warm(args.checkpoint))
+    solutions = optima(policy.problem, recorded(flown)[1][0]) if args.optimum else None
     gap = gaps_of(policy.problem, solutions, args.states is not None)
     costs = flown.cost.double().tolist()
     inner = flown.inner.summary()

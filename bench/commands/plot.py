@@ -61,8 +61,9 @@ def _plot(args: argparse.Namespace, file: Path) -> None:
 
     policy = fly.load_checkpoint(file, args.plugin, args.device)
     problem = policy.problem
-    state = fly.initial_states(problem, args.states)[:1]
-    flights = [fly.flight(fly.TRAINED, fly.fly(policy, state))]
+    flown = fly.fly(policy, fly.initial_states(problem, args.states)[:1], fly.starts_warm(file))
+    flights = [fly.flight(fly.TRAINED, flown)]
+    state = fly.recorded(flown)[1][0]
     reason = "not asked for" if args.optimum is False else None
     if args.optimum is None:
         reason = fly.why_no_optimum(problem)

@@ -15,12 +15,13 @@ import jfbcore as jfb
 from bench import plugins
 from bench.gap import Gaps, gaps
 from bench.reference.solution import Solution, in_double
+from jfbcore.extras.checkpoints import saved_run
 from jfbcore.extras.description import describe, rebuild
 from jfbcore.extras.shared_network import SharedValueNetwork
 from jfbcore.held_out import held_out_states
 from jfbcore.policy import HamiltonianPolicy, Policy
 from jfbcore.problems import PROBLEMS, Problem
-from jfbcore.rollout import Rollout, check_states, rollout
+from jfbcore.rollout import Rollout, rollout
 
 #: whose a flight is
 TRAINED, OPTIMUM, UNTRAINED = "trained policy", "IPOPT optimum", "untrained policy"
@@ -77,11 +78,18 @@ def initial_states(problem: Problem, file: Path | None) -> Tensor:
     return torch.as_tensor(states, dtype=problem.dtype, device=problem.device)
 
 
+def starts_warm(checkpoint: Path) -> bool:
+    """Whether the run in `checkpoint` started inner solves warm; True of a policy without a run."""
+    try:
+        return saved_run(checkpoint).config.warm_start
+    except ValueError:
+        return True
+
+
 @torch.no_grad()
-def fly(policy: Policy, states: Tensor) -> Rollout:
-    """Roll out with times, states and controls, inner solves started as in training."""
-    check_states(policy, states)
-    return rollout(policy, states, warm_start=True, record=True)
+def fly(policy: Policy, states: Tensor, warm_start: bool = True) -> Rollout:
+    """Roll out with times, states and controls; agents are numbered as the policy numbers them."""
+    return rollout(policy, states, warm_start=warm_start, record=True)
 
 
 def recorded(flown: Rollout) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib")
 
 import jfbcore as jfb
 from bench.flights import animate, draw, fly, views
+from bench.reference.solution import in_double, open_loop_cost
 from jfbcore.problems import Bicycle, Consumption, Quadrotor
 from tests.bench.helpers import run_cli
 from tests.bench.outside import DOUBLE_INTEGRATOR
@@ -32,7 +33,9 @@ def trained(capsys, tmp_path, problem, agents=1, gradient="jfb"):
     return file, json.loads(out.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("problem", "agents"), [("quadrotor", 3), ("consumption", 2)])
+@pytest.mark.parametrize(
+    ("problem", "agents"), [("quadrotor", 3), ("consumption", 2), ("bicycle", 3)]
+)
 @pytest.mark.parametrize("gradient", ["jfb", "direct"])
 def test_evaluate_repeats_what_training_says(problem, agents, gradient, capsys, tmp_path):
     file, said = trained(capsys, tmp_path, problem, agents, gradient)
@@ -68,6 +71,33 @@ def test_states_of_ones_own_and_their_optimum(capsys, tmp_path):
         (answer["evaluation_cost"] - best) / abs(best), rel=1e-6
     )
     assert answer["optimality_gap"] > 0
+
+
+def test_an_optimum_has_its_agents_numbered_as_the_policy_has(capsys, tmp_path):
+    pytest.importorskip("casadi")
+    file, _ = trained(capsys, tmp_path, "bicycle", 2, "direct")
+    problem = jfb.load(file).problem
+    states = problem.sample_initial_states(4, torch.Generator().manual_seed(3))
+    np.save(tmp_path / "own.npy", states.numpy())
+    own = ("--states", tmp_path / "own.npy", "--optimum", "--out", tmp_path / "flown.npz")
+    assert run_cli(capsys, "evaluate", file, *own)[0] == 0
+    content = np.load(tmp_path / "flown.npz")
+    start, controls = (torch.from_numpy(content[x]) for x in ("states", "optimal_controls"))
+    start = start[:, 0].double()
+    assert not torch.equal(start, states.double())
+    costs = open_loop_cost(in_double(problem), start, controls)
+    assert costs.tolist() == pytest.approx(content["optimal_costs"].tolist())
+
+
+def test_inner_solves_start_as_in_the_run(capsys, tmp_path):
+    pytest.importorskip("casadi")
+    file, said = trained(capsys, tmp_path, "bicycle", 2, "pretrained-jfb")
+    assert not fly.starts_warm(file)
+    code, out, err = run_cli(capsys, "evaluate", file)
+    assert code == 0, err
+    assert json.loads(out)["evaluation_cost"] == said["final"]["evaluation_cost"]
+    jfb.save(jfb.load(file), tmp_path / "policy.pt")
+    assert fly.starts_warm(tmp_path / "policy.pt")
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2, 4)])
